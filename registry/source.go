@@ -1,0 +1,73 @@
+package registry
+
+import (
+	"context"
+)
+
+// A Source streams the world into a feed: first everything, then every change.
+// File, etcd and Corrosion are one each.
+type Source interface {
+	// Follow sends a complete listing and then every change after it. It
+	// returns when ctx ends or the stream breaks, with the reason; it never
+	// returns nil while ctx lives. When resume is true and the source still
+	// knows where its last stream ended, it may send the changes since then
+	// instead of a listing; when false it must list afresh.
+	//
+	// The follower calls Follow again, after a pause, for ever: a source does
+	// not retry by itself. Calls never overlap. Whatever Follow started has
+	// ended when it returns.
+	Follow(ctx context.Context, feed Feed, resume bool) error
+
+	// String returns the source for logs and for _dnsd.internal, without
+	// secrets: "etcd://h1:2379/dnsd/v1/".
+	String() string
+}
+
+// A Feed takes what a source reads. Its methods block while the registry is
+// behind, which is the source's back-pressure, and return an error only when
+// ctx has ended. The items belong to the feed afterwards; the slice stays the
+// caller's. All methods may be called from one goroutine at a time.
+type Feed interface {
+	// List adds items to the listing under way, or begins one. A listing that
+	// is not completed before Follow returns is dropped without a trace.
+	List(ctx context.Context, items []Item) error
+
+	// Listed completes the listing: what it held is applied as one transaction,
+	// and what it lacked is removed, subject to the sweep guard. It returns when
+	// that has happened.
+	Listed(ctx context.Context) error
+
+	// Change applies items, in order, as (part of) one transaction. A call
+	// without items changes nothing and says that the source has just proven
+	// to be alive and its stream complete up to now; so does every other call.
+	Change(ctx context.Context, items []Item) error
+}
+
+// Item is one object as a source read it: the object; or its deletion; or the
+// reason why it could not be used, in which case the version known before
+// stays in the registry.
+type Item struct {
+	Object Object // the object; nil: deleted or rejected
+	Key    Key    // of a deletion or rejection; ignored when Object is set
+	Err    error  // why it is rejected; nil otherwise
+	Where  string // of a rejection: where the source read it, e.g. "line 12:8" or an etcd key
+}
+
+// Put returns the item that inserts or replaces o.
+func Put(o Object) Item { return Item{Object: o} }
+
+// Delete returns the item that removes what key names. Deleting what is not
+// there is no error.
+func Delete(key Key) Item { return Item{Key: key} }
+
+// Reject returns the item that reports an unusable object. The zero Key means
+// that not even its name could be read.
+func Reject(key Key, where string, err error) Item { return Item{Key: key, Err: err, Where: where} }
+
+// key returns the identity of what the item is about.
+func (i *Item) key() Key {
+	if i.Object != nil {
+		return i.Object.Key()
+	}
+	return i.Key
+}
