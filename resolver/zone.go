@@ -2,6 +2,8 @@ package resolver
 
 import (
 	"net/netip"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // View is what a client sees: everything about it that an answer may depend on.
@@ -81,12 +83,8 @@ type SOA struct {
 	Data  []byte // rdata in wire form, uncompressed
 }
 
-// EDE is an extended DNS error (RFC 8914): a code and a sentence for whoever
-// reads dig's output.
-type EDE struct {
-	Code uint16
-	Text string
-}
+// EDE is an extended DNS error (RFC 8914).
+type EDE = wire.EDE
 
 // Partial counts the entries of a set that no message can hold whole.
 type Partial struct {
