@@ -1,0 +1,330 @@
+// Package registry holds what runs on the platform: machines, apps, peers and
+// addresses, in an in-memory database that readers see through transactions and
+// one follower keeps current from a source. It is the only state an internal
+// answer depends on.
+package registry
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// Registry is the database. Reading is safe for concurrent use and takes no
+// lock; there is one writer at a time.
+type Registry struct {
+	db     *memdb.MemDB
+	writer sync.Mutex // held by Apply; guards nothing that readers touch
+	counts [4]atomic.Int64
+	status atomic.Pointer[Status]
+	alive  atomic.Int64 // when the source last proved to be alive, Unix nanoseconds; 0: never
+}
+
+// New returns an empty registry in state listing.
+func New() *Registry {
+	db, err := memdb.NewMemDB(schema())
+	must(err)
+	r := &Registry{db: db}
+	r.status.Store(&Status{State: Listing, changed: make(chan struct{})})
+	return r
+}
+
+// View begins a read transaction.
+func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
+
+// Count returns how many objects of a kind the registry holds.
+func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
+
+// State says how the registry stands with its source.
+type State string
+
+// The states. Only in the first are internal names unanswerable.
+const (
+	Listing State = "listing" // nothing known yet; the first listing is awaited
+	Cached  State = "cached"  // the last known state from disk; the source has not listed yet
+	Live    State = "live"    // listed, and the stream is proven
+	Stale   State = "stale"   // listed once, but the source has been silent for too long
+	Held    State = "held"    // live, but a listing's removals are held back by the sweep guard
+)
+
+// States lists every state.
+func States() []State { return []State{Listing, Cached, Live, Stale, Held} }
+
+// Status is a registry's standing with its source at one moment.
+type Status struct {
+	State    State
+	Source   string    // the source's name
+	SyncedAt time.Time // when the last complete listing was applied (or written to disk, if Cached); zero: never
+	Held     int       // removals held back by the sweep guard
+	Problem  string    // what the source last failed with, in a sentence; empty while it is well
+
+	changed chan struct{}
+}
+
+// Synced reports whether there is anything to answer from.
+func (s *Status) Synced() bool { return s.State != Listing }
+
+// Stale reports whether answers must say that they may be out of date.
+func (s *Status) Stale() bool { return s.State == Cached || s.State == Stale }
+
+// Changed returns a channel that closes when Synced or Stale may have changed.
+func (s *Status) Changed() <-chan struct{} { return s.changed }
+
+// Status returns the current status. It is immutable.
+func (r *Registry) Status() *Status { return r.status.Load() }
+
+// LastAlive returns when the source was last proven alive, zero for never.
+func (r *Registry) LastAlive() time.Time {
+	if ns := r.alive.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
+}
+
+// SetStatus replaces the status. Watchers of the old one are woken only when
+// what answers say of it has changed. The follower calls it; so do tests that
+// need a registry in a given state.
+func (r *Registry) SetStatus(s Status) {
+	old := r.status.Load()
+	if old.Synced() == s.Synced() && old.Stale() == s.Stale() {
+		s.changed = old.changed
+		r.status.Store(&s)
+		return
+	}
+	s.changed = make(chan struct{})
+	r.status.Store(&s)
+	close(old.changed)
+}
+
+// Apply makes changes in one transaction, in order, and returns how many
+// objects it changed. What is already as it should be is not written, so the
+// watch channels of unchanged answers stay open. Rejected items are passed over.
+func (r *Registry) Apply(items []Item) int {
+	r.writer.Lock()
+	defer r.writer.Unlock()
+	e := r.edit()
+	for i := range items {
+		e.apply(&items[i])
+	}
+	return e.commit()
+}
+
+// edit is a write transaction under way. The machines of a fleet are gathered
+// and its row written once, however many of them change.
+type edit struct {
+	r       *Registry
+	txn     *memdb.Txn
+	fleets  map[fleetKey]*fleetEdit
+	counts  [4]int64
+	changed int
+}
+
+type fleetKey struct {
+	network Network
+	app     string // lower case
+}
+
+// fleetEdit is a fleet as it will be.
+type fleetEdit struct {
+	old        *Fleet // nil: the fleet is new
+	name       string
+	registered bool
+	machines   map[string]*Machine // by lower-case id, those that change; nil: removed
+	dirty      bool
+}
+
+func (r *Registry) edit() *edit {
+	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}}
+}
+
+func (e *edit) apply(item *Item) {
+	switch o := item.Object.(type) {
+	case *Machine:
+		e.putMachine(o)
+	case *App:
+		f := e.fleet(fleetKey{o.Network, Lower(o.Name)})
+		if !f.registered {
+			e.count(KindApp, 1)
+		} else if f.name == o.Name {
+			return
+		}
+		f.registered, f.name, f.dirty = true, o.Name, true
+		e.changed++
+	case *Peer:
+		put(e, tablePeers, o)
+	case *Address:
+		put(e, tableAddresses, o)
+	case nil:
+		if item.Err == nil {
+			e.delete(item.Key)
+		}
+	}
+}
+
+// put writes a peer or an address unless it is there already.
+func put[T Object](e *edit, table string, o T) {
+	indexer := e.r.db.DBSchema().Tables[table].Indexes[indexID].Indexer.(indexer)
+	old, err := e.txn.First(table, indexID, indexer(o))
+	must(err)
+	if old != nil {
+		if old.(T).equal(o) {
+			return
+		}
+	} else {
+		e.count(o.Key().Kind, 1)
+	}
+	must(e.txn.Insert(table, o))
+	e.changed++
+}
+
+func (e *edit) delete(key Key) {
+	switch key.Kind {
+	case KindMachine:
+		e.deleteMachine(key)
+	case KindApp:
+		f := e.fleet(fleetKey{key.Network, key.Name})
+		if f.registered {
+			f.registered, f.dirty = false, true
+			e.count(KindApp, -1)
+			e.changed++
+		}
+	case KindPeer:
+		e.deleteRows(tablePeers, key, nameKey(key.Network, key.Name))
+	case KindAddress:
+		e.deleteRows(tableAddresses, key, nameKey(key.Network, key.Name))
+	}
+}
+
+// deleteRows deletes the rows below prefix that key names.
+func (e *edit) deleteRows(table string, key Key, prefix []byte) {
+	it, err := e.txn.Get(table, indexPrefix, prefix)
+	must(err)
+	for row := it.Next(); row != nil; row = it.Next() {
+		if row.(Object).Key() == key {
+			must(e.txn.Delete(table, row))
+			e.count(key.Kind, -1)
+			e.changed++
+			return // a key names one row, and a delete spoils the iterator
+		}
+	}
+}
+
+func (e *edit) count(k Kind, by int64) { e.counts[k] += by }
+
+// fleet returns the fleet under edit, loading it at first use.
+func (e *edit) fleet(key fleetKey) *fleetEdit {
+	f := e.fleets[key]
+	if f == nil {
+		f = &fleetEdit{machines: map[string]*Machine{}}
+		row, err := e.txn.First(tableFleets, indexID, nameKey(key.network, key.app))
+		must(err)
+		if row != nil {
+			f.old = row.(*Fleet)
+			f.name, f.registered = f.old.name, f.old.registered
+		}
+		e.fleets[key] = f
+	}
+	return f
+}
+
+// machine returns the machine as the edit has it so far.
+func (f *fleetEdit) machine(id string) *Machine {
+	if m, ok := f.machines[id]; ok {
+		return m
+	}
+	if f.old != nil {
+		if i, ok := find(f.old.all, id); ok {
+			return f.old.all[i]
+		}
+	}
+	return nil
+}
+
+func (e *edit) putMachine(m *Machine) {
+	f := e.fleet(fleetKey{m.Network, Lower(m.App)})
+	id := Lower(m.ID)
+	old := f.machine(id)
+	if old != nil && old.equal(m) {
+		return
+	}
+	if old == nil {
+		e.count(KindMachine, 1)
+	} else if old.Addr.IsValid() && (old.Addr != m.Addr || !m.Addr.IsValid()) {
+		must(e.txn.Delete(tableMachines, old))
+	}
+	if m.Addr.IsValid() {
+		must(e.txn.Insert(tableMachines, m))
+	}
+	if f.name == "" {
+		f.name = m.App
+	}
+	f.machines[id], f.dirty = m, true
+	e.changed++
+}
+
+func (e *edit) deleteMachine(key Key) {
+	f := e.fleet(fleetKey{key.Network, key.Name})
+	old := f.machine(key.ID)
+	if old == nil {
+		return
+	}
+	if old.Addr.IsValid() {
+		must(e.txn.Delete(tableMachines, old))
+	}
+	f.machines[key.ID], f.dirty = nil, true
+	e.count(KindMachine, -1)
+	e.changed++
+}
+
+// commit writes the fleets and swaps the root; after that the channels of what
+// changed close. It returns how many objects changed.
+func (e *edit) commit() int {
+	for key, f := range e.fleets {
+		if !f.dirty {
+			continue
+		}
+		machines := f.merge()
+		switch {
+		case len(machines) > 0 || f.registered:
+			must(e.txn.Insert(tableFleets, newFleet(key.network, f.name, f.registered, machines)))
+		case f.old != nil:
+			must(e.txn.Delete(tableFleets, f.old))
+		}
+	}
+	if e.changed == 0 {
+		e.txn.Abort()
+		return 0
+	}
+	e.txn.Commit()
+	for k, by := range e.counts {
+		e.r.counts[k].Add(by)
+	}
+	return e.changed
+}
+
+// merge returns all machines of the fleet as it will be.
+func (f *fleetEdit) merge() []*Machine {
+	var old []*Machine
+	if f.old != nil {
+		old = f.old.all
+	}
+	if len(f.machines) == 0 {
+		return old
+	}
+	merged := make([]*Machine, 0, len(old)+len(f.machines))
+	for _, m := range old {
+		if _, changes := f.machines[Lower(m.ID)]; !changes {
+			merged = append(merged, m)
+		}
+	}
+	for _, m := range f.machines {
+		if m != nil {
+			merged = append(merged, m)
+		}
+	}
+	slices.SortFunc(merged, compareIDs)
+	return merged
+}

@@ -1,0 +1,111 @@
+package registry
+
+import (
+	"net/netip"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// View is one read transaction: everything read from it is of one moment. A
+// method that returns a channel promises that the channel closes when what was
+// read may have changed; it is never nil. A view costs one small allocation and
+// takes no lock. It may be used by several goroutines.
+type View struct{ txn *memdb.Txn }
+
+// Fleet returns the app (name in lower case) of a network with its machines,
+// nil where neither is known.
+func (v *View) Fleet(n Network, app string) (*Fleet, <-chan struct{}) {
+	watch, row, err := v.txn.FirstWatch(tableFleets, indexID, nameKey(n, app))
+	must(err)
+	f, _ := row.(*Fleet)
+	return f, watch
+}
+
+// Fleets returns the apps of a network, sorted by lower-case name.
+func (v *View) Fleets(n Network) ([]*Fleet, <-chan struct{}) {
+	return collect[*Fleet](v, tableFleets, indexPrefix, networkKey(n))
+}
+
+// Peer returns the peer of that name (lower case), nil where there is none.
+func (v *View) Peer(n Network, name string) (*Peer, <-chan struct{}) {
+	watch, row, err := v.txn.FirstWatch(tablePeers, indexID, nameKey(n, name))
+	must(err)
+	p, _ := row.(*Peer)
+	return p, watch
+}
+
+// Peers returns the peers of a network, sorted by lower-case name.
+func (v *View) Peers(n Network) ([]*Peer, <-chan struct{}) {
+	return collect[*Peer](v, tablePeers, indexPrefix, networkKey(n))
+}
+
+// Addresses returns the flycast addresses of an app (name in lower case)
+// allocated for the clients of a network, in the order of addresses.
+func (v *View) Addresses(n Network, app string) ([]*Address, <-chan struct{}) {
+	return collect[*Address](v, tableAddresses, indexPrefix, nameKey(n, app))
+}
+
+// MachinesNear returns the machines that own addr by their /112, whatever their
+// state, hidden ones included.
+func (v *View) MachinesNear(addr netip.Addr) ([]*Machine, <-chan struct{}) {
+	return collect[*Machine](v, tableMachines, indexPrefix, addrKey(addr)[:14])
+}
+
+// PeersAt returns the peers with exactly that address.
+func (v *View) PeersAt(addr netip.Addr) ([]*Peer, <-chan struct{}) {
+	return collect[*Peer](v, tablePeers, indexAddr, addrKey(addr))
+}
+
+// AddressesAt returns the flycast addresses equal to addr.
+func (v *View) AddressesAt(addr netip.Addr) ([]*Address, <-chan struct{}) {
+	return collect[*Address](v, tableAddresses, indexAddr, addrKey(addr))
+}
+
+// Each calls fn with every object of a kind, sorted by network, app or name, and
+// id, until fn returns false.
+func (v *View) Each(kind Kind, fn func(Object) bool) {
+	switch kind {
+	case KindPeer:
+		each(v, tablePeers, func(p *Peer) bool { return fn(p) })
+	case KindAddress:
+		each(v, tableAddresses, func(a *Address) bool { return fn(a) })
+	case KindApp:
+		each(v, tableFleets, func(f *Fleet) bool {
+			return !f.registered || fn(&App{Name: f.name, Network: f.network})
+		})
+	case KindMachine:
+		each(v, tableFleets, func(f *Fleet) bool {
+			for _, m := range f.all {
+				if !fn(m) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
+func collect[T any](v *View, table, index string, key []byte) ([]T, <-chan struct{}) {
+	it, err := v.txn.Get(table, index, key)
+	must(err)
+	var rows []T
+	for row := it.Next(); row != nil; row = it.Next() {
+		rows = append(rows, row.(T))
+	}
+	return rows, it.WatchCh()
+}
+
+func each[T any](v *View, table string, fn func(T) bool) {
+	it, err := v.txn.Get(table, indexPrefix, []byte{})
+	must(err)
+	for row := it.Next(); row != nil && fn(row.(T)); row = it.Next() {
+	}
+}
+
+// must panics on what memdb reports only for a table, index or argument that
+// the schema does not know: a mistake in this package.
+func must(err error) {
+	if err != nil {
+		panic("registry: " + err.Error())
+	}
+}
