@@ -1,0 +1,122 @@
+package registry
+
+// listing is a complete listing under way: what the source has sent so far,
+// compared on arrival with what the registry holds. Objects that are unchanged
+// leave one bit behind, so listing again what is already known takes next to no
+// memory. The source's goroutine fills it, the apply loop applies it.
+type listing struct {
+	view     *View
+	fleets   map[fleetKey]*listedFleet
+	others   map[Key]struct{} // peers and addresses that were listed
+	puts     []Object         // what is new or differs
+	late     []Item           // changes that arrived during the listing
+	rejected []Key            // named but unusable: the versions known before stay
+}
+
+// listedFleet marks what a listing has named of a fleet that was known when it
+// began.
+type listedFleet struct {
+	fleet *Fleet
+	app   bool     // the app object itself
+	seen  []uint64 // one bit for each of fleet.all
+}
+
+func newListing(v *View) *listing {
+	return &listing{view: v, fleets: map[fleetKey]*listedFleet{}, others: map[Key]struct{}{}}
+}
+
+// fleet returns the marks of a fleet, nil for one not known when the listing began.
+func (l *listing) fleet(key fleetKey) *listedFleet {
+	f, ok := l.fleets[key]
+	if !ok {
+		if known, _ := l.view.Fleet(key.network, key.app); known != nil {
+			f = &listedFleet{fleet: known, seen: make([]uint64, (len(known.all)+63)/64)}
+		}
+		l.fleets[key] = f
+	}
+	return f
+}
+
+// machine marks a machine as named and returns it as it was known, or nil.
+func (f *listedFleet) machine(id string) *Machine {
+	if f == nil {
+		return nil
+	}
+	i, ok := find(f.fleet.all, id)
+	if !ok {
+		return nil
+	}
+	f.seen[i/64] |= 1 << (i % 64)
+	return f.fleet.all[i]
+}
+
+// add takes one item of the listing.
+func (l *listing) add(item *Item) {
+	key := item.key()
+	if item.Err != nil {
+		l.rejected = append(l.rejected, key)
+		return
+	}
+	var old Object
+	switch key.Kind {
+	case KindMachine:
+		if m := l.fleet(fleetKey{key.Network, key.Name}).machine(key.ID); m != nil {
+			old = m
+		}
+	case KindApp:
+		if f := l.fleet(fleetKey{key.Network, key.Name}); f != nil {
+			f.app = true
+			if f.fleet.registered {
+				old = &App{Name: f.fleet.name, Network: key.Network}
+			}
+		}
+	default:
+		l.others[key] = struct{}{}
+	}
+	if old == nil || !old.equal(item.Object) {
+		l.puts = append(l.puts, item.Object)
+	}
+}
+
+// absent returns the keys that the registry holds and the listing lacks, apart
+// from those that it named without being readable.
+func (l *listing) absent(v *View) []Key {
+	kept := map[Key]struct{}{}
+	for _, key := range l.rejected {
+		kept[key] = struct{}{}
+	}
+	var gone []Key
+	lacks := func(key Key) {
+		_, exact := kept[key]
+		anywhere := key
+		anywhere.Network, anywhere.AnyNetwork = 0, true
+		if _, named := kept[anywhere]; !exact && !named {
+			gone = append(gone, key)
+		}
+	}
+	each(v, tableFleets, func(f *Fleet) bool {
+		key := fleetKey{f.network, Lower(f.name)}
+		listed := l.fleet(key)
+		if listed == nil { // it came after the listing began
+			return true
+		}
+		if f.registered && listed.fleet.registered && !listed.app {
+			lacks((&App{Name: f.name, Network: f.network}).Key())
+		}
+		for _, m := range f.all {
+			if i, ok := find(listed.fleet.all, Lower(m.ID)); ok && listed.seen[i/64]&(1<<(i%64)) == 0 {
+				lacks(m.Key())
+			}
+		}
+		return true
+	})
+	other := func(o Object) bool {
+		if _, ok := l.others[o.Key()]; !ok {
+			lacks(o.Key())
+		}
+		return true
+	}
+	l.view.Each(KindPeer, other)
+	l.view.Each(KindAddress, other)
+	return gone
+}

@@ -1,0 +1,202 @@
+package registry
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// The last known state is a registry file (so that a person can read it, and
+// `dnsd check` too) followed by one line that vouches for it:
+//
+//	#dnsd-state 1 <RFC 3339 time> sha256:<of all before> <source>
+//
+// The state before it is kept beside it, for the day the newest is damaged.
+const (
+	stateName    = "registry.state"
+	previousName = "registry.state.previous"
+	statePrefix  = "#dnsd-state 1 "
+
+	// saveEvery is how often a changing registry is written: a start from a
+	// minute-old state is good, a disk written at every change is not.
+	saveEvery = time.Minute
+)
+
+// saver writes the state beside the apply loop, which must not wait for a disk.
+type saver struct {
+	f       *Follower
+	views   chan *View
+	offered time.Time // owned by the apply loop
+}
+
+func newSaver(f *Follower) *saver { return &saver{f: f, views: make(chan *View, 1)} }
+
+// offer asks for the registry to be saved as it is now, and reports whether it
+// will be: not if it was less than saveEvery ago or the last is still under way.
+func (s *saver) offer() bool {
+	if s.f.cfg.StateDir == "" || !s.offered.IsZero() && time.Since(s.offered) < saveEvery {
+		return false
+	}
+	select {
+	case s.views <- s.f.reg.View():
+		s.offered = time.Now()
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *saver) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case v := <-s.views:
+			s.f.save(v)
+		}
+	}
+}
+
+// save writes the state and logs a failure: a full disk must not stop answers.
+func (f *Follower) save(v *View) {
+	now := time.Now()
+	if err := writeState(f.cfg.StateDir, v, f.src.String(), now); err != nil {
+		f.stats.saveErrors.Add(1)
+		f.log.Error("the last known state cannot be written", "err", err)
+		return
+	}
+	f.stats.saved.Store(now.UnixNano())
+}
+
+// finalSave saves at shutdown, when nothing else runs any more.
+func (f *Follower) finalSave() {
+	if f.cfg.StateDir != "" && f.dirty && f.guard.empty() && f.status.State != Listing && f.status.State != Cached {
+		f.save(f.reg.View())
+	}
+}
+
+// writeState replaces the state in dir so that at every moment, power failures
+// included, a whole one is there: a temporary file, fsynced, then renamed, with
+// the old one linked under its second name and the directory fsynced.
+func writeState(dir string, v *View, source string, now time.Time) (err error) {
+	tmp, err := os.CreateTemp(dir, stateName+".*.tmp")
+	if err != nil {
+		return fmt.Errorf("writing state: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing state: %w", errors.Join(err, os.Remove(tmp.Name())))
+		}
+	}()
+	sum := sha256.New()
+	buf := bufio.NewWriterSize(tmp, 1<<20)
+	err = Export(io.MultiWriter(buf, sum), v)
+	if err == nil {
+		_, err = fmt.Fprintf(buf, "%s%s sha256:%x %s\n", statePrefix, now.UTC().Format(time.RFC3339), sum.Sum(nil), source)
+	}
+	if err = errors.Join(err, buf.Flush(), tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	state, previous := filepath.Join(dir, stateName), filepath.Join(dir, previousName)
+	if err = keepPrevious(state, previous); err != nil {
+		return err
+	}
+	if err = os.Rename(tmp.Name(), state); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// keepPrevious makes previous a second name of state, replacing what it named.
+func keepPrevious(state, previous string) error {
+	link := previous + ".tmp"
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	switch err := os.Link(state, link); {
+	case errors.Is(err, fs.ErrNotExist): // the first state
+		return nil
+	case err != nil:
+		return err
+	}
+	return os.Rename(link, previous)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// loadState applies the last known state. A damaged one is reported and passed
+// over for the one before it; having none is no error.
+func (f *Follower) loadState() {
+	if f.cfg.StateDir == "" {
+		return
+	}
+	for _, name := range []string{stateName, previousName} {
+		path := filepath.Join(f.cfg.StateDir, name)
+		items, saved, err := readState(path, f.src.String())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			f.log.Error("the last known state cannot be used", "file", path, "err", err)
+			continue
+		}
+		f.reg.Apply(items)
+		f.status.State, f.status.SyncedAt = Cached, saved
+		f.reg.SetStatus(f.status)
+		f.log.Info("the last known state is loaded; answers are marked stale until the source has listed",
+			"file", path, "objects", len(items), "saved", saved)
+		return
+	}
+}
+
+// readState reads a state file that was saved from the given source.
+func readState(path, source string) ([]Item, time.Time, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	data, trailer := splitTrailer(data)
+	fields := strings.SplitN(strings.TrimPrefix(trailer, statePrefix), " ", 3)
+	if !strings.HasPrefix(trailer, statePrefix) || len(fields) != 3 {
+		return nil, time.Time{}, errors.New("its last line is not that of a state file: it was cut short")
+	}
+	sum := sha256.Sum256(data)
+	if fields[1] != "sha256:"+hex.EncodeToString(sum[:]) {
+		return nil, time.Time{}, errors.New("its checksum does not match: it is damaged")
+	}
+	if fields[2] != source {
+		return nil, time.Time{}, fmt.Errorf("it was saved from another source, %s", fields[2])
+	}
+	saved, err := time.Parse(time.RFC3339, fields[0])
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("its time cannot be read: %w", err)
+	}
+	items, err := ParseFile(data)
+	return items, saved, err
+}
+
+// splitTrailer cuts the last line off.
+func splitTrailer(data []byte) (body []byte, trailer string) {
+	end := bytes.TrimSuffix(data, []byte("\n"))
+	if len(end) == len(data) {
+		return data, ""
+	}
+	i := bytes.LastIndexByte(end, '\n') + 1
+	return data[:i], string(end[i:])
+}
