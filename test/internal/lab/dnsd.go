@@ -1,0 +1,239 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Admin is where dnsd's admin listener is in every lab: a namespace of its own
+// has all ports free.
+const Admin = "127.0.0.1:9153"
+
+// build is one flavour of the binary, made once per test process.
+type build struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+var (
+	builds   = map[bool]*build{false: {}, true: {}} // by race detector
+	buildDir string
+)
+
+// Main runs the tests and removes what they built. It is the body of TestMain.
+func Main(m *testing.M) int {
+	if code, ran := AsRoot(); ran {
+		return code
+	}
+	dir, err := os.MkdirTemp("", "dnsd-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	// A test starts the binary as nobody, who must get at it.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	buildDir = dir
+	return m.Run()
+}
+
+// Binary returns the path of dnsd, built with the race detector when the test
+// is.
+func Binary(t testing.TB) string { return built(t, raceEnabled) }
+
+// PlainBinary returns the path of dnsd without the race detector, for figures.
+func PlainBinary(t testing.TB) string { return built(t, false) }
+
+func built(t testing.TB, race bool) string {
+	t.Helper()
+	b := builds[race]
+	b.once.Do(func() {
+		b.path = filepath.Join(buildDir, "dnsd")
+		args := []string{"build", "-o", b.path}
+		if race {
+			b.path += "-race"
+			args = []string{"build", "-race", "-o", b.path}
+		}
+		out, err := exec.Command("go", append(args, "dnsd/cmd/dnsd")...).CombinedOutput()
+		if err != nil {
+			b.err = fmt.Errorf("go build dnsd/cmd/dnsd: %w\n%s", err, out)
+		}
+	})
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	return b.path
+}
+
+// Log collects what a process prints. Safe for concurrent use.
+type Log struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+// String returns all that was printed so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// Server is a running dnsd.
+type Server struct {
+	Lab    *Lab
+	Stdout Log
+	Stderr Log
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+	err  error         // of Wait; read after done
+}
+
+// Command is dnsd as a command with nothing of the test's environment but the
+// path, and env on top of it.
+func Command(bin string, env []string, args ...string) *exec.Cmd {
+	cmd := exec.Command(bin, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=exitcode=66"}, env...)
+	return cmd
+}
+
+// Launch starts a command as a server and does not wait until it is ready. When
+// the test ends the server is told to end; it must do so with code 0, unless it
+// ended before.
+func (l *Lab) Launch(t testing.TB, cmd *exec.Cmd) *Server {
+	t.Helper()
+	s := &Server{Lab: l, cmd: cmd, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &s.Stdout, &s.Stderr
+	if err := l.Start(cmd); err != nil {
+		t.Fatalf("starting %s: %v", cmd, err)
+	}
+	go func() { s.err = cmd.Wait(); close(s.done) }()
+	t.Cleanup(func() {
+		if s.Running() {
+			s.Signal(syscall.SIGTERM)
+			if code := s.Wait(t); code != 0 {
+				t.Errorf("dnsd ended with code %d after SIGTERM, want 0", code)
+			}
+		}
+		log := s.Stderr.String()
+		for _, bad := range []string{"DATA RACE", "panic:", "fatal error:", "goroutine "} {
+			if strings.Contains(log, bad) {
+				t.Errorf("dnsd's log holds %q", bad)
+			}
+		}
+		if t.Failed() {
+			t.Logf("log of dnsd %s:\n%s", strings.Join(cmd.Args[1:], " "), tail(log))
+		}
+	})
+	return s
+}
+
+// Serve starts dnsd and waits until it is ready.
+func (l *Lab) Serve(t testing.TB, args ...string) *Server {
+	t.Helper()
+	s := l.Launch(t, Command(Binary(t), nil, append([]string{"--metrics-listen", Admin}, args...)...))
+	s.Ready(t)
+	return s
+}
+
+// Ready waits until /readyz says so.
+func (s *Server) Ready(t testing.TB) {
+	t.Helper()
+	var body string
+	ok := Until(3*Patience, func() bool {
+		if !s.Running() {
+			return true
+		}
+		status, text := s.Lab.Get("http://" + Admin + "/readyz")
+		body = text
+		return status == 200
+	})
+	switch {
+	case !s.Running():
+		t.Fatalf("dnsd ended before it was ready: %v\n%s", s.err, tail(s.Stderr.String()))
+	case !ok:
+		t.Fatalf("dnsd is not ready: %s\n%s", body, tail(s.Stderr.String()))
+	}
+}
+
+// Running reports whether the process has not ended yet.
+func (s *Server) Running() bool {
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Signal sends a signal to the process; to one that has ended it does nothing.
+func (s *Server) Signal(sig syscall.Signal) {
+	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		panic(err)
+	}
+}
+
+// Wait returns the exit code, once the process has ended. A process that does
+// not end in time fails the test with the stacks of its goroutines.
+func (s *Server) Wait(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(3 * Patience):
+		s.Signal(syscall.SIGQUIT)
+		select {
+		case <-s.done:
+		case <-time.After(Patience):
+			s.Signal(syscall.SIGKILL)
+			<-s.done
+		}
+		t.Fatalf("dnsd does not end:\n%s", s.Stderr.String())
+	}
+	return s.cmd.ProcessState.ExitCode()
+}
+
+// Run runs dnsd to its end and returns its exit code and output.
+func (l *Lab) Run(t testing.TB, env []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	cmd := Command(Binary(t), env, args...)
+	var out, errs Log
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := l.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(2*Patience, func() { cmd.Process.Signal(syscall.SIGQUIT) })
+	err := cmd.Wait()
+	if !kill.Stop() {
+		t.Fatalf("dnsd %s does not end: %v\n%s", strings.Join(args, " "), err, tail(errs.String()))
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// tail returns the last part of a log, as much as helps.
+func tail(s string) string {
+	const most = 8000 // bytes
+	if len(s) > most {
+		return "…" + s[len(s)-most:]
+	}
+	return s
+}
