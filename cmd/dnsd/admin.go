@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	// A scrape of everything takes milliseconds; a client that needs longer to
+	// send its few header lines is none.
+	adminHeaderTimeout = 5 * time.Second
+
+	// A CPU profile lasts 30 s by default and is written at its end.
+	adminWriteTimeout = 2 * time.Minute
+
+	// adminDrain is how long requests under way may take to end at shutdown.
+	adminDrain = time.Second
+)
+
+// newMetrics returns a metrics registry that holds what is true of any Go
+// process, and the build.
+func newMetrics() *prometheus.Registry {
+	metrics := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "dnsd_build_info",
+		Help:        "Always 1; its labels say which dnsd this is.",
+		ConstLabels: prometheus.Labels{"version": version(), "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	metrics.MustRegister(build, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return metrics
+}
+
+// admin is the listener for those who look after dnsd: metrics, health,
+// profiles.
+type admin struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// readiness says whether dnsd can do its work, and why or why not, in a line.
+type readiness func() (reason string, ok bool)
+
+// listenAdmin binds addr. Run serves it; without Run the caller closes it.
+func listenAdmin(addr netip.AddrPort, metrics *prometheus.Registry, ready readiness, log *slog.Logger) (*admin, error) {
+	listener, err := net.Listen("tcp", addr.String())
+	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("--metrics-listen %s is in use, perhaps by another dnsd: "+
+				"write another address, or none (who it is: ss -ltnp 'sport = :%d')", addr, addr.Port())
+		}
+		return nil, fmt.Errorf("binding --metrics-listen: %w", err)
+	}
+	return &admin{
+		listener: listener,
+		server: &http.Server{
+			Handler:           adminMux(metrics, ready),
+			ReadHeaderTimeout: adminHeaderTimeout,
+			WriteTimeout:      adminWriteTimeout,
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		},
+	}, nil
+}
+
+// run serves until ctx ends.
+func (a *admin) run(ctx context.Context) error {
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		drain, cancel := context.WithTimeout(context.Background(), adminDrain)
+		defer cancel()
+		if a.server.Shutdown(drain) != nil {
+			a.server.Close()
+		}
+	})
+	err := a.server.Serve(a.listener)
+	if !stop() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serving --metrics-listen: %w", err)
+}
+
+func adminMux(metrics *prometheus.Registry, ready readiness) *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{Registry: metrics}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		reason, ok := ready()
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if !ok {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		io.WriteString(w, reason+"\n")
+	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "dnsd "+version()+": /metrics /healthz /readyz /debug/pprof/\n")
+	})
+	return mux
+}

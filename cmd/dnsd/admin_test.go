@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// startAdmin serves an admin listener and returns its address.
+func startAdmin(t *testing.T, ready readiness) netip.AddrPort {
+	t.Helper()
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), ready, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- a.run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return netip.MustParseAddrPort(a.listener.Addr().String())
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestAdmin(t *testing.T) {
+	ready, reason := false, "listing: reading fleet.json: no such file"
+	addr := startAdmin(t, func() (string, bool) { return reason, ready })
+	url := "http://" + addr.String()
+
+	check := func(path string, code int, want string) {
+		t.Helper()
+		if gotCode, body := get(t, url+path); gotCode != code || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %q, want %d with %q", path, gotCode, body, code, want)
+		}
+	}
+	check("/healthz", 200, "ok")
+	check("/readyz", 503, reason)
+	ready, reason = true, "live: file:fleet.json"
+	check("/readyz", 200, "live")
+	check("/metrics", 200, `dnsd_build_info{goversion="go`)
+	check("/metrics", 200, "go_goroutines")
+	check("/debug/pprof/", 200, "goroutine")
+	check("/debug/pprof/cmdline", 200, "dnsd")
+	check("/", 200, "/readyz")
+	check("/etc/passwd", 404, "")
+}
+
+func TestAdminAddressInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	_, err = listenAdmin(addr, newMetrics(), nil, slog.New(slog.DiscardHandler))
+	want := "--metrics-listen " + addr.String() + " is in use, perhaps by another dnsd: write another address, or none"
+	if err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}

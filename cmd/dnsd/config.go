@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// config is what the flags and the environment say, checked.
+type config struct {
+	// Who may ask, and as whom.
+	Listen  []netip.AddrPort
+	Network netip.Prefix // of clients outside fdaa::/16; zero: none
+	Allow   []netip.Prefix
+	Region  string
+	Regions string // file
+
+	// Where the registry comes from.
+	Registry   registryURL
+	StateDir   string
+	StaleAfter time.Duration
+	Etcd       etcdFiles
+	Corrosion  corrosionFiles
+
+	// Names outside the internal zones.
+	Upstreams       []string // nil: those of resolv.conf; "none" alone: none
+	UpstreamTimeout time.Duration
+	CacheSize       int64
+	CachePerNetwork bool
+	MaxInflight     int
+
+	// Answers.
+	API        netip.Addr // zero: none
+	Advertise  netip.Addr
+	TTL        time.Duration
+	MaxUDPSize int
+	NoIdentity bool
+
+	// Operation.
+	Metrics   netip.AddrPort // zero: none
+	LogLevel  slog.Level
+	LogFormat string
+	Sockets   int // for each listen address; 0: as many as there are processors
+
+	Help, Version bool
+}
+
+// etcdFiles is how dnsd proves itself to etcd and etcd to dnsd.
+type etcdFiles struct{ CA, Cert, Key, User, PasswordFile string }
+
+// corrosionFiles is what a Corrosion agent may ask for.
+type corrosionFiles struct{ TokenFile, Queries string }
+
+// settings lists every flag, in the order of the help text.
+func (c *config) settings() []*setting {
+	return []*setting{
+		{name: "listen", def: "[fdaa::3]:53", repeat: true, use: listenAddrs(&c.Listen)},
+		{name: "network", use: network(&c.Network)},
+		{name: "allow", repeat: true, use: prefixes(&c.Allow)},
+		{name: "region", use: text(&c.Region)},
+		{name: "regions", use: text(&c.Regions)},
+
+		{name: "registry", def: "file:/etc/dnsd/registry.json", use: c.Registry.set},
+		{name: "state-dir", use: text(&c.StateDir)},
+		// A source proves itself every 10 s at the latest: below a second the
+		// answer would only ever be "stale".
+		{name: "stale-after", def: "1m", use: duration(&c.StaleAfter, time.Second, 24*time.Hour, 1)},
+		{name: "etcd-ca", use: text(&c.Etcd.CA)},
+		{name: "etcd-cert", use: text(&c.Etcd.Cert)},
+		{name: "etcd-key", use: text(&c.Etcd.Key)},
+		{name: "etcd-user", use: text(&c.Etcd.User)},
+		{name: "etcd-password-file", use: text(&c.Etcd.PasswordFile)},
+		{name: "corrosion-token-file", use: text(&c.Corrosion.TokenFile)},
+		{name: "corrosion-queries", use: text(&c.Corrosion.Queries)},
+
+		{name: "upstream", repeat: true, use: c.upstream},
+		{name: "upstream-timeout", def: "5s", use: duration(&c.UpstreamTimeout, 100*time.Millisecond, time.Minute, 1)},
+		{name: "cache-size", def: "64MiB", use: bytes(&c.CacheSize, 1<<20)},
+		{name: "cache-per-network", toggle: true, use: toggle(&c.CachePerNetwork)},
+		{name: "max-inflight", def: "4096", use: number(&c.MaxInflight, 1, 1<<20)},
+
+		{name: "api-address", use: ipv6(&c.API)},
+		{name: "advertise", def: "fdaa::3", use: ipv6(&c.Advertise)},
+		{name: "ttl", def: "5s", use: duration(&c.TTL, 0, 24*time.Hour, time.Second)},
+		// RFC 6891, section 6.2.3: less than 512 is treated as 512. More than
+		// 4096 is what no resolver asks for and every path fragments.
+		{name: "max-udp-size", def: "1232", use: number(&c.MaxUDPSize, 512, 4096)},
+		{name: "no-identity", toggle: true, use: toggle(&c.NoIdentity)},
+
+		{name: "metrics-listen", def: "127.0.0.1:9153", use: optionalListenAddr(&c.Metrics)},
+		{name: "log-level", def: "info", use: logLevel(&c.LogLevel)},
+		{name: "log-format", def: "text", use: oneOf(&c.LogFormat, "text", "json")},
+		{name: "sockets", use: number(&c.Sockets, 1, 256)},
+		{name: "help", short: "h", toggle: true, use: toggle(&c.Help)},
+		{name: "version", toggle: true, use: toggle(&c.Version)},
+	}
+}
+
+// parseConfig reads flags and environment. It returns the arguments that are no
+// flags as well; the error, a usageError, names every mistake.
+func parseConfig(args []string, getenv func(string) string) (*config, []string, error) {
+	c := &config{}
+	rest, err := parseSettings(c.settings(), args, getenv)
+	if c.Help || c.Version {
+		return c, rest, nil // whatever else is wrong: that is what was asked
+	}
+	if err := errors.Join(err, c.check()); err != nil {
+		return c, rest, usageError{err}
+	}
+	return c, rest, nil
+}
+
+// check finds the mistakes that no single value shows.
+func (c *config) check() error {
+	var errs []error
+	if (c.Etcd.Cert == "") != (c.Etcd.Key == "") {
+		errs = append(errs, errors.New("--etcd-cert and --etcd-key go together: give both or neither"))
+	}
+	if c.Etcd.PasswordFile != "" && c.Etcd.User == "" {
+		errs = append(errs, errors.New("--etcd-password-file is given but not whose password it is: add --etcd-user NAME"))
+	}
+	for _, u := range c.Upstreams {
+		if u == "none" && len(c.Upstreams) > 1 {
+			errs = append(errs, errors.New("--upstream none stands beside other upstreams: leave it or them out"))
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// usageError is a mistake in how dnsd was called. The process exits with 2.
+type usageError struct{ error }
+
+// Unwrap returns the mistake itself.
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }

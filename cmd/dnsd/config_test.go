@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// environment is a getenv over a few variables.
+func environment(pairs ...string) func(string) string {
+	return func(name string) string {
+		for _, p := range pairs {
+			if value, ok := strings.CutPrefix(p, name+"="); ok {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, rest, err := parseConfig(nil, environment())
+	if err != nil || len(rest) != 0 {
+		t.Fatal(rest, err)
+	}
+	if !slices.Equal(c.Listen, []netip.AddrPort{netip.MustParseAddrPort("[fdaa::3]:53")}) ||
+		c.Registry.path != "/etc/dnsd/registry.json" || c.Network.IsValid() || c.Allow != nil || c.Region != "" ||
+		c.API.IsValid() || c.Advertise != netip.MustParseAddr("fdaa::3") || c.TTL != 5*time.Second ||
+		c.MaxUDPSize != 1232 || c.StaleAfter != time.Minute || c.Metrics != netip.MustParseAddrPort("127.0.0.1:9153") ||
+		c.LogLevel != slog.LevelInfo || c.LogFormat != "text" || c.NoIdentity || c.Upstreams != nil ||
+		c.UpstreamTimeout != 5*time.Second || c.CacheSize != 64<<20 || c.CachePerNetwork || c.MaxInflight != 4096 {
+		t.Errorf("defaults are not those of the table: %+v", c)
+	}
+}
+
+func TestFlagsWinOverEnvironment(t *testing.T) {
+	c, _, err := parseConfig(
+		[]string{"--listen", "127.0.0.1:53", "--listen=[::1]:53", "--ttl=1s"},
+		environment("DNSD_LISTEN=127.0.0.9:53", "DNSD_TTL=9s", "DNSD_ALLOW=10.0.0.0/8, 192.0.2.0/24",
+			"DNSD_NO_IDENTITY=true", "DNSD_CACHE_PER_NETWORK=false", "DNSD_METRICS_LISTEN=none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Listen) != 2 || c.Listen[0].String() != "127.0.0.1:53" || c.Listen[1].String() != "[::1]:53" {
+		t.Errorf("listen: %v", c.Listen)
+	}
+	if c.TTL != time.Second || !c.NoIdentity || c.CachePerNetwork || c.Metrics.IsValid() {
+		t.Errorf("%+v", c)
+	}
+	if len(c.Allow) != 2 || c.Allow[1] != netip.MustParsePrefix("192.0.2.0/24") {
+		t.Errorf("allow: %v", c.Allow)
+	}
+}
+
+// Every mistake has its sentence, which says what to write instead.
+func TestMistakes(t *testing.T) {
+	tests := []struct {
+		name, args, env, want string
+	}{
+		{"unknown_flag", "--colour red", "", "unknown flag --colour: dnsd --help lists them all"},
+		{"misspelt_flag", "--lisen 127.0.0.1:53", "", "unknown flag --lisen: did you mean --listen?"},
+		{"one_dash", "-listen 127.0.0.1:53", "", "unknown flag -listen: flags have two dashes, as in --listen"},
+		{"no_value", "--listen", "", "--listen needs a value"},
+		{"empty_value", "--region=", "", "--region is empty: give it a value or leave it out"},
+		{"twice", "--ttl 1s --ttl 2s", "", "--ttl is given 2 times: give it once"},
+		{"listen_without_port", "--listen fdaa::3", "", "--listen fdaa::3: no port: write [fdaa::3]:53"},
+		{"listen_without_port_v4", "--listen 127.0.0.1", "", "no port: write 127.0.0.1:53"},
+		{"listen_without_address", "--listen :53", "", "no address: write [::]:53 for every address"},
+		{"listen_name", "--listen localhost:53", "", "not an address and port: write one such as [fdaa::3]:53"},
+		{"listen_same", "--listen [::1]:53 --listen [::1]:53", "", "given twice: once is enough"},
+		{"network_not_48", "--network fdaa:0:18::/64", "", "want one such as fdaa:0:18::/48"},
+		{"network_outside", "--network 10.0.0.0/8", "", "is not a /48 inside fdaa::/16"},
+		{"network_host_bits", "--network fdaa:0:18::1/48", "", "want fdaa:0:18::/48"},
+		{"allow_address", "--allow 10.1.2.3", "", "not a prefix: write 10.1.2.3/32 for this one address"},
+		{"allow_host_bits", "--allow 10.1.2.3/8", "", "bits are set after the first 8: write 10.0.0.0/8"},
+		{"allow_all", "--allow 0.0.0.0/0", "", "would serve the whole Internet"},
+		{"allow_junk", "--allow home", "", "not a prefix: write one such as 10.0.0.0/8"},
+		{"allow_environment", "", "DNSD_ALLOW=10.0.0.0/8,home", "DNSD_ALLOW=home: not a prefix"},
+		{"registry_without_scheme", "--registry fleet.json", "", "no scheme: write file:fleet.json for a file"},
+		{"registry_scheme", "--registry consul://h:1/", "", `unknown scheme "consul": write file:PATH, etcd://`},
+		{"registry_file_host", "--registry file://etc/x", "", "a file has no host: write file:etc/x"},
+		{"registry_file_empty", "--registry file:", "", "no path: write one such as file:/etc/dnsd/registry.json"},
+		{"api_address", "--api-address 10.0.0.1", "", "it becomes an AAAA record: write an IPv6 address"},
+		{"advertise", "--advertise nowhere", "", "it becomes an AAAA record: write an IPv6 address"},
+		{"ttl_unit", "--ttl 5", "", "not a duration: write a number with its unit, such as 5s"},
+		{"ttl_fine", "--ttl 1500ms", "", "too fine: write a multiple of 1s"},
+		{"ttl_range", "--ttl 25h", "", "out of range: write a duration from 0s to 24h"},
+		{"stale_after", "--stale-after 1ms", "", "out of range: write a duration from 1s to 24h"},
+		{"udp_size", "--max-udp-size 100", "", "write a whole number from 512 to 4096"},
+		{"cache_size", "--cache-size 64M", "", "write a number with its unit, such as 64MiB"},
+		{"cache_size_small", "--cache-size 64KiB", "", "too small: write at least 1024KiB"},
+		{"max_inflight", "--max-inflight 0", "", "write a whole number from 1 to"},
+		{"toggle", "--no-identity=maybe", "", "write true or false"},
+		{"log_level", "--log-level loud", "", "write debug, info, warn or error"},
+		{"log_format", "", "DNSD_LOG_FORMAT=xml", "DNSD_LOG_FORMAT=xml: write text or json"},
+		{"metrics_listen", "--metrics-listen :9153", "", "no address: write [::]:9153"},
+		{"etcd_half_a_pair", "--etcd-cert c.pem", "", "--etcd-cert and --etcd-key go together"},
+		{"etcd_password_of_whom", "--etcd-password-file p", "", "add --etcd-user NAME"},
+		{"upstream_none_and_more", "--upstream none --upstream 192.0.2.1", "", "leave it or them out"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, err := parseConfig(strings.Fields(tt.args), environment(tt.env))
+			var usage usageError
+			if err == nil || !errors.As(err, &usage) {
+				t.Fatalf("error %v, want a usageError", err)
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %q, want %q in it", err, tt.want)
+			}
+			if n := strings.Count(err.Error(), "\n"); n != 0 {
+				t.Errorf("%d further lines for one mistake: %q", n, err)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	_, _, err := parseConfig(
+		[]string{"--lisen", "127.0.0.1:53", "--ttl", "5", "--nonsense=1", "--network", "10.0.0.0/8", "--allow=x", "--allow=y"},
+		environment("DNSD_LOG_LEVEL=loud"))
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != 7 {
+		t.Errorf("%d lines for 7 mistakes:\n%v", len(lines), err)
+	}
+	for i, want := range []string{"--lisen", "--nonsense", "--network", "--allow x", "--allow y", "--ttl", "DNSD_LOG_LEVEL"} {
+		if i < len(lines) && !strings.Contains(lines[i], want) {
+			t.Errorf("line %d is %q, want one about %s", i, lines[i], want)
+		}
+	}
+}
+
+func TestPasswordStaysOutOfMessages(t *testing.T) {
+	_, _, err := parseConfig([]string{"--registry", "consul://me:secret@h/x"}, environment())
+	if err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("error %q tells the password", err)
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add("--listen [::1]:53\x00--ttl=5s\x00check", "10.0.0.0/8,x")
+	f.Add("-h", "")
+	f.Add("--\x00--x\x00-", ",")
+	f.Fuzz(func(t *testing.T, args, allow string) {
+		_, _, err := parseConfig(strings.Split(args, "\x00"), environment("DNSD_ALLOW="+allow))
+		var usage usageError
+		if err != nil && !errors.As(err, &usage) {
+			t.Errorf("%v is no usageError", err)
+		}
+	})
+}

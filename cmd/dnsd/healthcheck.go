@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// healthTimeout is less than the shortest time that those who run health checks
+// commonly grant one.
+const healthTimeout = 3 * time.Second
+
+// healthcheck asks the dnsd that runs here with the same settings whether it is
+// ready. /readyz is asked where there is one, because it knows the reason, and
+// dnsd ends by itself when a DNS socket dies; otherwise a question is.
+func healthcheck(ctx context.Context, c *config, stdout io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	ask, addr := askReadyz, c.Metrics
+	if !addr.IsValid() {
+		ask, addr = askDNS, c.Listen[0]
+	}
+	if addr.Port() == 0 {
+		return usagef("dnsd was told to choose a port, so there is no knowing which: " +
+			"give healthcheck the --metrics-listen address that its log names")
+	}
+	reason, err := ask(ctx, reachable(addr))
+	if err != nil {
+		return fmt.Errorf("not ready: %w", err)
+	}
+	_, err = fmt.Fprintln(stdout, reason)
+	return err
+}
+
+// reachable returns the address at which this host finds a listener of addr.
+func reachable(addr netip.AddrPort) netip.AddrPort {
+	ip := addr.Addr()
+	switch {
+	case ip == netip.IPv4Unspecified():
+		ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case ip.IsUnspecified():
+		ip = netip.IPv6Loopback()
+	}
+	return netip.AddrPortFrom(ip, addr.Port())
+}
+
+func askReadyz(ctx context.Context, addr netip.AddrPort) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/readyz", nil)
+	if err != nil {
+		return "", err
+	}
+	// Not http.DefaultTransport: it would ask a proxy named in the environment.
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return "", fmt.Errorf("asking %s: %w", addr, err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 4096)) // one line
+	if err != nil {
+		return "", fmt.Errorf("reading from %s: %w", addr, err)
+	}
+	reason := strings.TrimSpace(string(body))
+	if response.StatusCode != http.StatusOK {
+		return "", errors.New(reason)
+	}
+	return reason, nil
+}
+
+// askDNS asks for a name that needs the registry. Being refused is a good
+// answer: loopback may see no internal name where there is no --network.
+func askDNS(ctx context.Context, addr netip.AddrPort) (string, error) {
+	question := new(dns.Msg).SetQuestion("_apps.internal.", dns.TypeTXT)
+	question.SetEdns0(1232, false)
+	client := &dns.Client{Timeout: healthTimeout}
+	answer, _, err := client.ExchangeContext(ctx, question, addr.String())
+	if err != nil {
+		return "", fmt.Errorf("asking %s: %w", addr, err)
+	}
+	switch answer.Rcode {
+	case dns.RcodeSuccess, dns.RcodeRefused:
+		return fmt.Sprintf("ready: %s answers", addr), nil
+	}
+	why := dns.RcodeToString[answer.Rcode]
+	if opt := answer.IsEdns0(); opt != nil {
+		for _, option := range opt.Option {
+			if ede, ok := option.(*dns.EDNS0_EDE); ok {
+				why += ": " + ede.ExtraText
+			}
+		}
+	}
+	return "", fmt.Errorf("%s answers %s", addr, why)
+}

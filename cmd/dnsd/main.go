@@ -1,0 +1,112 @@
+// Dnsd is the DNS server of a platform's private networks. It answers the names
+// under internal. and flycast. from a registry of what runs, to each client
+// those of its own network, and forwards every other name.
+//
+//	dnsd [FLAGS]                serve
+//	dnsd check [FLAGS] [FILE]   say what is wrong with flags or a registry file
+//	dnsd export [FLAGS]         print the registry as a registry file
+//	dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready
+//
+// # Settings
+//
+// Every flag may stand in the environment instead: --stale-after is
+// DNSD_STALE_AFTER. Flags win. Where a flag may be repeated, the environment
+// holds its values with commas between them. All mistakes are reported at once,
+// and dnsd check with the same flags reports them without serving. dnsd --help
+// lists the flags.
+//
+// # Starting
+//
+// Port 53 needs root or the capability CAP_NET_BIND_SERVICE, and the default
+// address must exist: ip -6 addr add fdaa::3/128 dev lo. What cannot come right
+// by itself ends dnsd at once with a message: a mistake in the flags, an address
+// that is not there or in use. What can, does not: a registry file that is
+// missing or broken, an etcd that is down. Then dnsd says so in its log and at
+// /readyz, answers internal names SERVFAIL (never NXDOMAIN) and all others as
+// ever, and serves as soon as the source does; with --state-dir it serves the
+// last known state meanwhile.
+//
+// # Signals
+//
+//	SIGTERM, SIGINT  finish what is in hand, within 5 s, and exit 0; a second one ends at once
+//	SIGHUP           read the registry file again
+//	SIGUSR1          let through the removals that the sweep guard holds
+//
+// # Exit status
+//
+//	0  ended by a signal; or the check found nothing; or the server is ready
+//	1  a failure at run time; or the check found something; or the server is not ready
+//	2  a mistake in the flags, the environment or the command
+//
+// # Observing
+//
+// At --metrics-listen are /metrics for Prometheus; /healthz, which answers 200
+// while the process runs, for restarting it; /readyz, which answers 200 once
+// internal names can be answered and 503 with the reason before and during
+// shutdown, for sending it clients; and /debug/pprof. A stale registry is ready:
+// an old answer is worth more than none. The log goes to standard error.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop) // so that a second signal ends the process at once
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	os.Exit(report(os.Stderr, err))
+}
+
+// run is dnsd without the process around it. It returns nil when ctx ends, a
+// usageError for a mistake of the caller's, and whatever else went wrong.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	c, rest, err := parseConfig(args, getenv)
+	switch {
+	case c.Help:
+		_, err := io.WriteString(stdout, helpText)
+		return err
+	case c.Version:
+		_, err := fmt.Fprintln(stdout, "dnsd", version())
+		return err
+	case err != nil:
+		return err
+	case len(rest) == 0:
+		return serve(ctx, c, getenv, stderr)
+	}
+	command, operands := rest[0], rest[1:]
+	if len(operands) > 0 && command != "check" {
+		return usagef("unexpected argument %q", operands[0])
+	}
+	switch command {
+	case "check":
+		return check(c, operands, getenv, stdout)
+	case "export":
+		return export(ctx, c, getenv, stdout, stderr)
+	case "healthcheck":
+		return healthcheck(ctx, c, stdout)
+	}
+	return usagef("unknown command %q: write check, export or healthcheck, or no command to serve", command)
+}
+
+// report prints err, a line for each mistake, and returns the exit status.
+func report(w io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(w, "dnsd:", strings.TrimSuffix(line, "\n"))
+	}
+	var usage usageError
+	if errors.As(err, &usage) {
+		return 2
+	}
+	return 1
+}

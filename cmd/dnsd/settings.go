@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// A setting is one flag, which may also stand in the environment. It keeps its
+// values as text until all of them are there, so that every mistake is reported
+// and not only the first.
+type setting struct {
+	name   string
+	short  string             // a letter that stands for the name, mostly none
+	def    string             // used when neither flag nor environment says anything
+	repeat bool               // several values: several flags, or commas in the environment
+	toggle bool               // no value needed: the flag alone means true
+	use    func(string) error // checks one value and puts it to use; the error says what to write instead
+
+	given []string // from flags
+}
+
+// String, Set and Type implement pflag.Value.
+func (s *setting) String() string      { return s.def }
+func (s *setting) Type() string        { return "value" }
+func (s *setting) Set(v string) error  { s.given = append(s.given, v); return nil }
+func (s *setting) environment() string { return environmentName(s.name) }
+func environmentName(name string) string {
+	return "DNSD_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// userInfo is the part of a URL that may hold a password. Such a URL is refused,
+// and the refusal must not put the password into a log.
+var userInfo = regexp.MustCompile("://[^/]*@")
+
+// apply hands the setting's values to use: the flag's, or else the
+// environment's, or else the default.
+func (s *setting) apply(getenv func(string) string) error {
+	values, from := s.given, "--"+s.name+" "
+	if len(values) == 0 {
+		if env := getenv(s.environment()); env != "" {
+			values, from = []string{env}, s.environment()+"="
+			if s.repeat {
+				values = strings.Split(env, ",")
+			}
+		}
+	}
+	if len(values) == 0 {
+		if s.def == "" {
+			return nil
+		}
+		values = []string{s.def}
+	}
+	var errs []error
+	if !s.repeat && len(values) > 1 {
+		errs = append(errs, fmt.Errorf("--%s is given %d times: give it once", s.name, len(values)))
+	}
+	for _, v := range values {
+		v = strings.TrimSpace(v)
+		if v == "" {
+			errs = append(errs, fmt.Errorf("%sis empty: give it a value or leave it out", from))
+			continue
+		}
+		if err := s.use(v); err != nil {
+			errs = append(errs, fmt.Errorf("%s%s: %w", from, userInfo.ReplaceAllString(v, "://***@"), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// parseSettings reads args and the environment into settings. It returns the
+// arguments that are no flags and, joined, every mistake.
+func parseSettings(settings []*setting, args []string, getenv func(string) string) ([]string, error) {
+	var errs []error
+	flags := pflag.NewFlagSet("dnsd", pflag.ContinueOnError)
+	flags.Usage = func() {}
+	for _, s := range settings {
+		f := flags.VarPF(s, s.name, s.short, "")
+		if s.toggle {
+			f.NoOptDefVal = "true"
+		}
+	}
+	unknown := false
+	for {
+		for _, s := range settings {
+			s.given = nil
+		}
+		err := flags.Parse(args)
+		var missing *pflag.NotExistError
+		if errors.As(err, &missing) && missing.GetSpecifiedShortnames() == "" {
+			// Take the flag as known, so that the next round finds what else is wrong.
+			unknown = true
+			name := missing.GetSpecifiedName()
+			errs = append(errs, unknownFlag(name, settings))
+			flags.VarPF(&setting{}, name, "", "").NoOptDefVal = "true"
+			continue
+		}
+		if err != nil {
+			errs = append(errs, plainFlagError(err))
+		}
+		break
+	}
+	for _, s := range settings {
+		if err := s.apply(getenv); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	rest := flags.Args()
+	if unknown {
+		rest = nil // they may be the values of what is unknown
+	}
+	return rest, errors.Join(errs...)
+}
+
+// unknownFlag says that a flag does not exist and which was probably meant.
+func unknownFlag(name string, settings []*setting) error {
+	best, distance := "", 3 // more than two slips is another word
+	for _, s := range settings {
+		if d := editDistance(name, s.name); d < distance {
+			best, distance = s.name, d
+		}
+	}
+	if best != "" {
+		return fmt.Errorf("unknown flag --%s: did you mean --%s?", name, best)
+	}
+	return fmt.Errorf("unknown flag --%s: dnsd --help lists them all", name)
+}
+
+// plainFlagError puts what pflag says about an argument into our words.
+func plainFlagError(err error) error {
+	var missing *pflag.NotExistError
+	var valueless *pflag.ValueRequiredError
+	switch {
+	case errors.As(err, &missing):
+		word := missing.GetSpecifiedShortnames()
+		return fmt.Errorf("unknown flag -%s: flags have two dashes, as in --%s", word, word)
+	case errors.As(err, &valueless):
+		return fmt.Errorf("--%s needs a value", valueless.GetSpecifiedName())
+	}
+	return err
+}
+
+// editDistance counts the insertions, deletions and replacements of a byte that
+// turn a into b.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}
