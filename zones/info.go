@@ -1,0 +1,72 @@
+package zones
+
+import (
+	"fmt"
+
+	"dnsd/registry"
+	"dnsd/resolver"
+
+	"github.com/miekg/dns"
+)
+
+// whoami answers for _whoami: who the client is, as dnsd sees it. What is
+// unknown is left out.
+func (l *lookup) whoami() *resolver.Answer {
+	l.noStore = true
+	l.open()
+	if !l.wants(dns.TypeTXT) {
+		return l.otherType(dns.TypeTXT)
+	}
+	fields := []string{"network=" + l.network.String()}
+	// A client outside its network (loopback, with --network) is no machine.
+	if n, ok := registry.NetworkOf(l.q.Client); ok && n == l.network {
+		if m, _ := machineOf(l.view, l.q.Client); m != nil {
+			fields = append(fields, "app="+m.App, "machine="+m.ID)
+		}
+	}
+	if region := l.q.View.Region; region != "" {
+		fields = append(fields, "region="+region)
+	}
+	return l.fields(fields)
+}
+
+// info answers for _dnsd: how this server is, and what it knows of the client's
+// network (and of no other). Nothing of it is kept: it has a clock in it.
+func (l *lookup) info() *resolver.Answer {
+	l.noStore = true
+	l.open()
+	if !l.wants(dns.TypeTXT) {
+		return l.otherType(dns.TypeTXT)
+	}
+	if l.q.Type == dns.TypeANY {
+		return l.records(dns.TypeTXT, nil)
+	}
+	machines := 0
+	fleets := l.fleets()
+	for _, f := range fleets {
+		machines += len(f.Deployed())
+	}
+	fields := []string{
+		"version=" + l.cfg.Version,
+		"source=" + l.status.Source,
+		fmt.Sprintf("synced=%t", l.status.Synced()),
+		"state=" + string(l.status.State),
+	}
+	if alive := l.reg.LastAlive(); !alive.IsZero() {
+		age := max(l.cfg.Now().Sub(alive), 0)
+		fields = append(fields, fmt.Sprintf("age=%ds", int64(age.Seconds())))
+	}
+	return l.fields(append(fields,
+		fmt.Sprintf("apps=%d", len(fleets)),
+		fmt.Sprintf("machines=%d", machines),
+		fmt.Sprintf("peers=%d", len(l.namedPeers()))))
+}
+
+// fields answers with one TXT record of a character-string for each field.
+func (l *lookup) fields(fields []string) *resolver.Answer {
+	var rdata []byte
+	for _, f := range fields {
+		rdata = appendString(rdata, f)
+	}
+	return l.records(dns.TypeTXT, [][]byte{rdata})
+}

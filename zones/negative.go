@@ -1,0 +1,186 @@
+package zones
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"dnsd/registry"
+	"dnsd/resolver"
+
+	"github.com/miekg/dns"
+)
+
+// The SOA's figures. Only MINIMUM, the time for which a negative answer may be
+// kept, means anything here: dnsd has no zone transfer, so nobody compares
+// serials. A constant keeps the record, and with it every negative answer, from
+// changing with the registry or the clock.
+const (
+	soaSerial  = 1
+	soaRefresh = 3600
+	soaRetry   = 600
+	soaExpire  = 86400
+)
+
+// soaData returns an SOA's rdata (RFC 1035, section 3.3.13).
+func soaData(mname []string, minimum uint32) []byte {
+	b := appendName(nil, mname...)
+	b = appendName(b, "hostmaster", "internal")
+	for _, v := range []uint32{soaSerial, soaRefresh, soaRetry, soaExpire, minimum} {
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	return b
+}
+
+// The extended errors that are always the same. None says anything of a clock
+// or a count that moves without a channel closing.
+var (
+	staleAnswer = resolver.EDE{Code: dns.ExtendedErrorCodeStaleAnswer,
+		Text: "the registry's source is silent: this is the last known state"}
+	notReady = resolver.EDE{Code: dns.ExtendedErrorCodeNotReady,
+		Text: "dnsd has not read its registry yet: ask again in a moment"}
+	noNetwork = resolver.EDE{Code: dns.ExtendedErrorCodeProhibited,
+		Text: "your address lies in no private network; dnsd's --network gives such clients one"}
+)
+
+// refused answers a client that belongs to no network.
+func refused() *resolver.Answer {
+	return &resolver.Answer{Rcode: dns.RcodeRefused, EDE: []resolver.EDE{noNetwork}}
+}
+
+// notReady answers while the registry is empty because nothing was read yet:
+// never NXDOMAIN, which clients would believe and keep.
+func (l *lookup) notReady() *resolver.Answer {
+	return l.finish(&resolver.Answer{Rcode: dns.RcodeServerFailure}, notReady)
+}
+
+// nodata says that the name exists and has no record of the type asked
+// (RFC 2308, section 2.2); why may be empty.
+func (l *lookup) nodata(why string) *resolver.Answer {
+	return l.finish(&resolver.Answer{Rcode: dns.RcodeSuccess}, other(why)...)
+}
+
+// nxdomain says that neither the name nor anything below it exists.
+func (l *lookup) nxdomain(why string) *resolver.Answer {
+	return l.finish(&resolver.Answer{Rcode: dns.RcodeNameError}, other(why)...)
+}
+
+// other returns why as an extended error of no particular kind, nothing for the
+// empty string.
+func other(why string) []resolver.EDE {
+	if why == "" {
+		return nil
+	}
+	return []resolver.EDE{{Code: dns.ExtendedErrorCodeOther, Text: why}}
+}
+
+// otherType answers a question for a type that the name, which exists, has no
+// records of; has is the type that it can have.
+func (l *lookup) otherType(has uint16) *resolver.Answer {
+	switch has {
+	case dns.TypeAAAA:
+		return l.nodata("this name has AAAA records only")
+	case dns.TypeTXT:
+		return l.nodata("this name has a TXT record only")
+	}
+	return l.nodata("this name has PTR records only")
+}
+
+const textBetween = "this name has no records, only names below it"
+
+// The texts below speak of what the client's own network has, and of what the
+// client itself wrote. They are read by a person with dig.
+
+func noApp(app string) string { return "no app " + clean(app) + " in your network" }
+
+// missing says why a name below an existing app does not exist.
+func missing(app string, n *name) string {
+	arg := clean(n.arg)
+	switch n.kind {
+	case kindRegion:
+		return "no machine of " + app + " in region " + arg
+	case kindMachine:
+		return app + " has no machine " + arg
+	case kindGroup:
+		return app + " has no process group " + arg
+	case kindKey:
+		return "no machine of " + app + " has the metadata key " + arg
+	case kindPair:
+		return "no machine of " + app + " has the metadata " + arg + "=" + clean(n.value)
+	}
+	if n.arg != "" {
+		return arg + " is no name here: want top1, top2, top3 …"
+	}
+	return app + " has no such name below it"
+}
+
+// noneStarted says why a name that exists has no addresses: "my-app in fra: 3
+// machines, none started".
+func noneStarted(app string, n *name, machines []*registry.Machine) string {
+	subject := app
+	switch n.kind {
+	case kindRegion:
+		subject += " in " + clean(n.arg)
+	case kindGroup:
+		subject += ", process group " + clean(n.arg)
+	case kindKey:
+		subject += " with metadata " + clean(n.arg)
+	case kindPair:
+		subject += " with metadata " + clean(n.arg) + "=" + clean(n.value)
+	}
+	return subject + ": " + countStates(machines)
+}
+
+// countStates counts machines of which none is started, or none with an address.
+func countStates(machines []*registry.Machine) string {
+	noAddress := 0
+	for _, m := range machines {
+		if m.State == "started" {
+			noAddress++
+		}
+	}
+	count := fmt.Sprintf("%d machines", len(machines))
+	switch len(machines) {
+	case 0:
+		return "no machines"
+	case 1:
+		count = "1 machine"
+	}
+	if noAddress > 0 {
+		return fmt.Sprintf("%s, %d started but without an address", count, noAddress)
+	}
+	return count + ", none started"
+}
+
+// notStarted says why a machine has no address to give.
+func notStarted(app string, m *registry.Machine) string {
+	if m.State == "started" {
+		return "machine " + m.ID + " of " + app + " is started but has no address"
+	}
+	return "machine " + m.ID + " of " + app + " is " + clean(m.State) + ", not started"
+}
+
+// maxShown is how much of a name an extended error repeats: enough to recognise
+// it, and little enough that the text never costs a record its place.
+const maxShown = 63
+
+// clean returns s fit for a sentence: bytes that don't print, as \DDD (RFC 1035,
+// section 5.1), and its end cut off. The result shares no memory with s.
+func clean(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if i == maxShown {
+			b.WriteString("…")
+			break
+		}
+		if c := s[i]; c > ' ' && c < 0x7f {
+			b.WriteByte(c)
+		} else {
+			b.WriteByte('\\')
+			d := strconv.Itoa(int(c))
+			b.WriteString("000"[len(d):] + d)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,133 @@
+package zones
+
+import (
+	"net/netip"
+	"slices"
+
+	"dnsd/resolver"
+
+	"github.com/miekg/dns"
+)
+
+// reverseZone is a.a.d.f.ip6.arpa.: the reverse of fdaa::/16.
+type reverseZone struct{ *zone }
+
+const (
+	originNibbles  = 4                  // of an address, fixed by the zone's origin
+	networkNibbles = 8                  // those that follow: the network
+	freeNibbles    = 32 - originNibbles // those that a full name gives
+)
+
+// Answer implements resolver.Zone. A name of another network does not exist,
+// whole or in part, and whether or not it does is not even looked up.
+func (z reverseZone) Answer(q *resolver.Question) *resolver.Answer {
+	l := z.begin(q)
+	switch {
+	case l == nil:
+		return refused()
+	case len(q.Labels) == 0:
+		return l.apex()
+	case !l.open():
+		return l.notReady()
+	}
+	addr, ok := parseReverse(q.Labels)
+	if !ok {
+		return l.nxdomain("this is not the reverse name of an address: want 32 hexadecimal digits before ip6.arpa")
+	}
+	given := min(len(q.Labels), networkNibbles)
+	if p := netip.PrefixFrom(addr, 4*(originNibbles+given)); !p.Contains(l.network.Prefix().Addr()) {
+		return l.nxdomain("not an address of your network")
+	}
+	if len(q.Labels) < freeNibbles {
+		return l.nodata(textBetween)
+	}
+	names := l.namesAt(addr)
+	switch {
+	case len(names) == 0:
+		return l.nxdomain("no machine, peer or flycast address of your network is " + addr.String())
+	case !l.wants(dns.TypePTR):
+		return l.otherType(dns.TypePTR)
+	}
+	return l.records(dns.TypePTR, names)
+}
+
+// parseReverse reads the labels left of the origin, the last nibble of the
+// address leftmost (RFC 3596, section 2.5). The nibbles that a partial name
+// does not give are zero.
+func parseReverse(labels []string) (netip.Addr, bool) {
+	addr := [16]byte{0xfd, 0xaa}
+	if len(labels) > freeNibbles {
+		return netip.Addr{}, false
+	}
+	for i, label := range slices.Backward(labels) {
+		nibble := originNibbles + len(labels) - 1 - i // counted from the address's left
+		if len(label) != 1 {
+			return netip.Addr{}, false
+		}
+		var v byte
+		switch c := label[0]; {
+		case '0' <= c && c <= '9':
+			v = c - '0'
+		case 'a' <= c && c <= 'f':
+			v = c - 'a' + 10
+		default:
+			return netip.Addr{}, false
+		}
+		addr[nibble/2] |= v << (4 * (1 - nibble%2))
+	}
+	return netip.AddrFrom16(addr), true
+}
+
+// namesAt returns the names of what has exactly this address, as PTR rdata:
+// mostly one. A deployed machine that is not started has its name still (it
+// exists), after those that are started.
+func (l *lookup) namesAt(addr netip.Addr) [][]byte {
+	near, ch := l.view.MachinesNear(addr)
+	watched(l, near, ch)
+	var started, others [][]byte
+	for _, m := range near {
+		if m.Addr != addr || m.Network != l.network || m.Skip || !m.Deployed() {
+			continue
+		}
+		name := appendName(nil, m.ID, "vm", m.App, "internal")
+		if m.Started() {
+			started = append(started, name)
+		} else {
+			others = append(others, name)
+		}
+	}
+	names := append(started, others...)
+	peers, ch := l.view.PeersAt(addr)
+	for _, p := range watched(l, peers, ch) {
+		if p.Network == l.network && !p.Interactive() {
+			names = append(names, appendName(nil, p.Name, "_peer", "internal"))
+		}
+	}
+	addresses, ch := l.view.AddressesAt(addr)
+	for _, a := range watched(l, addresses, ch) {
+		if a.Network == l.network {
+			names = append(names, appendName(nil, a.App, "flycast"))
+		}
+	}
+	return names
+}
+
+// localZone is d.f.ip6.arpa., the reverse of the locally assigned addresses
+// fd00::/8: served here, and empty apart from fdaa::/16 below it, so that no
+// question for a private address ever leaves (RFC 6303, section 4.4).
+type localZone struct{ *zone }
+
+// Answer implements resolver.Zone. The names on the way to a.a.d.f.ip6.arpa.
+// exist, having that below them.
+func (z localZone) Answer(q *resolver.Question) *resolver.Answer {
+	l := z.begin(q)
+	switch {
+	case l == nil:
+		return refused()
+	case len(q.Labels) == 0:
+		return l.apex()
+	case len(q.Labels) == 1 && q.Labels[0] == "a":
+		return l.nodata(textBetween)
+	}
+	return l.nxdomain("only fdaa::/16 has names here, and nothing of fd00::/8 is forwarded")
+}

@@ -1,0 +1,213 @@
+// Package zones turns the registry into names: internal., flycast., and the
+// reverse of the private networks' addresses. Each zone answers a question from
+// the client's view and one read transaction, and hands back the channels that
+// say for how long the answer holds. Nothing random and nothing of the clock is
+// in an answer that may be kept.
+package zones
+
+import (
+	"net/netip"
+	"time"
+
+	"dnsd/registry"
+	"dnsd/resolver"
+
+	"github.com/miekg/dns"
+)
+
+// Config is what the zones need to be told. Set once.
+type Config struct {
+	TTL       uint32     // of every record, and the SOA's minimum; seconds
+	Advertise netip.Addr // the server's own IPv6 address, AAAA of internal. and flycast.; zero: none
+	API       netip.Addr // IPv6 address of _api.internal.; zero: the name does not exist
+
+	Network netip.Prefix // the /48 of clients outside fdaa::/16; zero: none
+	Region  string       // of clients whose region is not known; empty: unknown
+	Regions *Regions     // coordinates; nil: the built-in table
+
+	Version string           // for _dnsd.internal.
+	Now     func() time.Time // for the age in _dnsd.internal.; nil: time.Now
+}
+
+// Zones are all that dnsd answers by itself. Safe for concurrent use.
+type Zones struct {
+	reg *registry.Registry
+	cfg Config
+}
+
+// New returns the zones of reg.
+func New(reg *registry.Registry, cfg Config) *Zones {
+	if cfg.Regions == nil {
+		cfg.Regions = BuiltInRegions()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	cfg.Region = registry.Lower(cfg.Region)
+	return &Zones{reg: reg, cfg: cfg}
+}
+
+// Zones returns the zones. One of them lies within another: the resolver gives
+// a question to the zone with the longest matching origin.
+func (z *Zones) Zones() []resolver.Zone {
+	return []resolver.Zone{
+		internalZone{z.zone("internal.", "internal.", z.cfg.Advertise)},
+		flycastZone{z.zone("flycast.", "flycast.", z.cfg.Advertise)},
+		reverseZone{z.zone("a.a.d.f.ip6.arpa.", "internal.", netip.Addr{})},
+		localZone{z.zone("d.f.ip6.arpa.", "internal.", netip.Addr{})},
+	}
+}
+
+// zone is what all zones have in common: an origin, its records, and the way to
+// the registry.
+type zone struct {
+	*Zones
+	origin string
+	soa    *resolver.SOA
+	ns     []byte   // rdata
+	aaaa   [][]byte // rdata of the origin's address, nil for none
+}
+
+func (z *Zones) zone(origin, server string, addr netip.Addr) *zone {
+	mname := dns.SplitDomainName(server)
+	o := &zone{
+		Zones:  z,
+		origin: origin,
+		soa:    &resolver.SOA{Owner: origin, TTL: z.cfg.TTL, Data: soaData(mname, z.cfg.TTL)},
+		ns:     appendName(nil, mname...),
+	}
+	if addr.IsValid() {
+		o.aaaa = [][]byte{addressData(addr)}
+	}
+	return o
+}
+
+// Origin implements resolver.Zone.
+func (z *zone) Origin() string { return z.origin }
+
+// lookup is one question under way. Everything it reads comes from one
+// transaction, and what it reads it watches.
+type lookup struct {
+	*zone
+	q       *resolver.Question
+	network registry.Network
+	status  *registry.Status // nil while nothing of the registry is in the answer
+	view    *registry.View
+	watch   []<-chan struct{}
+	noStore bool
+}
+
+// begin returns the look-up of q, nil for a client of no network. (The resolver
+// refuses those before it asks a zone; a tenant's boundary deserves two looks.)
+func (z *zone) begin(q *resolver.Question) *lookup {
+	n, ok := registry.NetworkOf(q.View.Network.Addr())
+	if !ok || q.View.Network.Bits() != 48 {
+		return nil
+	}
+	return &lookup{zone: z, q: q, network: n}
+}
+
+// open begins the look-up's transaction. It returns false when the registry
+// holds nothing to answer from yet.
+//
+// The status is read before the transaction begins: a follower applies a listing
+// and then says so, so "synced" is never older than what is read.
+func (l *lookup) open() bool {
+	l.status = l.reg.Status()
+	l.watch = append(make([]<-chan struct{}, 0, 4), l.status.Changed())
+	l.view = l.reg.View()
+	return l.status.Synced()
+}
+
+// watched passes on what a view returned and keeps its channel.
+func watched[T any](l *lookup, v T, ch <-chan struct{}) T {
+	l.watch = append(l.watch, ch)
+	return v
+}
+
+// fleet returns an app of the client's network, nil when there is none.
+func (l *lookup) fleet(app string) *registry.Fleet {
+	f, ch := l.view.Fleet(l.network, app)
+	watched(l, f, ch)
+	if f == nil || !f.Exists() {
+		return nil
+	}
+	return f
+}
+
+// wants reports whether the question can be answered with records of typ.
+func (l *lookup) wants(typ uint16) bool { return l.q.Type == typ || l.q.Type == dns.TypeANY }
+
+// records answers with data, the RRset of type typ. To ANY it answers with the
+// HINFO of RFC 8482, section 4.2: ANY is asked by amplifiers and by people who
+// wonder what a name has, and both are served by a small answer.
+func (l *lookup) records(typ uint16, data [][]byte) *resolver.Answer {
+	a := &resolver.Answer{Type: typ, Data: data}
+	if l.q.Type == dns.TypeANY {
+		a.Type, a.Data = dns.TypeHINFO, hinfo
+	}
+	return l.finish(a)
+}
+
+// finish completes an answer with what all answers have.
+func (l *lookup) finish(a *resolver.Answer, ede ...resolver.EDE) *resolver.Answer {
+	a.TTL, a.NoStore = l.cfg.TTL, l.noStore
+	if !l.noStore {
+		a.Watch = l.watch
+	}
+	if len(a.Data) == 0 && a.Rcode != dns.RcodeServerFailure {
+		a.SOA = l.soa
+	}
+	a.EDE = append(a.EDE, ede...)
+	if l.status != nil && l.status.Stale() {
+		a.EDE = append(a.EDE, staleAnswer)
+	}
+	return a
+}
+
+// apex answers for the origin itself, which depends on no registry.
+func (l *lookup) apex() *resolver.Answer {
+	switch l.q.Type {
+	case dns.TypeSOA, dns.TypeANY:
+		return l.records(dns.TypeSOA, [][]byte{l.soa.Data})
+	case dns.TypeNS:
+		return l.records(dns.TypeNS, [][]byte{l.ns})
+	case dns.TypeAAAA:
+		if l.aaaa != nil {
+			return l.allAddresses(l.aaaa)
+		}
+	}
+	return l.nodata("")
+}
+
+// allAddresses answers with AAAA records that take turns at being first.
+func (l *lookup) allAddresses(data [][]byte) *resolver.Answer {
+	a := l.records(dns.TypeAAAA, data)
+	if a.Type == dns.TypeAAAA {
+		a.Turns = []int{len(data)}
+	}
+	return a
+}
+
+// hinfo is the record of RFC 8482, section 4.2: CPU "RFC8482", OS "".
+var hinfo = [][]byte{append(appendString(nil, "RFC8482"), 0)}
+
+// addressData returns addr as an AAAA record's rdata.
+func addressData(addr netip.Addr) []byte { b := addr.As16(); return b[:] }
+
+// appendName appends a name in wire form: its labels, as raw bytes, and the root.
+func appendName(dst []byte, labels ...string) []byte {
+	for _, label := range labels {
+		dst = append(append(dst, byte(len(label))), label...)
+	}
+	return append(dst, 0)
+}
+
+// maxString is the most that a character-string holds (RFC 1035, section 3.3).
+const maxString = 255
+
+// appendString appends s as a character-string, cut to what one can hold.
+func appendString(dst []byte, s string) []byte {
+	s = s[:min(len(s), maxString)]
+	return append(append(dst, byte(len(s))), s...)
+}
