@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -46,8 +47,9 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestAdmin(t *testing.T) {
-	ready, reason := false, "listing: reading fleet.json: no such file"
-	addr := startAdmin(t, func() (string, bool) { return reason, ready })
+	const reason = "listing: reading fleet.json: no such file"
+	var ready atomic.Bool
+	addr := startAdmin(t, func() (string, bool) { return reason, ready.Load() })
 	url := "http://" + addr.String()
 
 	check := func(path string, code int, want string) {
@@ -58,8 +60,8 @@ func TestAdmin(t *testing.T) {
 	}
 	check("/healthz", 200, "ok")
 	check("/readyz", 503, reason)
-	ready, reason = true, "live: file:fleet.json"
-	check("/readyz", 200, "live")
+	ready.Store(true)
+	check("/readyz", 200, reason)
 	check("/metrics", 200, `dnsd_build_info{goversion="go`)
 	check("/metrics", 200, "go_goroutines")
 	check("/debug/pprof/", 200, "goroutine")

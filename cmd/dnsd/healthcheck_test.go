@@ -6,20 +6,22 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/miekg/dns"
 )
 
 func TestHealthcheckAsksReadyz(t *testing.T) {
-	ready := true
-	addr := startAdmin(t, func() (string, bool) { return "a reason", ready })
+	var ready atomic.Bool
+	ready.Store(true)
+	addr := startAdmin(t, func() (string, bool) { return "a reason", ready.Load() })
 	var out strings.Builder
 	args := []string{"healthcheck", "--metrics-listen", addr.String()}
 	if err := run(t.Context(), args, environment(), &out, nil); err != nil || out.String() != "a reason\n" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
-	ready = false
+	ready.Store(false)
 	if err := run(t.Context(), args, environment(), &out, nil); err == nil || err.Error() != "not ready: a reason" || report(&out, err) != 1 {
 		t.Errorf("error %v", err)
 	}
@@ -48,10 +50,10 @@ func TestHealthcheckAsksDNS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rcode := dns.RcodeSuccess
+	var rcode atomic.Int32
 	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		m := new(dns.Msg).SetRcode(q, rcode)
-		if m.SetEdns0(1232, false); rcode == dns.RcodeServerFailure {
+		m := new(dns.Msg).SetRcode(q, int(rcode.Load()))
+		if m.SetEdns0(1232, false); m.Rcode == dns.RcodeServerFailure {
 			m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_EDE{InfoCode: 14, ExtraText: "not synced yet"})
 		}
 		w.WriteMsg(m)
@@ -73,7 +75,7 @@ func TestHealthcheckAsksDNS(t *testing.T) {
 		{dns.RcodeServerFailure, "answers SERVFAIL: not synced yet"},
 		{dns.RcodeNameError, "answers NXDOMAIN"},
 	} {
-		rcode = tt.rcode
+		rcode.Store(int32(tt.rcode))
 		var out strings.Builder
 		err := run(context.Background(), []string{"healthcheck", "--metrics-listen=none", "--listen", conn.LocalAddr().String()},
 			environment(), &out, nil)
