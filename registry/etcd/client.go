@@ -1,0 +1,207 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// A connection is pinged after 10 s without traffic and closed when 5 s bring
+// no answer: a frozen or unplugged server is gone after 15 s. Below 10 s the
+// transport refuses to ping.
+const (
+	keepalive        = 10 * time.Second
+	keepaliveTimeout = 5 * time.Second
+)
+
+// anySize lifts gRPC's limit of 4 MiB on what is received: pages and batches of
+// changes have no such bound, and the server's answers are trusted.
+var anySize = grpc.MaxCallRecvMsgSize(math.MaxInt32)
+
+// client is one connection to the cluster, authenticated. Its methods may be
+// called from several goroutines.
+type client struct {
+	lib     *clientv3.Client
+	kv      pb.KVClient
+	watch   pb.WatchClient
+	token   string        // of the user; empty without one
+	timeout time.Duration // of each request
+	hint    string        // what may be behind a refused connection; mostly empty
+}
+
+// connect prepares a connection and logs the user in. Without a user nothing is
+// sent before the first request.
+func (s *Source) connect(ctx context.Context) (*client, error) {
+	tlsConf, err := tlsConfig(s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	pass, err := password(s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	lib, err := clientv3.New(clientv3.Config{
+		Context:              ctx,
+		Endpoints:            s.cfg.Endpoints,
+		TLS:                  tlsConf,
+		DialKeepAliveTime:    keepalive,
+		DialKeepAliveTimeout: keepaliveTimeout,
+		MaxUnaryRetries:      1, // the follower retries
+		Logger:               zap.NewNop(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn := lib.ActiveConnection()
+	c := &client{lib: lib, kv: pb.NewKVClient(conn), watch: pb.NewWatchClient(conn), timeout: s.cfg.Timeout,
+		hint: expiry(tlsConf, s.cfg.CertFile)}
+	if s.cfg.Username != "" {
+		if c.token, err = c.login(ctx, conn, s.cfg.Username, pass); err != nil {
+			c.close()
+			return nil, fmt.Errorf("logging in as %q: %w", s.cfg.Username, err)
+		}
+	}
+	return c, nil
+}
+
+// close ends the connection and what runs on it. Its error says only that the
+// context had ended before.
+func (c *client) close() { _ = c.lib.Close() }
+
+// login trades the password for a token. A cluster without authentication gives
+// none and wants none.
+func (c *client) login(ctx context.Context, conn *grpc.ClientConn, user, pass string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	r, err := pb.NewAuthClient(conn).Authenticate(ctx, &pb.AuthenticateRequest{Name: user, Password: pass})
+	if err = c.plain(err); errors.Is(err, rpctypes.ErrAuthNotEnabled) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	return r.Token, nil
+}
+
+// outgoing adds to ctx what every request carries: the token, and the wish to
+// be refused by a member that knows no leader rather than to wait on it.
+func (c *client) outgoing(ctx context.Context) context.Context {
+	ctx = clientv3.WithRequireLeader(ctx)
+	if c.token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, c.token)
+	}
+	return ctx
+}
+
+// request is a linearizable read of key, or of [key, end), at revision rev or,
+// where that is 0, at the newest.
+type request struct {
+	key, end string
+	rev      int64
+	limit    int64
+	keysOnly bool
+}
+
+// get runs r once, within the time-out, and returns gRPC's error. It does not
+// wait for an end point to come up: that none is there is said at once, and why.
+func (c *client) get(ctx context.Context, r request) (*pb.RangeResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	in := &pb.RangeRequest{Key: []byte(r.key), Revision: r.rev, Limit: r.limit, KeysOnly: r.keysOnly}
+	if r.end != "" {
+		in.RangeEnd = []byte(r.end)
+	}
+	return c.kv.Range(c.outgoing(ctx), in, anySize)
+}
+
+// plain returns err as etcd's own error where it is one of those that rpctypes
+// lists, and otherwise as its message, without gRPC's wrapping.
+func (c *client) plain(err error) error {
+	if err == nil {
+		return nil
+	}
+	known := rpctypes.Error(err)
+	if errors.As(known, new(rpctypes.EtcdError)) {
+		return known
+	}
+	st := status.Convert(err)
+	switch st.Code() {
+	case codes.DeadlineExceeded:
+		return fmt.Errorf("no answer within %s%s", c.timeout, c.hint)
+	case codes.Unavailable:
+		return errors.New(st.Message() + c.hint)
+	}
+	return errors.New(st.Message())
+}
+
+// tlsConfig reads the files of cfg; it returns nil where cfg names none.
+func tlsConfig(cfg Config) (*tls.Config, error) {
+	if cfg.CAFile == "" && cfg.CertFile == "" && cfg.KeyFile == "" {
+		return nil, nil
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if cfg.CAFile != "" {
+		pem, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading etcd's CA certificates: %w", err)
+		}
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no PEM certificate", cfg.CAFile)
+		}
+	}
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
+		return nil, errors.New("a client certificate for etcd needs both its certificate file and its key file")
+	}
+	if cfg.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading the client certificate for etcd: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{cert}
+	}
+	return conf, nil
+}
+
+// expiry says that the client's certificate has expired, which a server's own
+// refusal says unclearly ("bad certificate") or not at all.
+func expiry(conf *tls.Config, file string) string {
+	if conf == nil || len(conf.Certificates) == 0 {
+		return ""
+	}
+	if end := conf.Certificates[0].Leaf.NotAfter; time.Now().After(end) {
+		return fmt.Sprintf(" (the client certificate %s expired on %s)", file, end.UTC().Format(time.RFC3339))
+	}
+	return ""
+}
+
+// password returns the user's password, from its file where one is named.
+func password(cfg Config) (string, error) {
+	switch {
+	case cfg.Username == "" && (cfg.Password != "" || cfg.PasswordFile != ""):
+		return "", errors.New("a password for etcd needs a user")
+	case cfg.Password != "" && cfg.PasswordFile != "":
+		return "", errors.New("the password for etcd is given twice: want it directly or in a file")
+	case cfg.PasswordFile == "":
+		return cfg.Password, nil
+	}
+	b, err := os.ReadFile(cfg.PasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the password for etcd: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

@@ -1,0 +1,249 @@
+// Package etcdtest runs real etcd clusters for tests. Each member is a process
+// of its own, the test binary started again, so that it can be killed, frozen
+// and wiped like one in the field.
+//
+// A test package that uses it calls RunIfMember first in its TestMain.
+package etcdtest
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// patience bounds every wait for a cluster. A member under the race detector
+// on a busy machine needs several seconds to start.
+const patience = 60 * time.Second
+
+// Options describe a cluster.
+type Options struct {
+	Members int  // 0 means 1
+	TLS     bool // clients need a certificate of Cluster.CA
+}
+
+// Cluster is a running cluster. It ends with its test. Methods fail the test
+// when they cannot do what they say; they are not safe for concurrent use.
+type Cluster struct {
+	CA *CA // with Options.TLS
+
+	t       testing.TB
+	dir     string
+	members []*member
+}
+
+// member is one process of a cluster.
+type member struct {
+	conf  memberConfig
+	cmd   *exec.Cmd // nil: not running
+	stdin *os.File  // the member ends when this closes, so that none outlives the test
+	ready *os.File  // where the member says that it serves
+}
+
+// Start starts a cluster and waits until it serves.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, dir: t.TempDir()}
+	if o.TLS {
+		c.CA = NewCA(t)
+	}
+	// An address of its own instead of free ports: nothing takes its ports
+	// while a member is down. All of 127.0.0.0/8 is this host.
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	var peers []string
+	for i := range max(1, o.Members) {
+		conf := memberConfig{
+			Name:   fmt.Sprintf("m%d", i),
+			Dir:    filepath.Join(c.dir, fmt.Sprintf("m%d", i)),
+			Client: fmt.Sprintf("%s:%d", host, 2379+10*i),
+			Peer:   fmt.Sprintf("%s:%d", host, 2380+10*i),
+		}
+		if o.TLS {
+			conf.CAFile = c.CA.File
+			conf.CertFile, conf.KeyFile = c.CA.Issue(Leaf{Host: host})
+		}
+		peers = append(peers, conf.Name+"=http://"+conf.Peer)
+		c.members = append(c.members, &member{conf: conf})
+	}
+	for _, m := range c.members {
+		m.conf.Cluster = strings.Join(peers, ",")
+	}
+	t.Cleanup(c.close)
+	c.Restart(c.All()...)
+	return c
+}
+
+// All returns the indexes of all members.
+func (c *Cluster) All() []int {
+	all := make([]int, len(c.members))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// Endpoints returns the members' client addresses, host:port, in order.
+func (c *Cluster) Endpoints() []string {
+	var out []string
+	for _, m := range c.members {
+		out = append(out, m.conf.Client)
+	}
+	return out
+}
+
+// URL returns the cluster as dnsd's --registry takes it, for keys under prefix,
+// which has a slash at both ends.
+func (c *Cluster) URL(prefix string) string {
+	return "etcd://" + strings.Join(c.Endpoints(), ",") + prefix
+}
+
+// Kill ends members at once (kill -9).
+func (c *Cluster) Kill(members ...int) {
+	for _, i := range members {
+		c.members[i].kill()
+	}
+}
+
+// Restart starts members that are down, on the data they had, and waits until
+// they serve.
+func (c *Cluster) Restart(members ...int) {
+	c.t.Helper()
+	for _, i := range members {
+		if err := c.members[i].start(); err != nil {
+			c.t.Fatalf("starting etcd member %d: %v", i, err)
+		}
+	}
+	for _, i := range members {
+		if err := c.members[i].wait(); err != nil {
+			c.t.Fatalf("etcd member %d does not serve: %v\n%s", i, err, c.members[i].lastWords())
+		}
+	}
+}
+
+// Stop freezes members (SIGSTOP): their connections stay, and are silent.
+func (c *Cluster) Stop(members ...int) { c.signal(syscall.SIGSTOP, members) }
+
+// Cont thaws members (SIGCONT).
+func (c *Cluster) Cont(members ...int) { c.signal(syscall.SIGCONT, members) }
+
+func (c *Cluster) signal(sig syscall.Signal, members []int) {
+	c.t.Helper()
+	for _, i := range members {
+		if err := c.members[i].cmd.Process.Signal(sig); err != nil {
+			c.t.Fatalf("%v to etcd member %d: %v", sig, i, err)
+		}
+	}
+}
+
+// Wipe loses all data: the cluster starts again at revision 1, with the id it
+// had.
+func (c *Cluster) Wipe() {
+	c.t.Helper()
+	c.Kill(c.All()...)
+	for _, m := range c.members {
+		if err := os.RemoveAll(m.conf.Dir); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.Restart(c.All()...)
+}
+
+// Backup restarts the cluster and returns a copy of its data for Restore.
+func (c *Cluster) Backup() string {
+	c.t.Helper()
+	c.Kill(c.All()...)
+	backup := c.t.TempDir()
+	c.copyData(func(m *member) (from, to string) { return m.conf.Dir, filepath.Join(backup, m.conf.Name) })
+	c.Restart(c.All()...)
+	return backup
+}
+
+// Restore restarts the cluster on the data of an earlier Backup.
+func (c *Cluster) Restore(backup string) {
+	c.t.Helper()
+	c.Kill(c.All()...)
+	for _, m := range c.members {
+		if err := os.RemoveAll(m.conf.Dir); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.copyData(func(m *member) (from, to string) { return filepath.Join(backup, m.conf.Name), m.conf.Dir })
+	c.Restart(c.All()...)
+}
+
+func (c *Cluster) copyData(path func(*member) (from, to string)) {
+	c.t.Helper()
+	for _, m := range c.members {
+		from, to := path(m)
+		if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// Client returns a client of the cluster, closed at the test's end.
+func (c *Cluster) Client() *clientv3.Client { c.t.Helper(); return c.ClientAs("", "") }
+
+// ClientAs returns a client that is logged in as user.
+func (c *Cluster) ClientAs(user, password string) *clientv3.Client {
+	c.t.Helper()
+	var conf *tls.Config
+	if c.CA != nil {
+		conf = c.CA.Client()
+	}
+	cli, err := clientv3.New(clientv3.Config{
+		Endpoints: c.Endpoints(), TLS: conf, Username: user, Password: password,
+		DialTimeout: patience, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		c.t.Fatalf("connecting to etcd: %v", err)
+	}
+	c.t.Cleanup(func() { _ = cli.Close() })
+	return cli
+}
+
+// Context returns a context for requests to the cluster: the test's, bounded.
+func (c *Cluster) Context() context.Context {
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	c.t.Cleanup(cancel)
+	return ctx
+}
+
+func (c *Cluster) close() {
+	c.Kill(c.All()...)
+	if c.t.Failed() {
+		for _, m := range c.members {
+			c.t.Logf("etcd member %s: %s", m.conf.Name, m.lastWords())
+		}
+	}
+}
+
+// kill ends the process and waits for it.
+func (m *member) kill() {
+	if m.cmd == nil {
+		return
+	}
+	_ = m.cmd.Process.Kill()
+	_ = m.cmd.Wait()
+	_ = m.stdin.Close()
+	_ = m.ready.Close()
+	m.cmd = nil
+}
+
+// lastWords returns the end of the member's log.
+func (m *member) lastWords() string {
+	b, _ := os.ReadFile(m.conf.Dir + ".log")
+	lines := slices.Collect(strings.Lines(string(b)))
+	return strings.Join(lines[max(0, len(lines)-20):], "")
+}

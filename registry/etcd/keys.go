@@ -1,0 +1,113 @@
+package etcd
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"dnsd/registry"
+)
+
+// errKey is why a key under the prefix names no object.
+var errKey = errors.New("not a key of dnsd: want machines/<network>/<app>/<id>, apps/<network>/<name>, peers/<network>/<name> or addresses/<network>/<app>/<address> after the prefix")
+
+// parsed is an etcd key taken apart.
+type parsed struct {
+	key   registry.Key
+	scope registry.Scope
+}
+
+// parseKey reads name, a key without the prefix. Only the canonical spelling is
+// taken: with two keys for one object, deleting either would delete it.
+func parseKey(name string) (p parsed, err error) {
+	dir, rest, _ := strings.Cut(name, "/")
+	network, rest, ok := strings.Cut(rest, "/")
+	if !ok {
+		return p, errKey
+	}
+	id, two := rest, false // what follows the network: one part, or two
+	switch dir {
+	case "apps":
+		p.key.Kind, p.key.Name, p.scope.App = registry.KindApp, rest, rest
+	case "peers":
+		p.key.Kind, p.key.Name, p.scope.ID = registry.KindPeer, rest, rest
+	case "machines", "addresses":
+		p.key.Kind = registry.KindMachine
+		if dir == "addresses" {
+			p.key.Kind = registry.KindAddress
+		}
+		p.key.Name, id, two = strings.Cut(rest, "/")
+		if !two {
+			return p, errKey
+		}
+		p.key.ID, p.scope.App, p.scope.ID = id, p.key.Name, id
+	default:
+		return p, errKey
+	}
+	if p.key.Name == "" || id == "" || strings.Contains(id, "/") {
+		return p, errKey
+	}
+	if p.key.Network, err = registry.ParseNetwork(network); err != nil {
+		return p, err
+	}
+	p.scope.Network = network
+	return p, canonical(p, network)
+}
+
+// canonical says which part of a key is not written in the one accepted way.
+func canonical(p parsed, network string) error {
+	if want := p.key.Network.Prefix().Addr().String(); network != want {
+		return fmt.Errorf("network %q in the key: want it as %q", network, want)
+	}
+	for _, part := range []string{p.key.Name, p.key.ID} {
+		if want := registry.Lower(part); part != want {
+			return fmt.Errorf("%q in the key: want it in lower case, %q", part, want)
+		}
+	}
+	if p.key.Kind == registry.KindAddress {
+		addr, err := netip.ParseAddr(p.key.ID)
+		if err != nil {
+			return fmt.Errorf("%q in the key is no IPv6 address", p.key.ID)
+		}
+		if want := addr.String(); p.key.ID != want {
+			return fmt.Errorf("address %q in the key: want it as %q", p.key.ID, want)
+		}
+	}
+	return nil
+}
+
+// put turns a key and its value into the item that inserts the object, or
+// rejects it. A key that names no object protects none (the zero Key).
+func (s *Source) put(key, value []byte) registry.Item {
+	where := string(key)
+	p, err := parseKey(where[len(s.cfg.Prefix):])
+	if err != nil {
+		return registry.Reject(registry.Key{}, where, err)
+	}
+	var o registry.Object
+	switch p.key.Kind {
+	case registry.KindMachine:
+		o, err = registry.DecodeMachine(value, p.scope)
+	case registry.KindApp:
+		o, err = registry.DecodeApp(value, p.scope)
+	case registry.KindPeer:
+		o, err = registry.DecodePeer(value, p.scope)
+	case registry.KindAddress:
+		o, err = registry.DecodeAddress(value, p.scope)
+	}
+	if err != nil {
+		return registry.Reject(p.key, where, err)
+	}
+	return registry.Put(o)
+}
+
+// remove returns the item for a deleted key, and false for a key that never
+// named an object.
+func (s *Source) remove(key []byte) (registry.Item, bool) {
+	p, err := parseKey(string(key[len(s.cfg.Prefix):]))
+	if err != nil {
+		return registry.Item{}, false
+	}
+	return registry.Delete(p.key), true
+}

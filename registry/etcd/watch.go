@@ -1,0 +1,159 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"dnsd/registry"
+)
+
+// pace says when a watch asks for proof of life and when it stops waiting.
+type pace struct {
+	first   time.Duration // between requests until the first answer
+	steady  time.Duration // between requests after it
+	silence time.Duration // without any answer: the stream is given up
+}
+
+// etcd's own progress notes come every 10 min, which is far too seldom to tell
+// a quiet cluster from a dead one. A request that arrives before the watch has
+// caught up gets no answer, hence the quick ones at first. A member that
+// answers none for three rounds is cut off from the others or behind them.
+var defaultPace = pace{first: 500 * time.Millisecond, steady: 10 * time.Second, silence: 30 * time.Second}
+
+// watch hands over every change after the position, one response at a time,
+// until the stream breaks. It returns the reason, never nil.
+func (s *Source) watch(ctx context.Context, c *client, feed registry.Feed) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel(nil)
+
+	stream, err := c.watch.Watch(c.outgoing(ctx), anySize)
+	if err != nil {
+		return c.plain(err)
+	}
+	// An error of Send says only that the stream is over; Recv knows why.
+	_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+		Key:            []byte(s.cfg.Prefix),
+		RangeEnd:       []byte(clientv3.GetPrefixRangeEnd(s.cfg.Prefix)),
+		StartRevision:  s.at.rev + 1,
+		ProgressNotify: true,
+	}}})
+	p := pulse{began: time.Now()}
+	p.listen()
+	asking.Go(func() { cancel(s.ask(ctx, stream, &p)) })
+
+	var items []registry.Item
+	for {
+		r, err := stream.Recv()
+		if err != nil {
+			return stopped(ctx, c.plain(err))
+		}
+		p.heard(r)
+		at := s.at
+		if items, at, err = s.changes(r, items[:0], at); err != nil {
+			return err
+		}
+		if !r.Created {
+			if err := feed.Change(ctx, items); err != nil {
+				s.at = position{} // applied or not: nobody can say
+				return stopped(ctx, err)
+			}
+			s.at = at
+			clear(items) // lets go of the objects
+		}
+		p.listen()
+	}
+}
+
+// changes turns a response into items and the position after it.
+func (s *Source) changes(r *pb.WatchResponse, items []registry.Item, at position) ([]registry.Item, position, error) {
+	switch {
+	case r.CompactRevision != 0:
+		return nil, at, fmt.Errorf("%w: it is compacted up to revision %d", errHistory, r.CompactRevision)
+	case r.Canceled:
+		return nil, at, fmt.Errorf("the server ended the watch: %s", r.CancelReason)
+	case r.Created:
+		return items, at, nil // its revision is the member's own, which may lag behind
+	}
+	if err := backwards(r.Header.GetRevision(), at.rev); err != nil {
+		return nil, at, err
+	}
+	if len(r.Events) == 0 {
+		at.rev = r.Header.GetRevision() // a progress note: all up to here has been sent
+		return items, at, nil
+	}
+	for _, e := range r.Events {
+		// The header's revision can be ahead of the events: more are to come.
+		at = position{rev: e.Kv.ModRevision, key: string(e.Kv.Key), mod: e.Kv.ModRevision}
+		if e.Type != mvccpb.Event_DELETE {
+			items = append(items, s.put(e.Kv.Key, e.Kv.Value))
+			continue
+		}
+		at.mod = 0
+		if item, ok := s.remove(e.Kv.Key); ok {
+			items = append(items, item)
+		}
+	}
+	return items, at, nil
+}
+
+// errSilent ends a watch whose server is there but says nothing.
+var errSilent = errors.New("the server no longer answers progress requests")
+
+// ask requests proof of life from the server while the watch listens, and
+// returns when ctx ends or the silence has lasted too long. It is the only
+// sender on the stream.
+func (s *Source) ask(ctx context.Context, stream pb.Watch_WatchClient, p *pulse) error {
+	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+	for {
+		wait := s.pace.first
+		if p.answered.Load() {
+			wait = s.pace.steady
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		switch waited := p.silence(); {
+		case waited > s.pace.silence:
+			return errSilent
+		case waited > 0: // otherwise the registry is behind, not the server
+			_ = stream.Send(request)
+		}
+	}
+}
+
+// pulse is how the receiver of a watch tells the asker what it hears.
+type pulse struct {
+	began    time.Time    // set once
+	since    atomic.Int64 // when the receiver began to wait, after began; 0: it is busy
+	answered atomic.Bool  // something beside the watch's creation has come
+}
+
+func (p *pulse) listen() { p.since.Store(max(1, int64(time.Since(p.began)))) }
+
+func (p *pulse) heard(r *pb.WatchResponse) {
+	p.since.Store(0)
+	if !r.Created {
+		p.answered.Store(true)
+	}
+}
+
+// silence returns how long the receiver has been waiting, 0 when it is busy.
+func (p *pulse) silence() time.Duration {
+	since := p.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return max(1, time.Since(p.began)-time.Duration(since))
+}
