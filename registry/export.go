@@ -1,9 +1,162 @@
 package registry
 
 import (
-	"errors"
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
 	"io"
 )
 
-// Export is a stub until its author overwrites this file.
-func Export(w io.Writer, v *View) error { return errors.New("to come") }
+// Export writes what the registry holds as a registry file, from which
+// ParseFile makes the same objects. The order depends on nothing but the
+// objects, and a machine, a peer or an address is one line, so that two exports
+// can be compared and an error's line number names one object.
+func Export(w io.Writer, v *View) error {
+	e := &exporter{w: bufio.NewWriterSize(w, 64<<10)}
+	e.encoder = json.NewEncoder(&e.line)
+	e.encoder.SetEscapeHTML(false) // the file is read by people, not by browsers
+	e.apps(v)
+	for _, m := range e.machines {
+		e.element("machines", m.json())
+	}
+	v.Each(KindPeer, func(o Object) bool {
+		p := o.(*Peer)
+		e.element("peers", peerJSON{Name: p.Name, Network: p.Network.String(), PrivateIP: p.Addr.String(), Region: p.Region})
+		return e.err == nil
+	})
+	for _, a := range e.addresses {
+		e.element("addresses", addressJSON{App: a.App, Network: a.Network.String(), Address: a.Addr.String()})
+	}
+	if e.list == "" {
+		e.print("{\n\"apps\": [")
+	}
+	e.print("\n]\n}\n")
+	return cmp.Or(e.err, e.w.Flush())
+}
+
+// exporter writes lists of objects, one after the other.
+type exporter struct {
+	w       *bufio.Writer
+	err     error // the first; nothing is written after it
+	line    bytes.Buffer
+	encoder *json.Encoder // into line
+	list    string        // the list that is open
+
+	machines  []*Machine // of apps that are not registered
+	addresses []*Address // that stand under no app of their network
+}
+
+func (e *exporter) print(s string) {
+	if e.err == nil {
+		_, e.err = e.w.WriteString(s)
+	}
+}
+
+// json returns value on one line.
+func (e *exporter) json(value any) string {
+	e.line.Reset()
+	if err := e.encoder.Encode(value); err != nil && e.err == nil {
+		e.err = err
+	}
+	return string(bytes.TrimSuffix(e.line.Bytes(), []byte("\n")))
+}
+
+// open begins the next element of a list, and the list where it is another.
+func (e *exporter) open(list string) {
+	switch e.list {
+	case list:
+		e.print(",\n  ")
+	case "":
+		e.print("{\n\"" + list + "\": [\n  ")
+	default:
+		e.print("\n],\n\"" + list + "\": [\n  ")
+	}
+	e.list = list
+}
+
+func (e *exporter) element(list string, value any) {
+	e.open(list)
+	e.print(e.json(value))
+}
+
+// apps writes the registered apps with their machines and flycast addresses,
+// and puts aside what belongs to no registered app.
+func (e *exporter) apps(v *View) {
+	names := map[Key]string{}
+	v.Each(KindApp, func(o Object) bool { names[o.Key()] = o.(*App).Name; return true })
+	machines, flycast := map[Key][]*Machine{}, map[Key][]string{}
+	v.Each(KindMachine, func(o Object) bool {
+		m := o.(*Machine)
+		key := (&App{Name: m.App, Network: m.Network}).Key()
+		if _, ok := names[key]; ok {
+			machines[key] = append(machines[key], m)
+		} else {
+			e.machines = append(e.machines, m)
+		}
+		return true
+	})
+	v.Each(KindAddress, func(o Object) bool {
+		a := o.(*Address)
+		key := (&App{Name: a.App, Network: a.Network}).Key()
+		if names[key] == a.App { // one that spells the app otherwise keeps its own spelling
+			flycast[key] = append(flycast[key], a.Addr.String())
+		} else {
+			e.addresses = append(e.addresses, a)
+		}
+		return true
+	})
+	v.Each(KindApp, func(o Object) bool {
+		key := o.Key()
+		e.app(o.(*App), machines[key], flycast[key])
+		return e.err == nil
+	})
+}
+
+// app writes one app. Its machines take their app and network from it.
+func (e *exporter) app(a *App, machines []*Machine, flycast []string) {
+	e.open("apps")
+	e.print(`{"name":` + e.json(a.Name) + `,"network":"` + a.Network.String() + `"`)
+	if len(flycast) > 0 {
+		e.print(`,"flycast":` + e.json(flycast))
+	}
+	for i, m := range machines {
+		if i == 0 {
+			e.print(`,"machines":[`)
+		} else {
+			e.print(",")
+		}
+		j := m.json()
+		if m.App == a.Name {
+			j.App = ""
+		}
+		j.Network = ""
+		e.print("\n    " + e.json(j))
+	}
+	if len(machines) > 0 {
+		e.print("]")
+	}
+	e.print("}")
+}
+
+// json returns the machine in the Machines API's form.
+func (m *Machine) json() machineJSON {
+	j := machineJSON{ID: m.ID, App: m.App, Network: m.Network.String(), State: m.State, Region: m.Region}
+	if m.Addr.IsValid() {
+		j.PrivateIP = m.Addr.String()
+	}
+	if len(m.Metadata) == 0 && !m.Skip {
+		return j
+	}
+	j.Config = &machineConfig{}
+	if m.Skip {
+		j.Config.DNS = &machineDNS{SkipRegistration: true}
+	}
+	if len(m.Metadata) > 0 {
+		j.Config.Metadata = make(map[string]string, len(m.Metadata))
+		for _, p := range m.Metadata {
+			j.Config.Metadata[p.Key] = p.Value
+		}
+	}
+	return j
+}

@@ -1,0 +1,158 @@
+package registry
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// export returns a registry's file and checks that it reads back as the same
+// objects.
+func export(t *testing.T, r *Registry) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := Export(&b, r.View()); err != nil {
+		t.Fatal(err)
+	}
+	items, err := ParseFile(b.Bytes())
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, &b)
+	}
+	for _, i := range items {
+		if i.Err != nil {
+			t.Fatalf("%s: %v in\n%s", i.Where, i.Err, &b)
+		}
+	}
+	again := New()
+	again.Apply(items)
+	if was, is := objects(r), objects(again); !maps.Equal(was, is) {
+		t.Fatalf("read back as\n%v\nwas\n%v\nin\n%s", is, was, &b)
+	}
+	var c bytes.Buffer
+	if err := Export(&c, again.View()); err != nil || c.String() != b.String() {
+		t.Fatalf("exported again (%v):\n%s\nwas\n%s", err, &c, &b)
+	}
+	return b.String()
+}
+
+func TestExport(t *testing.T) {
+	items, err := ParseFile([]byte(`{"apps": [
+  {"name": "web", "network": "fdaa:0:18::/48", "flycast": ["fdaa:0:18:0:1::7", "fdaa:0:18:0:1::8"], "machines": [
+    {"id": "m2", "state": "stopped", "region": "ams"},
+    {"id": "m1", "state": "started", "private_ip": "fdaa:0:18::1", "config": {"metadata": {"z": "<&>", "a": "\"\n"}, "dns": {"skip_registration": true}}},
+    {"id": "m3", "app": "WEB", "state": "started"}]},
+  {"name": "bare", "network": "fdaa:0:18::/48"}],
+ "machines": [{"id": "l", "app": "loose", "state": "started", "network": "fdaa:0:18::/48"}],
+ "addresses": [{"app": "web", "address": "fdaa:0:99::7"}, {"app": "Web", "address": "fdaa:0:18::7"}],
+ "peers": [{"name": "interactive-x", "private_ip": "fdaa:0:99::9"}, {"name": "p", "private_ip": "fdaa:0:18::9", "region": "ord"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := New()
+	if n := r.Apply(items); n != 12 {
+		t.Fatalf("%d objects", n)
+	}
+	want := `{
+"apps": [
+  {"name":"bare","network":"fdaa:0:18::/48"},
+  {"name":"web","network":"fdaa:0:18::/48","flycast":["fdaa:0:18:0:1::7","fdaa:0:18:0:1::8"],"machines":[
+    {"id":"m1","state":"started","private_ip":"fdaa:0:18::1","config":{"metadata":{"a":"\"\n","z":"<&>"},"dns":{"skip_registration":true}}},
+    {"id":"m2","state":"stopped","region":"ams"},
+    {"id":"m3","app":"WEB","state":"started"}]}
+],
+"machines": [
+  {"id":"l","app":"loose","network":"fdaa:0:18::/48","state":"started"}
+],
+"peers": [
+  {"name":"p","network":"fdaa:0:18::/48","private_ip":"fdaa:0:18::9","region":"ord"},
+  {"name":"interactive-x","network":"fdaa:0:99::/48","private_ip":"fdaa:0:99::9"}
+],
+"addresses": [
+  {"app":"Web","network":"fdaa:0:18::/48","address":"fdaa:0:18::7"},
+  {"app":"web","network":"fdaa:0:99::/48","address":"fdaa:0:99::7"}
+]
+}
+`
+	if got := export(t, r); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestExportEmpty(t *testing.T) {
+	if got, want := export(t, New()), "{\n\"apps\": [\n]\n}\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	r := New()
+	r.Apply([]Item{Put(&Address{"a", net18, netip.MustParseAddr("fdaa:0:18::7")})})
+	if got := export(t, r); !strings.HasPrefix(got, "{\n\"addresses\": [\n  {") {
+		t.Errorf("%s", got)
+	}
+}
+
+// TestExportRoundTrip exports registries of random objects, among them apps
+// that are not registered, and names and values that JSON must quote.
+func TestExportRoundTrip(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	pick := func(from ...string) string { return from[rng.IntN(len(from))] }
+	for range 300 {
+		r := New()
+		for range rng.IntN(60) {
+			n := Network(rng.IntN(3)) << 15
+			b := n.Prefix().Addr().As16()
+			b[15] = byte(1 + rng.IntN(20))
+			ip, app := netip.AddrFrom16(b).String(), pick("a", "A", `b"`, `c\d`, "<e>", "_")
+			m := MachineSpec{ID: pick("m1", "m2", `"`, `\`), App: app, Network: n.String(), Region: pick("", "ams", "IAD"),
+				State: pick("started", "stopped", "destroyed", "\x00\u2028"), SkipRegistration: rng.IntN(4) == 0}
+			if rng.IntN(3) > 0 {
+				m.PrivateIP = ip
+			}
+			if rng.IntN(2) > 0 {
+				m.Metadata = map[string]string{pick("", "k", "é.\"\n"): pick("", "v", "\u2028</script>")}
+			}
+			machine, err := NewMachine(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			peer, err := NewPeer(PeerSpec{Name: app, PrivateIP: ip, Region: pick("", "ams")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			address, err := NewAddress(AddressSpec{App: app, Address: ip})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := []Object{machine, peer, address, &App{Name: app, Network: n}}
+			r.Apply([]Item{Put(all[rng.IntN(len(all))])})
+		}
+		export(t, r)
+	}
+}
+
+// full is a writer whose disk is full after n bytes.
+type full struct{ n int }
+
+var errFull = errors.New("no space left")
+
+func (f *full) Write(p []byte) (int, error) {
+	if f.n -= len(p); f.n < 0 {
+		return 0, errFull
+	}
+	return len(p), nil
+}
+
+func TestExportWriteError(t *testing.T) {
+	r := New()
+	for i := range 3000 {
+		r.Apply([]Item{Put(&App{Name: fmt.Sprint("app-", i), Network: net18})})
+	}
+	for _, n := range []int{0, 70_000, 100_000} {
+		if err := Export(&full{n}, r.View()); !errors.Is(err, errFull) {
+			t.Errorf("full after %d bytes: %v", n, err)
+		}
+	}
+}
