@@ -1,0 +1,147 @@
+package wire
+
+import "encoding/binary"
+
+// Sections of a message, in their order (RFC 1035, section 4.1).
+const (
+	Answer = iota
+	Authority
+	Additional
+)
+
+// ToQuestion is the compression pointer to the question's name, which always
+// stands right behind the header (RFC 1035, section 4.1.4).
+const ToQuestion = 0xc000 | HeaderLen
+
+const (
+	recordLen = 12 // pointer, type, class, TTL, length
+	optLen    = 11 // root, type, size, code and flags, length
+	optionLen = 4  // code, length
+	edeLen    = optionLen + 2
+)
+
+// Reply writes one response from front to back, never longer than its limit.
+// It is reused from one response to the next.
+type Reply struct {
+	Flags uint16 // the header's second word but for the code; written by Finish
+
+	buf    []byte
+	limit  int // of the whole message
+	room   int // limit without what is reserved for the OPT
+	counts [3]uint16
+	rcode  uint16
+}
+
+// Begin starts a response in dst's storage, which should have room for limit
+// bytes: header and question, both of which must fit into limit.
+func (w *Reply) Begin(dst []byte, id uint16, question []byte, limit int) {
+	*w = Reply{limit: limit, room: limit}
+	b := append(dst[:0], byte(id>>8), byte(id), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	if len(question) > 0 {
+		b[5] = 1
+	}
+	w.buf = append(b, question...)
+}
+
+// Reserve keeps n bytes more from the records, for the OPT. It reports false,
+// and keeps none, where so many are not left.
+func (w *Reply) Reserve(n int) bool {
+	if len(w.buf)+n > w.room {
+		return false
+	}
+	w.room -= n
+	return true
+}
+
+// Room is how many bytes are left for records.
+func (w *Reply) Room() int { return w.room - len(w.buf) }
+
+// SetRcode sets the response code. What of it exceeds four bits is the OPT's to
+// carry (RFC 6891, section 6.1.3).
+func (w *Reply) SetRcode(rcode uint16) { w.rcode = rcode }
+
+// Rcode returns the response code.
+func (w *Reply) Rcode() uint16 { return w.rcode }
+
+// RecordLen is what a record with a compressed owner needs.
+func RecordLen(rdata []byte) int { return recordLen + len(rdata) }
+
+// Record appends a record whose owner is the name that pointer points to. It
+// reports false, and appends nothing, where the record does not fit.
+func (w *Reply) Record(section int, pointer, typ, class uint16, ttl uint32, rdata []byte) bool {
+	if RecordLen(rdata) > w.Room() {
+		return false
+	}
+	w.buf = append(w.buf, byte(pointer>>8), byte(pointer), byte(typ>>8), byte(typ), byte(class>>8), byte(class),
+		byte(ttl>>24), byte(ttl>>16), byte(ttl>>8), byte(ttl), byte(len(rdata)>>8), byte(len(rdata)))
+	w.buf = append(w.buf, rdata...)
+	w.counts[section]++
+	return true
+}
+
+// Splice lets add append whole records of its own. It gets the message so far
+// and how long that may get, and returns the message and how many records of
+// each section it added.
+func (w *Reply) Splice(add func(msg []byte, limit int) ([]byte, [3]uint16)) {
+	msg, counts := add(w.buf, w.room)
+	w.buf = msg
+	for i, n := range counts {
+		w.counts[i] += n
+	}
+}
+
+// OPTLen is what an OPT record without options needs, and NSIDLen and EDELen
+// what those options add to it.
+func OPTLen() int            { return optLen }
+func NSIDLen(id string) int  { return optionLen + len(id) }
+func EDELen(text string) int { return edeLen + len(text) }
+
+// OPT appends the OPT record to the additional section, in the bytes reserved
+// for it and whatever the records left free. nsid is left out where it is
+// empty. The errors' codes come before their texts: where space is tight the
+// texts go first, then the last codes (RFC 8914, section 3, drops EDE before
+// data). Without room for an OPT there is none.
+func (w *Reply) OPT(udpSize uint16, do bool, nsid string, errors []EDE) {
+	w.room = w.limit
+	if w.Room() < optLen {
+		return
+	}
+	start := len(w.buf)
+	w.buf = append(w.buf, 0, 0, typeOPT, byte(udpSize>>8), byte(udpSize), byte(w.rcode>>4), 0, 0, 0, 0, 0)
+	if do {
+		w.buf[start+7] = flagDO >> 8 // the client's bit comes back (RFC 3225, section 3)
+	}
+	if nsid != "" && NSIDLen(nsid) <= w.Room() {
+		w.option(optionNSID, len(nsid))
+		w.buf = append(w.buf, nsid...)
+	}
+	if most := w.Room() / edeLen; len(errors) > most {
+		errors = errors[:most]
+	}
+	texts := w.Room() - len(errors)*edeLen
+	for _, e := range errors {
+		text := e.Text
+		if len(text) > texts {
+			text = ""
+		}
+		texts -= len(text)
+		w.option(optionEDE, 2+len(text))
+		w.buf = append(w.buf, byte(e.Code>>8), byte(e.Code))
+		w.buf = append(w.buf, text...)
+	}
+	binary.BigEndian.PutUint16(w.buf[start+optLen-2:], uint16(len(w.buf)-start-optLen))
+	w.counts[Additional]++
+}
+
+func (w *Reply) option(code, n int) {
+	w.buf = append(w.buf, byte(code>>8), byte(code), byte(n>>8), byte(n))
+}
+
+// Finish writes the header and returns the message.
+func (w *Reply) Finish() []byte {
+	binary.BigEndian.PutUint16(w.buf[2:], w.Flags&^rcodeMask|w.rcode&rcodeMask)
+	for i, n := range w.counts {
+		binary.BigEndian.PutUint16(w.buf[6+2*i:], n)
+	}
+	return w.buf
+}
