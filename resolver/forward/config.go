@@ -1,0 +1,175 @@
+// Package forward resolves the names that dnsd has no authority for: it asks
+// upstream resolvers, keeps their answers, and sees to it that no network's
+// questions crowd out another's.
+//
+// A [Forwarder] has two entrances. [Forwarder.Immediate] says what can be said
+// without waiting (a kept answer, a special name, a refusal) and allocates
+// nothing on a hit; [Forwarder.Resolve] waits for an upstream. Between them and
+// the network stand, in this order: the limiter (fair.go), the flights that
+// let identical questions share one upstream query (flight.go), the policy that
+// picks, races and retries upstreams (ask.go), and the exchanges themselves
+// (udp.go, stream.go).
+package forward
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Defaults of a Config's zero fields.
+const (
+	// DefaultTimeout is how long stub resolvers wait before they ask again
+	// (glibc and musl: 5 s); a later answer reaches nobody.
+	DefaultTimeout = 5 * time.Second
+	// DefaultTryTimeout leaves room for two whole tries and half a third.
+	DefaultTryTimeout = 2 * time.Second
+	// DefaultMaxInflight is what one unbound thread takes by default, twice
+	// over; beyond it questions only queue inside the upstream.
+	DefaultMaxInflight = 4096
+	// DefaultCacheBytes holds some 100,000 answers of the usual size.
+	DefaultCacheBytes = 64 << 20
+)
+
+// Config says how to forward. Zero fields take the defaults above.
+type Config struct {
+	// Upstreams are asked for the names at and below their domains. None: every
+	// question that is not special is answered SERVFAIL with an EDE.
+	Upstreams []Upstream
+
+	Timeout     time.Duration // for a question as a whole
+	TryTimeout  time.Duration // for one query to one upstream
+	MaxInflight int           // questions waiting for upstreams at once
+	CacheBytes  uint64        // what kept answers may take, with overhead
+
+	// PerNetwork keeps answers apart by Query.Network, so that no network can
+	// tell from an answer's speed or TTL what another has asked.
+	PerNetwork bool
+
+	RootCAs *x509.CertPool // certificates that sign tls:// upstreams; nil: the system's
+	Logger  *slog.Logger   // nil: nothing is logged
+}
+
+// Upstream is a resolver that names are forwarded to.
+type Upstream struct {
+	Domain string         // the domain it is asked for, lower case, absolute; ".": every name
+	Addr   netip.AddrPort // where it listens
+	TLS    bool           // DNS over TLS (RFC 7858) instead of UDP and TCP
+	Name   string         // with TLS, the name its certificate must hold
+}
+
+// String returns the upstream as ParseUpstream reads it.
+func (u Upstream) String() string {
+	if u.Domain == "." {
+		return u.endpoint()
+	}
+	return strings.TrimSuffix(u.Domain, ".") + "=" + u.endpoint()
+}
+
+// endpoint returns the upstream without its domain: one per place to ask.
+func (u Upstream) endpoint() string {
+	if u.TLS {
+		return "tls://" + u.Addr.String() + "#" + u.Name
+	}
+	return u.Addr.String()
+}
+
+// ParseUpstream reads ADDR, ADDR:PORT, [ADDR]:PORT or tls://ADDR#NAME, each
+// optionally after DOMAIN= for that domain and the names below it. The port is
+// 53, or 853 with tls. Its errors say what to write instead.
+func ParseUpstream(s string) (Upstream, error) {
+	u := Upstream{Domain: "."}
+	rest := s
+	if domain, after, ok := strings.Cut(s, "="); ok {
+		d, err := parseDomain(domain)
+		if err != nil {
+			return Upstream{}, fmt.Errorf("upstream %q: %w", s, err)
+		}
+		u.Domain, rest = d, after
+	}
+	port := uint16(53)
+	if after, ok := strings.CutPrefix(rest, "tls://"); ok {
+		addr, name, _ := strings.Cut(after, "#")
+		if name == "" {
+			return Upstream{}, fmt.Errorf("upstream %q: which name does its certificate hold? Write it after a #: tls://9.9.9.9#dns.quad9.net", s)
+		}
+		u.TLS, u.Name, rest, port = true, name, addr, 853
+	}
+	addr, err := parseAddr(rest, port)
+	if err != nil {
+		return Upstream{}, fmt.Errorf("upstream %q: %w", s, err)
+	}
+	u.Addr = addr
+	return u, nil
+}
+
+// parseDomain reads a domain to forward and returns it lower case and absolute.
+func parseDomain(s string) (string, error) {
+	if _, ok := dns.IsDomainName(s); !ok || s == "" {
+		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
+	}
+	d := dns.CanonicalName(s)
+	wire, err := packName(d)
+	if err != nil {
+		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
+	}
+	if special(wire) != nil {
+		return "", fmt.Errorf("names under %s are answered by dnsd itself and never forwarded", d)
+	}
+	return d, nil
+}
+
+// parseAddr reads an address with or without a port.
+func parseAddr(s string, port uint16) (netip.AddrPort, error) {
+	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
+		return netip.AddrPortFrom(addr.Unmap(), port), nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address: want 10.0.0.1, 10.0.0.1:5353, [fd00::1]:53 or tls://9.9.9.9#dns.quad9.net", s)
+	}
+	if ap.Port() == 0 {
+		return netip.AddrPort{}, errors.New("nothing listens on port 0: leave the port out for the usual one")
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
+}
+
+// FromResolvConf returns the nameservers that the resolv.conf(5) at path lists,
+// without those for which self is true: dnsd must not be its own upstream. An
+// empty result is no error. Lines that cannot be read are passed over, as stub
+// resolvers do.
+func FromResolvConf(path string, self func(netip.AddrPort) bool) ([]Upstream, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading nameservers: %w", err)
+	}
+	var ups []Upstream
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		addr, err := netip.ParseAddr(fields[1])
+		if err != nil {
+			continue
+		}
+		ap := netip.AddrPortFrom(addr.Unmap(), 53)
+		if self == nil || !self(ap) {
+			ups = append(ups, Upstream{Domain: ".", Addr: ap})
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("reading nameservers of %s: %w", path, err)
+	}
+	return ups, nil
+}

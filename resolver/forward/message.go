@@ -1,0 +1,111 @@
+package forward
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/miekg/dns"
+)
+
+// udpSize is the largest UDP answer asked for: it passes every IPv6 link
+// without fragments, whose parts an attacker could replace (RFC 9715).
+const udpSize = 1232
+
+// optSize is an OPT record without options.
+const optSize = 11
+
+// message is a question as it goes upstream. It holds nothing of the client's
+// but name, type, class, DO and CD.
+type message struct {
+	name  []byte // wire form, lower case
+	qtype uint16
+	class uint16
+	bytes []byte // the whole message, its id zero; not written to
+}
+
+// newMessage writes the question of q. Its AD bit asks the upstream to say
+// whether the data are authentic without sending signatures (RFC 6840, section 5.7).
+func newMessage(q *Query, recurse bool) *message {
+	b := make([]byte, 12, 12+len(q.Name)+4+optSize)
+	if recurse {
+		b[2] |= 0x01
+	}
+	b[3] |= 0x20
+	if q.CD {
+		b[3] |= 0x10
+	}
+	b[5], b[11] = 1, 1 // one question, one additional record
+	b = append(b, q.Name...)
+	b = binary.BigEndian.AppendUint16(b, q.Type)
+	b = binary.BigEndian.AppendUint16(b, q.Class)
+	b = append(b, 0, 0, byte(dns.TypeOPT))
+	b = binary.BigEndian.AppendUint16(b, udpSize)
+	var do byte
+	if q.DO {
+		do = 0x80
+	}
+	b = append(b, 0, 0, do, 0, 0, 0)
+	return &message{name: b[12 : 12+len(q.Name)], qtype: q.Type, class: q.Class, bytes: b}
+}
+
+// append appends the message under an id of its own to dst.
+func (m *message) append(dst []byte, id uint16) []byte {
+	start := len(dst)
+	dst = append(dst, m.bytes...)
+	binary.BigEndian.PutUint16(dst[start:], id)
+	return dst
+}
+
+// newID returns an id nobody can guess: the top-level generator is ChaCha8,
+// seeded by the system.
+func newID() uint16 { return uint16(rand.Uint32()) }
+
+// answeredBy says whether b is a response to the message under id: the id, the
+// bits and the question must agree (RFC 5452, section 9.1).
+func (m *message) answeredBy(b []byte, id uint16) bool {
+	end := 12 + len(m.name) + 4
+	if len(b) < end || binary.BigEndian.Uint16(b) != id {
+		return false
+	}
+	if b[2]&0xf8 != 0x80 || binary.BigEndian.Uint16(b[4:]) != 1 { // a response, opcode 0, one question
+		return false
+	}
+	for i, c := range m.name {
+		if d := b[12+i]; d != c && (d < 'A' || d > 'Z' || d+32 != c) {
+			return false
+		}
+	}
+	return binary.BigEndian.Uint16(b[end-4:]) == m.qtype && binary.BigEndian.Uint16(b[end-2:]) == m.class
+}
+
+// truncated says whether a response has TC set.
+func truncated(b []byte) bool { return b[2]&0x02 != 0 }
+
+var errMalformed = errors.New("malformed answer")
+
+// parse reads a response.
+func parse(b []byte) (*dns.Msg, error) {
+	m := new(dns.Msg)
+	if err := m.Unpack(b); err != nil {
+		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	return m, nil
+}
+
+// question is what identical questions have in common, whoever asks and with
+// whatever flags.
+type question struct {
+	name  string // wire form, lower case
+	qtype uint16
+	class uint16
+}
+
+// flightKey is what questions that may share one upstream query have in common.
+type flightKey struct {
+	question
+	do, cd  bool
+	network netip.Prefix // zero unless answers are kept per network
+}

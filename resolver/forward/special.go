@@ -1,0 +1,138 @@
+package forward
+
+import (
+	"bytes"
+
+	"github.com/miekg/dns"
+)
+
+// specialZone is a domain whose names never leave this machine.
+type specialZone struct {
+	origin []byte // wire form
+	reply  func(apex bool, qtype uint16) *Reply
+}
+
+// The domains that are answered here. dnsd's own zones are among them only as a
+// second bolt on the door: the resolver answers them before it comes here.
+var specialZones = []specialZone{
+	{mustName("localhost."), localhost},
+	{mustName("invalid."), always(emptyZone("invalid.", dns.RcodeNameError))},
+	{mustName("d.f.ip6.arpa."), reverseULA},
+	{mustName("internal."), always(ownZone)},
+	{mustName("flycast."), always(ownZone)},
+}
+
+var (
+	ownZone = failure(dns.RcodeRefused, dns.ExtendedErrorCodeNotAuthoritative, "names of this zone are never forwarded")
+
+	localhostA      = mustReply(dns.RcodeSuccess, "localhost. 86400 IN A 127.0.0.1", "")
+	localhostAAAA   = mustReply(dns.RcodeSuccess, "localhost. 86400 IN AAAA ::1", "")
+	localhostNodata = emptyZone("localhost.", dns.RcodeSuccess)
+
+	reverseNone   = emptyZone("d.f.ip6.arpa.", dns.RcodeNameError)
+	reverseNodata = emptyZone("d.f.ip6.arpa.", dns.RcodeSuccess)
+)
+
+// special returns the special zone that a name in wire form lies in, or nil.
+func special(name []byte) *specialZone {
+	for i := range specialZones {
+		if _, ok := below(name, specialZones[i].origin); ok {
+			return &specialZones[i]
+		}
+	}
+	return nil
+}
+
+// specialReply returns the reply for a name that is never forwarded, or nil.
+func specialReply(q *Query) *Reply {
+	z := special(q.Name)
+	if z == nil {
+		return nil
+	}
+	return z.reply(len(q.Name) == len(z.origin), q.Type)
+}
+
+// below says whether name is origin or lies below it, and where in name the
+// origin begins. Both are in wire form and lower case.
+func below(name, origin []byte) (int, bool) {
+	off := 0
+	for len(name)-off > len(origin) {
+		off += 1 + int(name[off])
+	}
+	return off, len(name)-off == len(origin) && bytes.Equal(name[off:], origin)
+}
+
+// localhost answers as RFC 6761, section 6.3, asks of a caching server: the
+// loopback addresses, and nothing for other types.
+func localhost(_ bool, qtype uint16) *Reply {
+	switch qtype {
+	case dns.TypeA:
+		return localhostA
+	case dns.TypeAAAA:
+		return localhostAAAA
+	}
+	return localhostNodata
+}
+
+// reverseULA answers for the reverse of fd00::/8, a locally served zone without
+// names (RFC 6303, section 4.4).
+func reverseULA(apex bool, _ uint16) *Reply {
+	if apex {
+		return reverseNodata
+	}
+	return reverseNone
+}
+
+func always(r *Reply) func(bool, uint16) *Reply {
+	return func(bool, uint16) *Reply { return r }
+}
+
+// emptyZone returns the negative reply of an empty zone. Its SOA is RFC 6303's
+// (section 3), with a minimum short enough for a later change of mind.
+func emptyZone(origin string, rcode int) *Reply {
+	return mustReply(rcode, "", origin+" 300 IN SOA "+origin+" nobody.invalid. 1 3600 1200 604800 300")
+}
+
+// mustReply builds a reply of one record whose owner, in the answer, is the
+// question's name. It holds no other pointer and so fits every question.
+func mustReply(rcode int, answer, authority string) *Reply {
+	r := &Reply{Rcode: uint16(rcode), fixed: true}
+	text, sections := answer, [3]int{1, 0, 0}
+	if answer == "" {
+		text, sections = authority, [3]int{0, 1, 0}
+	}
+	rr, err := dns.NewRR(text)
+	if err != nil {
+		panic(err)
+	}
+	body := make([]byte, dns.Len(rr))
+	if _, err := dns.PackRR(rr, body, 0, nil, false); err != nil {
+		panic(err)
+	}
+	if answer != "" {
+		owner := len(mustName(rr.Header().Name))
+		body = append([]byte{0xc0, 12}, body[owner:]...)
+	}
+	if err := r.mark(body, sections); err != nil {
+		panic(err)
+	}
+	return r
+}
+
+// packName returns an absolute name in wire form.
+func packName(name string) ([]byte, error) {
+	buf := make([]byte, 255) // RFC 1035, section 2.3.4
+	n, err := dns.PackDomainName(name, buf, 0, nil, false)
+	if err != nil {
+		return nil, err
+	}
+	return buf[:n], nil
+}
+
+func mustName(name string) []byte {
+	b, err := packName(name)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
