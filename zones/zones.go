@@ -31,8 +31,9 @@ type Config struct {
 
 // Zones are all that dnsd answers by itself. Safe for concurrent use.
 type Zones struct {
-	reg *registry.Registry
-	cfg Config
+	reg   *registry.Registry
+	cfg   Config
+	zones []resolver.Zone
 }
 
 // New returns the zones of reg.
@@ -44,19 +45,19 @@ func New(reg *registry.Registry, cfg Config) *Zones {
 		cfg.Now = time.Now
 	}
 	cfg.Region = registry.Lower(cfg.Region)
-	return &Zones{reg: reg, cfg: cfg}
+	z := &Zones{reg: reg, cfg: cfg}
+	z.zones = []resolver.Zone{
+		internalZone{z.zone("internal.", "internal.", cfg.Advertise)},
+		flycastZone{z.zone("flycast.", "flycast.", cfg.Advertise)},
+		reverseZone{z.zone("a.a.d.f.ip6.arpa.", "internal.", netip.Addr{})},
+		localZone{z.zone("d.f.ip6.arpa.", "internal.", netip.Addr{})},
+	}
+	return z
 }
 
 // Zones returns the zones. One of them lies within another: the resolver gives
 // a question to the zone with the longest matching origin.
-func (z *Zones) Zones() []resolver.Zone {
-	return []resolver.Zone{
-		internalZone{z.zone("internal.", "internal.", z.cfg.Advertise)},
-		flycastZone{z.zone("flycast.", "flycast.", z.cfg.Advertise)},
-		reverseZone{z.zone("a.a.d.f.ip6.arpa.", "internal.", netip.Addr{})},
-		localZone{z.zone("d.f.ip6.arpa.", "internal.", netip.Addr{})},
-	}
-}
+func (z *Zones) Zones() []resolver.Zone { return z.zones }
 
 // zone is what all zones have in common: an origin, its records, and the way to
 // the registry.
@@ -68,6 +69,8 @@ type zone struct {
 	aaaa   [][]byte // rdata of the origin's address, nil for none
 }
 
+// zone returns what a zone is made of; server is its name server, and addr that
+// one's address where it is the origin itself.
 func (z *Zones) zone(origin, server string, addr netip.Addr) *zone {
 	mname := dns.SplitDomainName(server)
 	o := &zone{

@@ -1,0 +1,153 @@
+package zones
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"dnsd/registry"
+	"dnsd/resolver"
+
+	"github.com/miekg/dns"
+)
+
+// stringsOf cuts a TXT record's rdata into its character-strings.
+func stringsOf(t *testing.T, rdata []byte) []string {
+	t.Helper()
+	var list []string
+	for len(rdata) > 0 {
+		n := int(rdata[0])
+		if n == 0 || n >= len(rdata) {
+			t.Fatalf("a character-string of %d bytes with %d left", n, len(rdata)-1)
+		}
+		list = append(list, string(rdata[1:1+n]))
+		rdata = rdata[1+n:]
+	}
+	return list
+}
+
+// The three ways in which clients read a list.
+func joined(s []string, sep string) []string { return strings.Split(strings.Join(s, ""), sep) }
+
+func stringByString(s []string, sep string) (entries []string) {
+	for _, one := range s {
+		entries = append(entries, strings.Split(strings.TrimSuffix(one, sep), sep)...)
+	}
+	return entries
+}
+
+func recordByRecord(records [][]string, sep string) (entries []string) {
+	for _, record := range records {
+		entries = append(entries, joined(record, sep)...)
+	}
+	return entries
+}
+
+func TestPackListForEveryClient(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for round := range 3000 {
+		longest := []int{4, 30, 127, 128, 254, 255, 300, 900}[round%8]
+		list := make([]string, 1+rng.IntN(60))
+		for i := range list {
+			list[i] = strings.Repeat(string(rune('a'+i%26)), 1+rng.IntN(longest))
+		}
+		rdata, shown := packList(entries{n: len(list), sep: ',', append: func(dst []byte, i int) []byte { return append(dst, list[i]...) }})
+		if shown != len(list) {
+			t.Fatalf("%d of %d entries of %d bytes in all are shown", shown, len(list), len(strings.Join(list, ",")))
+		}
+		s := stringsOf(t, rdata)
+		if got := joined(s, ","); !slices.Equal(got, list) {
+			t.Fatalf("joined: %q\nwant %q", got, list)
+		}
+		if got := recordByRecord([][]string{s}, ","); !slices.Equal(got, list) {
+			t.Fatalf("record by record: %q\nwant %q", got, list)
+		}
+		if longest >= maxString {
+			continue // such an entry is cut within, and no other way is right
+		}
+		if got := stringByString(s, ","); !slices.Equal(got, list) {
+			t.Fatalf("string by string: %q\nwant %q", got, list)
+		}
+		for i, one := range s {
+			if last := i == len(s)-1; last == strings.HasSuffix(one, ",") {
+				t.Fatalf("string %d of %d ends in %q", i+1, len(s), one[len(one)-1:])
+			}
+		}
+	}
+}
+
+// Strings hold as much as fits: 255 bytes with the separator.
+func TestPackListBoundaries(t *testing.T) {
+	x := func(n int) string { return strings.Repeat("x", n) }
+	for _, test := range []struct {
+		list []string
+		want string // lengths of the strings
+	}{
+		{[]string{"a"}, "[1]"},
+		{[]string{x(255)}, "[255]"},
+		{[]string{x(256)}, "[255 1]"},
+		{[]string{x(510)}, "[255 255]"},
+		{[]string{x(127), x(126)}, "[254]"},
+		{[]string{x(127), x(127), "a"}, "[128 129]"},
+		{[]string{x(126), x(127), "a"}, "[255 1]"},
+		{[]string{"a", x(255), "b"}, "[2 255 2]"},
+		{[]string{"a", x(300), "b"}, "[2 255 47]"},
+	} {
+		rdata, _ := packList(entries{n: len(test.list), sep: ';', append: func(dst []byte, i int) []byte { return append(dst, test.list[i]...) }})
+		var lengths []int
+		for _, s := range stringsOf(t, rdata) {
+			lengths = append(lengths, len(s))
+		}
+		if got := fmt.Sprint(lengths); got != test.want {
+			t.Errorf("entries of %d bytes: strings of %s, want %s", len(strings.Join(test.list, ""))/len(test.list), got, test.want)
+		}
+	}
+}
+
+// A list that no message can hold shows the entries that fit, and counts them.
+func TestListTooLong(t *testing.T) {
+	const total = 3000
+	var items []registry.Item
+	for i := range total {
+		items = append(items, machine(netA, fmt.Sprintf("%014x big iad started fdaa:0:18:a:%x::2", i, i+1)))
+		items = append(items, app(netA, fmt.Sprintf("an-app-with-a-rather-long-name-number-%04d", i)))
+	}
+	_, z := serve(Config{}, items...)
+	view := resolver.View{Network: netip.MustParsePrefix(netA)}
+	for _, test := range []struct {
+		name, sep, first, what string
+		total                  int
+	}{
+		{"vms.big.internal", ",", "00000000000000 iad", "", 0},
+		{"_instances.internal", ";", "instance=00000000000000,app=big,ip=fdaa:0:18:a:1::2,region=iad", "machines", total},
+		{"all._instances.internal", ";", "instance=00000000000000,app=big,ip=fdaa:0:18:a:1::2,region=iad", "machines", total},
+		{"_apps.internal", ",", "an-app-with-a-rather-long-name-number-0000", "apps", total + 1},
+	} {
+		a := ask(t, z, view, "", test.name, dns.TypeTXT)
+		if len(a.Data) != 1 || len(a.Data[0]) > maxList {
+			t.Fatalf("%s: %d records, the first of %d bytes", test.name, len(a.Data), len(a.Data[0]))
+		}
+		list := joined(stringsOf(t, a.Data[0]), test.sep)
+		if list[0] != test.first || len(list[len(list)-1]) < len(test.first) {
+			t.Errorf("%s: from %q to %q", test.name, list[0], list[len(list)-1])
+		}
+		if test.total == 0 {
+			if a.Partial != nil || len(list) != total {
+				t.Errorf("%s: %d entries, %+v", test.name, len(list), a.Partial)
+			}
+			continue
+		}
+		if a.Partial == nil || *a.Partial != (resolver.Partial{Shown: len(list), Total: test.total, What: test.what}) {
+			t.Errorf("%s: %d entries, %+v", test.name, len(list), a.Partial)
+		}
+		if room := maxList - len(a.Data[0]); room > 2*len(test.first) {
+			t.Errorf("%s: %d bytes are left unused", test.name, room)
+		}
+	}
+	if a := ask(t, z, view, "", "big.internal", dns.TypeAAAA); len(a.Data) != total {
+		t.Errorf("%d addresses, want %d", len(a.Data), total)
+	}
+}
