@@ -1,0 +1,258 @@
+package corrosion
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// answerTimeout bounds the time until an agent begins its answer to a
+	// subscription, which it does before it runs the query.
+	answerTimeout = 30 * time.Second
+
+	// dialTimeout bounds connecting. The agent is on this host or near it.
+	dialTimeout = 5 * time.Second
+
+	// pingAfter and pingTimeout find a dead HTTP/2 connection within 15 s of
+	// silence. keepAlive does so for the connections of HTTP/1.1: it waits
+	// pingAfter and then probes twice, pingTimeout apart.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+	keepProbes  = 2
+
+	// errorBody is how much of an error's text is read.
+	errorBody = 1024
+)
+
+// statusError is an answer other than 200.
+type statusError struct {
+	code int
+	text string // what the agent says about it; may be empty
+}
+
+func (e *statusError) Error() string {
+	switch {
+	case e.code == http.StatusUnauthorized || e.code == http.StatusForbidden:
+		return fmt.Sprintf("status %d: the agent refuses the bearer token, or wants one", e.code)
+	case e.text != "":
+		return fmt.Sprintf("status %d: %s", e.code, e.text)
+	}
+	return fmt.Sprintf("status %d", e.code)
+}
+
+// agent is the connections to one agent, for one call of Follow. Its methods
+// may be called concurrently.
+type agent struct {
+	base, token string
+	client      *http.Client
+	transport   *http.Transport
+
+	mu     sync.Mutex
+	conns  []net.Conn // all that were dialled; nil when closed
+	closed bool
+}
+
+// newAgent returns an agent that connects by HTTP/2 with prior knowledge, or
+// by HTTP/1.1.
+func newAgent(cfg Config, http1 bool) *agent {
+	a := &agent{base: "http://" + cfg.Addr, token: cfg.Token}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(http1)
+	protocols.SetUnencryptedHTTP2(!http1)
+	a.transport = &http.Transport{ // no Proxy: the token goes to the agent alone
+		DialContext:        a.dial,
+		Protocols:          protocols,
+		HTTP2:              &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		DisableCompression: true,
+	}
+	a.client = &http.Client{
+		Transport:     a.transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return a
+}
+
+// dial connects and remembers the connection, so that close can be sure of it.
+func (a *agent) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{
+		Timeout:         dialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: pingAfter, Interval: pingTimeout, Count: keepProbes},
+	}
+	c, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	a.conns = append(a.conns, c)
+	return c, nil
+}
+
+// close ends every connection, whatever is under way on it.
+func (a *agent) close() {
+	a.mu.Lock()
+	a.closed = true
+	for _, c := range a.conns {
+		c.Close()
+	}
+	a.conns = nil
+	a.mu.Unlock()
+	a.transport.CloseIdleConnections()
+}
+
+// body is a response's body whose request ends with it.
+type body struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (b *body) Close() error {
+	b.cancel()
+	return b.ReadCloser.Close()
+}
+
+// do sends a request and returns the response if it is a 200 that began within
+// timeout. Its body has no limit in time; closing it ends the request.
+func (a *agent) do(ctx context.Context, method, path, content string, timeout time.Duration) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	timer := time.AfterFunc(timeout, cancel)
+	req, err := http.NewRequestWithContext(ctx, method, a.base+path, strings.NewReader(content))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if content != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("Accept", "application/json")
+	if a.token != "" {
+		req.Header.Set("Authorization", "Bearer "+a.token)
+	}
+	resp, err := a.client.Do(req)
+	if !timer.Stop() && err != nil {
+		err = fmt.Errorf("no answer within %s", timeout)
+	}
+	if err != nil {
+		cancel()
+		return nil, withoutURL(err)
+	}
+	resp.Body = &body{resp.Body, cancel}
+	if resp.StatusCode != http.StatusOK {
+		timer := time.AfterFunc(timeout, cancel)
+		defer timer.Stop()
+		defer resp.Body.Close()
+		return nil, &statusError{resp.StatusCode, errorText(resp.Body)}
+	}
+	return resp, nil
+}
+
+// withoutURL strips the method and URL that net/http puts before an error.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// errorText returns what an answer that is no 200 says: the text of an error
+// event, or its first line. The agent ends it with no line end.
+func errorText(r io.Reader) string {
+	text, _ := io.ReadAll(io.LimitReader(r, errorBody))
+	var ev event
+	if json.Unmarshal(text, &ev) == nil && ev.Error != nil {
+		return *ev.Error
+	}
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	return strings.ToValidUTF8(string(line), "")
+}
+
+// origin is which subscription a stream belongs to.
+type origin struct{ id, hash string }
+
+func originOf(h http.Header) origin {
+	return origin{h.Get("corro-query-id"), h.Get("corro-query-hash")}
+}
+
+// subscribe opens a stream that begins with a listing.
+func (a *agent) subscribe(ctx context.Context, sql string) (origin, io.ReadCloser, error) {
+	statement, err := json.Marshal(sql)
+	if err != nil {
+		return origin{}, nil, err
+	}
+	resp, err := a.do(ctx, http.MethodPost, "/v1/subscriptions", string(statement), answerTimeout)
+	if err != nil {
+		return origin{}, nil, err
+	}
+	from := originOf(resp.Header)
+	if from.id == "" {
+		resp.Body.Close()
+		return origin{}, nil, errors.New("its answer has no corro-query-id: is this the API of a Corrosion agent?")
+	}
+	return from, resp.Body, nil
+}
+
+// resume opens the stream of a subscription after change id last; or, where
+// last is 0, from its listing. An error that is errLost says that it is gone.
+func (a *agent) resume(ctx context.Context, want origin, last uint64) (io.ReadCloser, error) {
+	path := "/v1/subscriptions/" + url.PathEscape(want.id)
+	if last > 0 {
+		path += "?from=" + strconv.FormatUint(last, 10)
+	}
+	resp, err := a.do(ctx, http.MethodGet, path, "", answerTimeout)
+	var status *statusError
+	if errors.As(err, &status) && status.code == http.StatusNotFound {
+		return nil, fmt.Errorf("%w: %w", errLost, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if got := originOf(resp.Header); got.hash != want.hash {
+		resp.Body.Close()
+		return nil, fmt.Errorf("%w: its hash is %q, it was %q", errLost, got.hash, want.hash)
+	}
+	return resp.Body, nil
+}
+
+// alive asks the agent for a sign of life that involves its database.
+func (a *agent) alive(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	resp, err := a.do(ctx, http.MethodPost, "/v1/queries", `"SELECT 1"`, timeout)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := newLineReader(resp.Body)
+	for {
+		line, err := lines.next()
+		if err != nil {
+			return fmt.Errorf("the answer to SELECT 1 broke off: %w", err)
+		}
+		var ev event
+		if err := json.Unmarshal(line, &ev); err != nil {
+			return fmt.Errorf("the answer to SELECT 1: %w", err)
+		}
+		switch {
+		case ev.Error != nil:
+			return fmt.Errorf("SELECT 1: %s", *ev.Error)
+		case ev.EOQ != nil:
+			return nil
+		}
+	}
+}

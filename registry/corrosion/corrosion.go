@@ -1,0 +1,232 @@
+// Package corrosion is the registry source that follows Corrosion, the
+// gossip-distributed SQLite, through the HTTP API of the agent on this host.
+//
+// Up to four subscriptions run side by side, one for each kind of object. Each
+// lists its rows and then sends their changes, numbered without a gap; a
+// listing of the registry is complete when all of them have listed. What the
+// agent says by ending a stream, by leaving out a number or by having
+// forgotten a subscription is settled here as far as one further request can
+// settle it; the rest is an error that Follow returns.
+//
+// # Proof of life
+//
+// A subscription has no heartbeat: a quiet table and a frozen agent look the
+// same. So the agent is asked "SELECT 1" every ten seconds, and each right
+// answer is reported to the feed. Over HTTP/2, which the agent and its own
+// client speak by prior knowledge, the answer comes down the connection that
+// carries the streams, and that connection is pinged below the requests too.
+// Over HTTP/1.1 every stream has its own connection, and TCP keepalive ends
+// the one whose other end is gone. HTTP/1.1 is used where HTTP/2 is not
+// understood, as with a proxy in between: it is tried at every connect.
+//
+// # Queries
+//
+// Tables of another shape than [DefaultQueries] expects are read by queries of
+// the operator's, whose output columns have the same names, in any order.
+// Such a query is a plain SELECT that names its columns, holds the tables'
+// primary keys, and has no ORDER BY, no aggregate and no self-join: the agent
+// accepts those, and then sends wrong changes. It should leave out columns
+// that change often and mean nothing here: every change of a row that is
+// selected is an event. The query for machines may have the further column
+// skip_registration, 0 or 1.
+package corrosion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"dnsd/registry"
+)
+
+// Config says which agent to follow and what to read from it.
+type Config struct {
+	Addr    string  // host:port of the agent's API; see ParseURL
+	Token   string  // bearer token; empty: none is sent
+	Queries Queries // the zero value means DefaultQueries
+}
+
+// Queries holds a SELECT for each kind of object. A kind whose query is empty
+// is not subscribed, and none of its objects are known.
+type Queries struct{ Machines, Apps, Peers, Addresses string }
+
+// DefaultQueries returns the queries for the default tables. The agent keeps
+// one subscription for all clients with the same SQL, so their bytes are
+// better not changed without need.
+func DefaultQueries() Queries {
+	return Queries{
+		Machines:  "SELECT id, network, app, region, process_group, state, private_ip, metadata FROM machines",
+		Apps:      "SELECT network, name FROM apps",
+		Peers:     "SELECT network, name, private_ip, region FROM peers",
+		Addresses: "SELECT network, app, address FROM app_addresses",
+	}
+}
+
+const (
+	// proveEvery is how often the agent is asked for a sign of life: several
+	// times within the shortest silence that should make answers stale, and
+	// next to no work for the agent.
+	proveEvery = 10 * time.Second
+
+	// proveTimeout bounds one such question. An agent that takes longer for
+	// "SELECT 1" is in trouble.
+	proveTimeout = 5 * time.Second
+
+	// maxStuck is after how many resumptions that came to nothing everything is
+	// listed again: the agent may have kept the id of a subscription that no
+	// longer works.
+	maxStuck = 2
+
+	// proveFailures in a row end the stream: the connections may be dead in a
+	// way that only new ones show.
+	proveFailures = 3
+)
+
+// Source follows one agent. It implements registry.Source.
+type Source struct {
+	cfg  Config
+	log  *slog.Logger
+	subs []*subscription
+
+	// Set once; shorter in tests.
+	proveEvery, proveTimeout time.Duration
+
+	// Owned by the goroutine that is in Follow.
+	listed bool // what the subscriptions know is whole: they can be resumed
+	stuck  int  // calls in a row that resumed and then came to nothing
+	http1  bool // the last connection used HTTP/1.1
+}
+
+// New returns a source, or an error that names what is wrong with cfg. It
+// connects to nothing: Follow does.
+func New(cfg Config, log *slog.Logger) (*Source, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Queries == (Queries{}) {
+		cfg.Queries = DefaultQueries()
+	}
+	var errs []error
+	if _, _, err := net.SplitHostPort(cfg.Addr); err != nil {
+		errs = append(errs, fmt.Errorf("corrosion address %q: want host:port", cfg.Addr))
+	}
+	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		errs = append(errs, errors.New("the corrosion token holds a space, a line end or another character that no header can carry"))
+	}
+	s := &Source{cfg: cfg, log: log, proveEvery: proveEvery, proveTimeout: proveTimeout}
+	for _, shape := range shapes {
+		sql := strings.TrimSpace(shape.query(cfg.Queries)) // so that a file's last line end makes no subscription of its own
+		if sql == "" {
+			continue
+		}
+		if err := checkQuery(sql); err != nil {
+			errs = append(errs, fmt.Errorf("corrosion query for %s: %w", shape.table, err))
+		}
+		s.subs = append(s.subs, &subscription{shape: shape, sql: sql})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// checkQuery refuses what can be seen to be wrong without an agent. Which
+// columns the query gives is known when the agent has answered.
+func checkQuery(sql string) error {
+	words := strings.Fields(sql)
+	switch {
+	case !strings.EqualFold(words[0], "SELECT"):
+		return fmt.Errorf("it begins with %q: want one SELECT statement", words[0])
+	case len(words) > 1 && strings.HasPrefix(words[1], "*"):
+		return errors.New("SELECT * follows whatever the table becomes: name the columns")
+	}
+	return nil
+}
+
+// ParseURL reads "corrosion://127.0.0.1:8080" and returns the host:port in it.
+func ParseURL(s string) (addr string, err error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", errors.New("the registry URL does not parse: want corrosion://HOST:PORT, such as corrosion://127.0.0.1:8080")
+	}
+	switch {
+	case u.Scheme != "corrosion":
+		err = fmt.Errorf("scheme %q is not corrosion", u.Scheme)
+	case u.User != nil: // not repeated here: it would be logged
+		return "", errors.New("registry URL of corrosion holds a user or password: secrets come from a file or the environment")
+	case u.Hostname() == "":
+		err = errors.New("the host is missing")
+	case !validPort(u.Port()):
+		err = errors.New("the port is missing or no number from 1 to 65535")
+	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
+		err = errors.New("nothing may follow the port")
+	}
+	if err != nil {
+		return "", fmt.Errorf("registry URL %q: %w: want corrosion://HOST:PORT, such as corrosion://127.0.0.1:8080", s, err)
+	}
+	return u.Host, nil
+}
+
+func validPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}
+
+// String implements registry.Source.
+func (s *Source) String() string { return "corrosion://" + s.cfg.Addr }
+
+// Follow implements registry.Source. All its connections are closed when it
+// returns.
+func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) error {
+	a, err := s.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)
+	}
+	defer a.close()
+	if resume && s.listed && s.stuck < maxStuck {
+		s.stuck++
+		err = s.run(ctx, a, feed, true)
+		if !errors.Is(err, errLost) || ctx.Err() != nil {
+			return err
+		}
+		s.log.Warn("corrosion subscription cannot be resumed; listing again", "err", err)
+	}
+	return s.run(ctx, a, feed, false)
+}
+
+// connect opens a connection that the agent has answered on.
+func (s *Source) connect(ctx context.Context) (*agent, error) {
+	a := newAgent(s.cfg, false)
+	err := a.alive(ctx, s.proveTimeout)
+	var status *statusError
+	if err == nil {
+		s.http1 = false
+		return a, nil
+	}
+	a.close()
+	if ctx.Err() != nil || isDial(err) || errors.As(err, &status) {
+		return nil, err
+	}
+	b := newAgent(s.cfg, true)
+	if err1 := b.alive(ctx, s.proveTimeout); err1 != nil {
+		b.close()
+		return nil, fmt.Errorf("over HTTP/2: %w; over HTTP/1.1: %w", err, err1)
+	}
+	if !s.http1 {
+		s.log.Info("corrosion agent does not speak HTTP/2; using HTTP/1.1", "err", err)
+	}
+	s.http1 = true
+	return b, nil
+}
+
+// isDial reports whether err is that no connection came about at all.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}

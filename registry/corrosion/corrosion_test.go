@@ -1,0 +1,396 @@
+package corrosion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/corrosion/corrosiontest"
+)
+
+func TestParseURL(t *testing.T) {
+	for _, test := range []struct{ name, url, addr, err string }{
+		{"IPv4", "corrosion://127.0.0.1:8080", "127.0.0.1:8080", ""},
+		{"IPv6", "corrosion://[::1]:8080/", "[::1]:8080", ""},
+		{"host name", "corrosion://agent.local:80", "agent.local:80", ""},
+		{"no port", "corrosion://127.0.0.1", "", "port is missing"},
+		{"port 0", "corrosion://127.0.0.1:0", "", "port"},
+		{"port too large", "corrosion://127.0.0.1:65536", "", "port"},
+		{"no host", "corrosion://:8080", "", "host is missing"},
+		{"path", "corrosion://127.0.0.1:8080/v1", "", "nothing may follow"},
+		{"query", "corrosion://127.0.0.1:8080?token=x", "", "nothing may follow"},
+		{"secret", "corrosion://user:hunter2@127.0.0.1:8080", "", "secrets come from"},
+		{"scheme", "http://127.0.0.1:8080", "", `scheme "http"`},
+		{"junk", "corrosion://[::1", "", "want corrosion://"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			addr, err := ParseURL(test.url)
+			if addr != test.addr || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+				t.Errorf("got %q, %v", addr, err)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error repeats a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestNewNamesEveryMistake(t *testing.T) {
+	_, err := New(Config{Addr: "nowhere", Token: "secret\n", Queries: Queries{Machines: "SELECT * FROM machines", Apps: "DELETE FROM apps"}}, nil)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"host:port", "token", "name the columns", `begins with "DELETE"`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in: %v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error repeats the token: %v", err)
+	}
+}
+
+// put puts one object of each kind.
+func put(f *fixture) {
+	f.agent.Put("machines", row("m1", "started"))
+	f.agent.Put("apps", corrosiontest.Row{"network": "fdaa:0:18::", "name": "my-app"})
+	f.agent.Put("peers", corrosiontest.Row{"network": "fdaa:0:18::/48", "name": "my-peer", "private_ip": "fdaa:0:18:a7b:d6b:0:a:102", "region": "ord"})
+	f.agent.Put("app_addresses", corrosiontest.Row{"network": "fdaa:0:18::/48", "app": "my-app", "address": "fdaa:0:18:0:1::7"})
+}
+
+func TestListsAndFollows(t *testing.T) {
+	for _, http1 := range []bool{false, true} {
+		t.Run(map[bool]string{false: "HTTP2", true: "HTTP1"}[http1], func(t *testing.T) {
+			f := start(t, corrosiontest.Options{NoHTTP2: http1}, Config{}, put)
+			f.waitListed(1)
+			want := map[registry.Key]registry.Object{}
+			for _, o := range []registry.Object{
+				&registry.Machine{
+					ID: "m1", App: "my-app", Network: net18, State: "started", Region: "iad", Addr: netip.MustParseAddr("fdaa:0:18:a7b:7d::1"),
+					Metadata: []registry.Pair{{Key: "fly_process_group", Value: "web"}, {Key: "role", Value: "primary"}},
+				},
+				&registry.App{Name: "my-app", Network: net18},
+				&registry.Peer{Name: "my-peer", Network: net18, Addr: netip.MustParseAddr("fdaa:0:18:a7b:d6b:0:a:102"), Region: "ord"},
+				&registry.Address{App: "my-app", Network: net18, Addr: netip.MustParseAddr("fdaa:0:18:0:1::7")},
+			} {
+				want[o.Key()] = o
+			}
+			f.world.mu.Lock()
+			got := f.world.objects
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("listed %v, want %v", got, want)
+			}
+			f.world.mu.Unlock()
+
+			f.agent.Put("machines", row("m1", "stopped"), row("m2", "started"))
+			f.waitState("m1", "stopped")
+			f.waitState("m2", "started")
+			f.agent.Delete("machines", row("m1", ""))
+			f.waitState("m1", "")
+			f.agent.Delete("peers", corrosiontest.Row{"network": "fdaa:0:18::/48", "name": "my-peer"})
+			f.wait("the peer gone", func() bool {
+				return f.world.has(registry.Key{Kind: registry.KindPeer, Network: net18, Name: "my-peer"}) == nil
+			})
+			f.wait("a sign of life", func() bool { return f.world.get(proofs) > 0 })
+			if n := f.agent.Counts(); (n.HTTP2 == 0) != http1 || n.Streams != 4 || n.Subscribed != 4 {
+				t.Errorf("the agent saw %+v", n)
+			}
+			f.stop()
+			f.wait("no connection left", func() bool { return f.agent.Counts().Conns == 0 })
+			if s := f.failed(); s != context.Canceled.Error() {
+				t.Errorf("Follow returned %s", s)
+			}
+		})
+	}
+}
+
+// Each fault strikes a healthy source. Whatever it is, nothing that exists is
+// lost, what changed meanwhile is seen, and no more is listed than must be.
+func TestFaults(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		fault    func(*corrosiontest.Agent)
+		listings int    // in all
+		err      string // what Follow returned, in part; empty: it never returned
+	}{
+		{"streams ended", (*corrosiontest.Agent).End, 1, ""},
+		{"lagging", func(a *corrosiontest.Agent) {
+			a.SkipNext(false)
+			a.Put("machines", row("m1", "starting"))
+			a.End()
+		}, 1, ""},
+		{"gap", func(a *corrosiontest.Agent) {
+			a.SkipNext(false)
+			a.Put("machines", row("m1", "starting"))
+		}, 1, ""},
+		{"gap that stays", func(a *corrosiontest.Agent) {
+			a.SkipNext(true)
+			a.Put("machines", row("m1", "starting"))
+		}, 2, "changes are missing"},
+		{"change twice", func(a *corrosiontest.Agent) {
+			a.SendLine("machines", `{"change":["update",1,["m1","fdaa:0:18::/48","my-app","iad","web","failed","","{}"],1]}`)
+		}, 1, ""},
+		{"unreadable line", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"change":["upd`) }, 1, ""},
+		{"unreadable change", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"change":["update",-1,[],3]}`) }, 1, ""},
+		{"unknown event", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"weather":"fine"}`) }, 1, ""},
+		{"line too long", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"`+strings.Repeat("x", maxLine)+`":1}`) }, 1, ""},
+		{"error line", func(a *corrosiontest.Agent) { a.SendError("disk full") }, 2, "disk full"},
+		{"forgotten", (*corrosiontest.Agent).Forget, 2, "status 404: could not find subscription"},
+		{"too old", func(a *corrosiontest.Agent) {
+			a.SkipNext(false)
+			a.Put("machines", row("m1", "starting"))
+			a.Compact()
+			a.End()
+		}, 2, "already deleted older changes"},
+		{"another hash", func(a *corrosiontest.Agent) { a.Rehash(); a.End() }, 2, "its hash is"},
+		{"restarted", func(a *corrosiontest.Agent) {
+			a.Stop()
+			a.Put("machines", row("m1", "starting"))
+			a.Start()
+		}, 1, "corrosion"},
+		{"killed", func(a *corrosiontest.Agent) {
+			a.Kill()
+			a.Put("machines", row("m1", "starting"))
+			a.Start()
+		}, 2, "corrosion"},
+		{"connections cut", (*corrosiontest.Agent).Reset, 1, ""},
+		{"listed again cut short", func(a *corrosiontest.Agent) {
+			a.CutListings(1, 1, "machines")
+			a.Forget()
+		}, 2, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, corrosiontest.Options{}, Config{}, put, func(f *fixture) {
+				f.agent.Put("machines", row("m2", "started"), row("m3", "started"))
+			})
+			f.waitListed(1)
+			f.agent.Put("machines", row("m2", "stopped")) // so that there is a change to resume from
+			f.waitState("m2", "stopped")
+			test.fault(f.agent)
+			f.agent.Put("machines", row("m1", "failed"))
+			f.agent.Delete("machines", row("m3", ""))
+			f.waitState("m1", "failed")
+			f.waitState("m3", "")
+			f.agent.Put("machines", row("m2", "started"))
+			f.waitState("m2", "started")
+			if got := len(f.world.objects); got != 5 {
+				t.Errorf("%d objects are known, want 5: %v", got, f.world.objects)
+			}
+			if got := f.world.get(listings); got != test.listings {
+				t.Errorf("listed %d times, want %d\nFollow returned: %s", got, test.listings, f.failed())
+			}
+			if got := f.failed(); test.err != "" && test.listings == 1 && !strings.Contains(got, test.err) {
+				t.Errorf("Follow returned %q, want %q", got, test.err)
+			}
+			if n := f.agent.Counts().Streams; n != 4 {
+				t.Errorf("%d streams are open, want 4", n)
+			}
+		})
+	}
+}
+
+// Changes that one subscription sends before another has listed wait for the
+// complete listing.
+func TestChangesWaitForTheListing(t *testing.T) {
+	var release func()
+	f := start(t, corrosiontest.Options{}, Config{}, put, func(f *fixture) { release = f.agent.HoldEOQ() })
+	f.wait("all subscribed", func() bool { return f.agent.Counts().Streams == 4 })
+	f.agent.Put("machines", row("m1", "stopped"), row("m2", "started"))
+	if n := f.world.get(func(w *world) int { return w.changes + w.listings + w.proofs }); n != 0 {
+		t.Errorf("the feed was told something during the listing")
+	}
+	release()
+	f.waitState("m2", "started")
+	f.waitState("m1", "stopped")
+	f.world.mu.Lock()
+	defer f.world.mu.Unlock()
+	if got := strings.Join(f.world.calls[:3], " "); got != "list listed change" {
+		t.Errorf("the feed was called: %s", got)
+	}
+}
+
+func TestCutListing(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put, func(f *fixture) {
+		f.agent.Put("machines", row("m2", "started"), row("m3", "started"))
+		f.agent.CutListings(1, 2, "machines")
+	})
+	f.waitListed(1)
+	f.waitState("m3", "started")
+	if n := f.agent.Counts().Subscribed; n != 5 {
+		t.Errorf("subscribed %d times, want 4 and once again", n)
+	}
+	if s := f.failed(); s != "" {
+		t.Errorf("Follow returned %s", s)
+	}
+	// Twice cut: nothing of it is applied, and the pause is the follower's.
+	f.stop()
+	f.agent.CutListings(2, 0, "machines")
+	f.agent.Delete("peers", corrosiontest.Row{"network": "fdaa:0:18::/48", "name": "my-peer"})
+	err := f.src.Follow(t.Context(), f.world, false)
+	if !errors.Is(err, errCut) || f.world.get(listings) != 1 {
+		t.Errorf("Follow returned %v after %d listings", err, f.world.get(listings))
+	}
+	if len(f.world.objects) != 6 {
+		t.Errorf("%d objects are known, want 6", len(f.world.objects))
+	}
+}
+
+// What changes between the two tries at a listing must not come out as the
+// first try had it.
+func TestCutListingThenChanged(t *testing.T) {
+	for _, gone := range []int{1, maxGhosts + 1} {
+		t.Run(fmt.Sprintf("%d gone", gone), func(t *testing.T) {
+			w := newWorld()
+			src := &Source{subs: []*subscription{{shape: shapes[0]}}}
+			sub := src.subs[0]
+			take := func(id, state string, n uint64) {
+				o, err := registry.NewMachine(registry.MachineSpec{ID: id, App: "my-app", Network: "fdaa:0:18::/48", State: state})
+				if err != nil {
+					t.Fatal(err)
+				}
+				items, err := sub.list([]entry{{row: n, item: registry.Put(o), sum: maphash.String(seed, state)}}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.List(t.Context(), items)
+			}
+			sub.table = newTable()
+			take("m1", "started", 1)
+			w.Listed(t.Context()) // known as started
+			sub.table = newTable()
+			take("m1", "stopped", 1)
+			for i := range gone {
+				take(fmt.Sprintf("g%d", i), "stopped", uint64(10+i))
+			}
+			sub.first, sub.table = sub.table, newTable()
+			take("m1", "started", 1)
+			gate := make(chan struct{})
+			err := src.ready(t.Context(), w, &message{sub: sub, what: listed}, gate)
+			if gone > maxGhosts {
+				if !errors.Is(err, errCut) || w.listings != 1 {
+					t.Errorf("%d listings and %v, want a cut listing", w.listings, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, _ := w.objects[machineKey("m1")].(*registry.Machine)
+			if len(w.objects) != 1 || m == nil || m.State != "started" {
+				t.Errorf("known: %v", w.objects)
+			}
+		})
+	}
+}
+
+func TestToken(t *testing.T) {
+	f := start(t, corrosiontest.Options{Token: "open-sesame"}, Config{Token: "open-sesame"}, put)
+	f.waitListed(1)
+	f.stop()
+	f.src.cfg.Token = "wrong"
+	if err := f.src.Follow(t.Context(), f.world, true); err == nil || !strings.Contains(err.Error(), "refuses the bearer token") || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("with a wrong token: %v", err)
+	}
+}
+
+func TestQueries(t *testing.T) {
+	other := Queries{ // another schema, other names, another order, one kind only
+		Machines: " SELECT vm_state AS state, name AS id, '' AS metadata, net AS network, app, site AS region, grp AS process_group, ip AS private_ip, hidden AS skip_registration FROM vms WHERE app = 'my-app'\n",
+	}
+	prepare := func(f *fixture) {
+		f.agent.CreateTable("vms", []string{"name"}, "net", "app", "site", "grp", "ip", "vm_state", "hidden")
+		f.agent.Put("vms", corrosiontest.Row{"name": "m1", "net": "", "app": "my-app", "site": "iad", "grp": nil, "ip": "fdaa:0:18::7", "vm_state": "started", "hidden": true})
+		f.agent.Put("vms", corrosiontest.Row{"name": "m2", "net": "fdaa:0:18::", "app": "other", "vm_state": "started"})
+	}
+	t.Run("another schema", func(t *testing.T) {
+		f := start(t, corrosiontest.Options{}, Config{Queries: other}, prepare)
+		f.waitListed(1)
+		m, _ := f.world.has(machineKey("m1")).(*registry.Machine)
+		if m == nil || !m.Skip || m.Metadata != nil || m.Addr != netip.MustParseAddr("fdaa:0:18::7") || len(f.world.objects) != 1 {
+			t.Errorf("known: %+v", f.world.objects)
+		}
+		// Leaving the WHERE clause and coming back, under a new row id.
+		f.agent.Put("vms", corrosiontest.Row{"name": "m1", "net": "fdaa:0:18::", "app": "other", "vm_state": "started"})
+		f.waitState("m1", "")
+		f.agent.Put("vms", corrosiontest.Row{"name": "m1", "net": "fdaa:0:18::", "app": "my-app", "vm_state": "stopped"})
+		f.waitState("m1", "stopped")
+		if n := f.agent.Counts().Subscribed; n != 1 {
+			t.Errorf("subscribed %d times, want 1", n)
+		}
+	})
+	for _, test := range []struct{ name, sql, err string }{
+		{"column missing", "SELECT name AS id, app, net AS network, site AS region, ip AS private_ip, vm_state FROM vms",
+			"the query for machines lacks the output column process_group, state, metadata (it has id, app, network, region, private_ip, vm_state)"},
+		{"no such column", "SELECT id FROM vms", "no such column: id"},
+		{"no such table", "SELECT id FROM vm", "no such table: vm"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := start(t, corrosiontest.Options{}, Config{Queries: Queries{Machines: test.sql}}, prepare)
+			f.wait("an error", func() bool { return f.failed() != "" })
+			f.stop()
+			if s := f.failed(); !strings.Contains(s, test.err) || f.world.listings != 0 {
+				t.Errorf("Follow returned %s", s)
+			}
+		})
+	}
+}
+
+func TestFrozenAgent(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put, func(f *fixture) { f.src.proveTimeout = 100 * time.Millisecond })
+	f.waitListed(1)
+	f.agent.Put("machines", row("m1", "started"), row("m2", "started"))
+	f.waitState("m2", "started")
+	f.wait("a sign of life", func() bool { return f.world.get(proofs) > 0 })
+	f.agent.Freeze()
+	f.wait("the source noticing", func() bool { return strings.Contains(f.failed(), "no sign of life") })
+	before := f.world.get(proofs)
+	f.agent.Put("machines", row("m2", "stopped"))
+	f.wait("a further try", func() bool { return strings.Contains(f.failed(), "no answer within") })
+	if n := f.world.get(proofs); n != before {
+		t.Errorf("a frozen agent was taken for alive %d times", n-before)
+	}
+	f.agent.Thaw()
+	f.waitState("m2", "stopped")
+	f.wait("a sign of life", func() bool { return f.world.get(proofs) > before })
+	if n := f.world.get(listings); n != 1 {
+		t.Errorf("listed %d times, want 1", n)
+	}
+}
+
+// A subscription whose id the agent knows but which no longer works is not
+// resumed for ever.
+func TestStuckSubscription(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put)
+	f.waitListed(1)
+	f.stop()
+	f.src.stuck = maxStuck
+	if f.agent.Put("machines", row("m1", "stopped")); f.state("m1") != "started" {
+		t.Fatal("m1 changed by itself")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); f.src.Follow(ctx, f.world, true) }()
+	f.waitListed(2)
+	cancel()
+	<-done
+}
+
+func TestRelist(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put)
+	f.waitListed(1)
+	f.agent.Put("machines", row("m1", "stopped"))
+	f.waitState("m1", "stopped")
+	f.relist()
+	f.waitListed(2)
+	if n := f.agent.Counts(); n.Subscribed != 8 || n.Resumed != 0 {
+		t.Errorf("the agent saw %+v", n)
+	}
+}

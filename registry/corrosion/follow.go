@@ -1,0 +1,234 @@
+package corrosion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"dnsd/registry"
+)
+
+const (
+	// maxGhosts bounds the deletions that a second try at a listing may bring
+	// about by lacking what the first one had. It is the number from which
+	// the sweep guard wants to see removals, which it only sees in a listing.
+	maxGhosts = 20
+
+	// maxMend bounds what is remembered to be corrected after a listing.
+	maxMend = 4096
+)
+
+// subscription is what is known of one kind of object between two calls of
+// Follow. Only the goroutine in Follow touches it, apart from shape and sql,
+// which never change.
+type subscription struct {
+	shape *shape
+	sql   string
+
+	from    origin
+	binding binding
+	last    uint64 // the newest change that the feed has taken
+	table   *table
+	ready   bool // listed or resumed in this call of Follow
+
+	// While listing:
+	first *table          // of a first try that was cut short
+	mend  []registry.Item // what the listing has twice, as it should be
+}
+
+// run follows all subscriptions with one listing at most.
+func (s *Source) run(ctx context.Context, a *agent, feed registry.Feed, resume bool) error {
+	s.listed = resume
+	if !resume {
+		s.stuck = 0
+	}
+	for _, sub := range s.subs {
+		sub.ready, sub.first, sub.mend = false, nil, nil
+		if !resume {
+			sub.table = nil
+		}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	messages, gate := make(chan message), make(chan struct{})
+	for _, sub := range s.subs {
+		st := &stream{
+			agent: a, sub: sub, log: s.log, out: messages, gate: gate,
+			from: sub.from, binding: sub.binding, last: sub.last,
+		}
+		wg.Go(func() { cancel(st.run(inner, resume)) })
+	}
+	wg.Go(func() { cancel(s.prove(inner, a, messages)) })
+	err := s.merge(ctx, inner, feed, messages, gate)
+	if errors.Is(err, errLost) {
+		s.listed = false
+	}
+	return err
+}
+
+// prove asks for signs of life until ctx ends or there are none.
+func (s *Source) prove(ctx context.Context, a *agent, out chan<- message) error {
+	ticker := time.NewTicker(s.proveEvery)
+	defer ticker.Stop()
+	for failures := 0; ; {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := a.alive(ctx, s.proveTimeout); err != nil {
+			if failures++; failures == proveFailures {
+				return fmt.Errorf("corrosion agent at %s gives no sign of life: %w", s.cfg.Addr, err)
+			}
+			continue
+		}
+		failures = 0
+		select { // behind what the streams have read already
+		case out <- message{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// merge brings what the streams send to the feed, in one goroutine, until one
+// of them ends, which ends inner.
+func (s *Source) merge(ctx, inner context.Context, feed registry.Feed, messages <-chan message, gate chan struct{}) error {
+	var items []registry.Item
+	for {
+		var m message
+		select {
+		case m = <-messages:
+		case <-inner.Done():
+			return context.Cause(inner)
+		}
+		var err error
+		switch {
+		case m.sub == nil:
+			if s.listed {
+				s.stuck = 0
+				err = feed.Change(ctx, nil)
+			}
+		case m.what == changed:
+			if items, err = m.sub.apply(m.entries, items[:0]); err == nil {
+				err = s.change(ctx, feed, items)
+			}
+			m.sub.last = m.last
+		case m.what == rows:
+			if items, err = m.sub.list(m.entries, items[:0]); err == nil {
+				err = feed.List(ctx, items)
+			}
+		case m.what == began:
+			m.sub.first, m.sub.table = m.sub.table, newTable()
+		default:
+			err = s.ready(ctx, feed, &m, gate)
+		}
+		if err != nil {
+			return err
+		}
+		clear(items) // they are the feed's now
+	}
+}
+
+// change passes items on. If that fails, the tables are ahead of the feed, and
+// only a listing brings them together again.
+func (s *Source) change(ctx context.Context, feed registry.Feed, items []registry.Item) error {
+	s.stuck = 0
+	err := feed.Change(ctx, items)
+	if err != nil {
+		s.listed = false
+	}
+	return err
+}
+
+// ready takes note that a subscription is listed or resumed, and completes the
+// listing when all are.
+func (s *Source) ready(ctx context.Context, feed registry.Feed, m *message, gate chan<- struct{}) error {
+	m.sub.ready = true
+	if m.what == listed {
+		m.sub.from, m.sub.binding, m.sub.last = m.from, m.binding, m.last
+		if err := m.sub.reconcile(); err != nil {
+			return err
+		}
+	}
+	for _, sub := range s.subs {
+		if !sub.ready {
+			return nil
+		}
+	}
+	if m.what == resumed { // every subscription was answered for just now
+		return feed.Change(ctx, nil)
+	}
+	if err := feed.Listed(ctx); err != nil {
+		return err
+	}
+	for _, sub := range s.subs {
+		if len(sub.mend) > 0 {
+			if err := feed.Change(ctx, sub.mend); err != nil {
+				return err
+			}
+			sub.mend = nil
+		}
+	}
+	s.listed = true
+	close(gate)
+	return nil
+}
+
+// apply turns changes into items for the feed.
+func (sub *subscription) apply(changes []entry, items []registry.Item) ([]registry.Item, error) {
+	var err error
+	for i := range changes {
+		if items, err = sub.table.apply(&changes[i], items); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+// list turns rows of a listing into items for the feed. A listing should have
+// every object once; of one that it has had before, with another content, the
+// last content is put once more when the listing is complete.
+func (sub *subscription) list(rows []entry, items []registry.Item) ([]registry.Item, error) {
+	for i := range rows {
+		e := &rows[i]
+		if o := e.item.Object; o != nil {
+			key := o.Key()
+			if sub.table.other(key, e.sum) || sub.first.other(key, e.sum) {
+				sub.mend = append(sub.mend, e.item)
+			}
+		}
+		var err error
+		if items, err = sub.table.apply(e, items); err != nil {
+			return nil, err
+		}
+	}
+	if len(sub.mend) > maxMend {
+		return nil, fmt.Errorf("the table %s changes too fast to be listed in two tries, or has several rows for one object", sub.shape.table)
+	}
+	return items, nil
+}
+
+// reconcile ends a listing. What only a first try that was cut short had is in
+// the feed's listing too, and has to go.
+func (sub *subscription) reconcile() error {
+	if sub.first == nil {
+		return nil
+	}
+	ghosts := 0
+	for key := range sub.first.held {
+		if _, ok := sub.table.held[key]; !ok && named(key) {
+			sub.mend = append(sub.mend, registry.Delete(key))
+			ghosts++
+		}
+	}
+	sub.first = nil
+	if ghosts > maxGhosts {
+		return fmt.Errorf("%w: %d objects of %s were in its beginning and no longer in the second try", errCut, ghosts, sub.shape.table)
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package corrosion
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"dnsd/registry"
+)
+
+// shape is how the rows of one kind of object look.
+type shape struct {
+	kind    registry.Kind
+	table   string   // for logs and errors
+	columns []string // the output columns that a query must have
+	further []string // and those that it may have
+
+	query func(Queries) string
+	// object and key read the cells of columns and further, in that order; a
+	// column that the query does not have is empty.
+	object func(cells []string) (registry.Object, error)
+	key    func(cells []string) registry.Key // zero: unreadable
+}
+
+var shapes = [...]*shape{
+	{
+		kind: registry.KindMachine, table: "machines",
+		columns: []string{"id", "network", "app", "region", "process_group", "state", "private_ip", "metadata"},
+		further: []string{"skip_registration"},
+		query:   func(q Queries) string { return q.Machines },
+		object:  machine,
+		key: func(c []string) registry.Key {
+			return keyOf(registry.KindMachine, c[1], c[6], c[2], registry.Lower(c[0]), true)
+		},
+	}, {
+		kind: registry.KindApp, table: "apps",
+		columns: []string{"network", "name"},
+		query:   func(q Queries) string { return q.Apps },
+		object: func(c []string) (registry.Object, error) {
+			return object(registry.NewApp(registry.AppSpec{Network: c[0], Name: c[1]}))
+		},
+		key: func(c []string) registry.Key { return keyOf(registry.KindApp, c[0], "", c[1], "", false) },
+	}, {
+		kind: registry.KindPeer, table: "peers",
+		columns: []string{"network", "name", "private_ip", "region"},
+		query:   func(q Queries) string { return q.Peers },
+		object: func(c []string) (registry.Object, error) {
+			return object(registry.NewPeer(registry.PeerSpec{Network: c[0], Name: c[1], PrivateIP: c[2], Region: c[3]}))
+		},
+		key: func(c []string) registry.Key { return keyOf(registry.KindPeer, c[0], c[2], c[1], "", false) },
+	}, {
+		kind: registry.KindAddress, table: "app_addresses",
+		columns: []string{"network", "app", "address"},
+		query:   func(q Queries) string { return q.Addresses },
+		object: func(c []string) (registry.Object, error) {
+			return object(registry.NewAddress(registry.AddressSpec{Network: c[0], App: c[1], Address: c[2]}))
+		},
+		key: func(c []string) registry.Key {
+			addr, err := netip.ParseAddr(c[2])
+			if err != nil {
+				return registry.Key{}
+			}
+			return keyOf(registry.KindAddress, c[0], c[2], c[1], addr.String(), true)
+		},
+	},
+}
+
+// object returns what a constructor of package registry returned, without the
+// trap of a nil pointer in an interface.
+func object[T registry.Object](o T, err error) (registry.Object, error) {
+	if err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// processGroup is the metadata key that the process_group column stands for.
+const processGroup = "fly_process_group"
+
+func machine(c []string) (registry.Object, error) {
+	spec := registry.MachineSpec{
+		ID: c[0], Network: c[1], App: c[2], Region: c[3], State: c[5], PrivateIP: c[6],
+		SkipRegistration: c[8] != "" && c[8] != "0",
+	}
+	if c[7] != "" {
+		if err := json.Unmarshal([]byte(c[7]), &spec.Metadata); err != nil {
+			return nil, errors.New("metadata is not a JSON object of strings")
+		}
+	}
+	if c[4] != "" {
+		if spec.Metadata == nil {
+			spec.Metadata = make(map[string]string, 1)
+		}
+		spec.Metadata[processGroup] = c[4]
+	}
+	return object(registry.NewMachine(spec))
+}
+
+// keyOf returns the key of a row that may be wrong in every other way. It is
+// the zero Key when the row's name cannot be read, and has AnyNetwork set when
+// only its network cannot, or its network and address disagree.
+func keyOf(kind registry.Kind, network, address, name, id string, wantID bool) registry.Key {
+	if name == "" || wantID && id == "" {
+		return registry.Key{}
+	}
+	key := registry.Key{Kind: kind, Name: registry.Lower(name), ID: id}
+	n, err := registry.ParseNetwork(network)
+	ok := err == nil
+	if network == "" || ok && address != "" {
+		if addr, err := netip.ParseAddr(address); err == nil {
+			in, inside := registry.NetworkOf(addr)
+			ok = inside && (network == "" || in == n)
+			n = in
+		}
+	}
+	if !ok {
+		key.AnyNetwork = true
+		return key
+	}
+	key.Network = n
+	return key
+}
+
+// named reports whether key is one that the registry can hold an object under.
+func named(key registry.Key) bool { return key.Name != "" && !key.AnyNetwork }
+
+// binding is where in a row each cell of a shape stands; -1: nowhere.
+type binding []int
+
+// bind finds a shape's columns among those of a query.
+func (s *shape) bind(have []string) (binding, error) {
+	var missing []string
+	b := make(binding, 0, len(s.columns)+len(s.further))
+	for _, name := range s.columns {
+		at := slices.Index(have, name)
+		if at < 0 {
+			missing = append(missing, name)
+		}
+		b = append(b, at)
+	}
+	if missing != nil {
+		return nil, &columnError{table: s.table, missing: missing, have: have}
+	}
+	for _, name := range s.further {
+		b = append(b, slices.Index(have, name))
+	}
+	return b, nil
+}
+
+// columnError says that a query does not give what is needed. Only another
+// query or another schema mends it.
+type columnError struct {
+	table         string
+	missing, have []string
+}
+
+func (e *columnError) Error() string {
+	return fmt.Sprintf("the query for %s lacks the output column %s (it has %s): name it with AS if the table calls it otherwise",
+		e.table, strings.Join(e.missing, ", "), strings.Join(e.have, ", "))
+}
+
+// entry is a row as a stream told of it.
+type entry struct {
+	row  uint64
+	gone bool          // the row is no longer there; item is not set
+	item registry.Item // put or reject
+	sum  uint64        // of the cells; equal for equal cells
+}
+
+// seed makes the sums of this process.
+var seed = maphash.MakeSeed()
+
+// entry reads a row's cells. A row that is wrong becomes a reject, with the
+// key if that much of it can be read.
+func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
+	e := entry{row: row, sum: maphash.Bytes(seed, cells)}
+	texts, err := b.texts(cells)
+	if err != nil {
+		e.item = s.reject(registry.Key{}, row, err)
+		return e
+	}
+	o, err := s.object(texts)
+	if err != nil {
+		e.item = s.reject(s.key(texts), row, err)
+		return e
+	}
+	e.item = registry.Put(o)
+	return e
+}
+
+func (s *shape) reject(key registry.Key, row uint64, err error) registry.Item {
+	key.Kind = s.kind // so that it is counted where it belongs, nameless or not
+	return registry.Reject(key, fmt.Sprintf("%s row %d", s.table, row), err)
+}
+
+// texts returns a row's cells in the order of its shape.
+func (b binding) texts(raw json.RawMessage) ([]string, error) {
+	cells := make([]cell, 0, len(b)+1)
+	if err := json.Unmarshal(raw, &cells); err != nil {
+		return nil, err
+	}
+	texts := make([]string, len(b))
+	for i, at := range b {
+		switch {
+		case at >= len(cells):
+			return nil, fmt.Errorf("the row has %d cells, fewer than its columns", len(cells))
+		case at >= 0:
+			texts[i] = string(cells[at])
+		}
+	}
+	return texts, nil
+}

@@ -1,0 +1,172 @@
+package corrosion
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"dnsd/registry"
+	"dnsd/registry/corrosion/corrosiontest"
+)
+
+func TestBadRowsKeepWhatWasKnown(t *testing.T) {
+	anywhere := registry.Key{Kind: registry.KindMachine, Name: "my-app", ID: "m1", AnyNetwork: true}
+	for _, test := range []struct {
+		name string
+		bad  corrosiontest.Row
+		key  registry.Key // rejected when nothing was known of the row
+		text string
+	}{
+		{"metadata", with(row("m1", "started"), "metadata", `{"a":1}`), machineKey("m1"), "metadata is not"},
+		{"state", row("m1", ""), machineKey("m1"), "state is missing"},
+		{"address in another network", with(row("m1", "started"), "private_ip", "fdaa:0:19::1"), anywhere, "not in its network"},
+		{"network", with(row("m1", "started"), "network", "18"), anywhere, `network "18"`},
+		{"no network at all", with(with(row("m1", "started"), "network", ""), "private_ip", nil), anywhere, "both missing"},
+		{"app", with(row("m1", "started"), "app", ""), registry.Key{Kind: registry.KindMachine}, "app is missing"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.agent.Put("machines", row("m1", "started")) })
+			f.waitListed(1)
+			f.agent.Put("machines", test.bad, row("m2", "started"))
+			f.waitState("m2", "started")
+			rejected := func() registry.Item {
+				f.world.mu.Lock()
+				defer f.world.mu.Unlock()
+				if len(f.world.rejects) == 0 {
+					t.Fatal("nothing was rejected")
+				}
+				return f.world.rejects[len(f.world.rejects)-1]
+			}
+			// The row is still the machine that it was.
+			if got := rejected(); got.Key != machineKey("m1") || !strings.Contains(got.Err.Error(), test.text) || got.Where != "machines row 1" {
+				t.Errorf("rejected %+v", got)
+			}
+			if f.state("m1") != "started" {
+				t.Error("the version known before is gone")
+			}
+			// To a listing it is whatever its own cells say.
+			f.relist()
+			f.waitListed(2)
+			if got := rejected(); got.Key != test.key {
+				t.Errorf("rejected %+v, want %+v", got.Key, test.key)
+			}
+			if kept := f.state("m1") == "started"; kept != (test.key.Name != "") {
+				t.Errorf("after the listing m1 is known: %v", kept)
+			}
+			f.agent.Put("machines", row("m1", "stopped"))
+			f.waitState("m1", "stopped")
+			f.agent.Delete("machines", row("m1", ""))
+			f.waitState("m1", "")
+		})
+	}
+}
+
+func TestCells(t *testing.T) {
+	b, err := shapes[2].bind([]string{"region", "extra", "private_ip", "name", "network"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.texts([]byte(`[null, 9223372036854775807, [102,100,97,97], "a\u00e9\n", -9007199254740993]`))
+	if want := []string{"-9007199254740993", "aé\n", "fdaa", ""}; err != nil || strings.Join(got, "|") != strings.Join(want, "|") {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	for _, bad := range []string{`[null,1,2,3]`, `[null,{},1,2,3]`, `{}`, `[1,2,[300],4,5]`, `[1,2,["x"],4,5]`} {
+		if got, err := b.texts([]byte(bad)); err == nil {
+			t.Errorf("%s gave %q", bad, got)
+		}
+	}
+}
+
+func TestTable(t *testing.T) {
+	const a, b, c = 1, 2, 3 // contents
+	key := machineKey("m1")
+	anywhere := registry.Key{Kind: registry.KindMachine, Name: "my-app", ID: "m1", AnyNetwork: true}
+	write := func(row, sum uint64, id string) entry {
+		o, _ := registry.NewMachine(registry.MachineSpec{ID: id, App: "my-app", Network: "fdaa:0:18::/48", State: "started"})
+		return entry{row: row, sum: sum, item: registry.Put(o)}
+	}
+	gone := func(row uint64) entry { return entry{row: row, gone: true} }
+	bad := func(row uint64, key registry.Key) entry {
+		return entry{row: row, item: registry.Reject(key, "", errors.New("bad"))}
+	}
+	for _, test := range []struct {
+		name    string
+		entries []entry
+		want    string // of the last entry: p put, d delete, r reject, l lost
+	}{
+		{"put", []entry{write(1, a, "m1")}, "p"},
+		{"delete", []entry{write(1, a, "m1"), gone(1)}, "d"},
+		{"delete of the unknown", []entry{gone(1)}, ""},
+		{"key changed", []entry{write(1, a, "m1"), write(1, b, "m2")}, "dp"},
+		{"new row, then the old one gone", []entry{write(1, a, "m1"), write(2, b, "m1"), gone(1)}, ""},
+		{"and then the new one", []entry{write(1, a, "m1"), write(2, b, "m1"), gone(1), gone(2)}, "d"},
+		{"new row gone", []entry{write(1, a, "m1"), write(2, b, "m1"), gone(2)}, "l"},
+		{"new row of the same content gone", []entry{write(1, a, "m1"), write(2, a, "m1"), gone(2)}, ""},
+		{"three rows, last written gone", []entry{write(1, a, "m1"), write(2, a, "m1"), write(3, b, "m1"), gone(1), gone(3)}, "l"},
+		{"three rows, one left", []entry{write(1, a, "m1"), write(2, c, "m1"), write(3, b, "m1"), gone(1), gone(2), gone(3)}, "d"},
+		{"moved onto another, then away", []entry{write(1, a, "m1"), write(2, b, "m2"), write(2, b, "m1"), write(2, b, "m3")}, "lp"},
+		{"bad", []entry{write(1, a, "m1"), bad(1, key)}, "r"},
+		{"bad and gone", []entry{write(1, a, "m1"), bad(1, key), gone(1)}, "d"},
+		{"bad under another name", []entry{write(1, a, "m1"), bad(1, machineKey("m2"))}, "dr"},
+		{"bad without a name", []entry{write(1, a, "m1"), bad(1, registry.Key{})}, "r"},
+		{"bad without a name, then gone", []entry{write(1, a, "m1"), bad(1, registry.Key{}), gone(1)}, "d"},
+		{"nameless from the start, then gone", []entry{bad(1, registry.Key{}), gone(1)}, ""},
+		{"without a network from the start, then gone", []entry{bad(1, anywhere), gone(1)}, "l"},
+		{"without a network from the start, then mended", []entry{bad(1, anywhere), write(1, a, "m1")}, "lp"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			table, got := newTable(), ""
+			for i := range test.entries {
+				items, err := table.apply(&test.entries[i], nil)
+				got = ""
+				if errors.Is(err, errLost) {
+					got = "l"
+				}
+				for _, item := range items {
+					switch {
+					case item.Err != nil:
+						got += "r"
+					case item.Object != nil:
+						got += "p"
+					default:
+						got += "d"
+					}
+				}
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestLineReader(t *testing.T) {
+	long := strings.Repeat("x", 3*readBuffer)
+	tooLong := strings.Repeat("y", maxLine+1)
+	text := "a\n\n" + long + "\nb\n" + tooLong + "\nc\nlast"
+	for name, r := range map[string]io.Reader{
+		"whole":    strings.NewReader(text),
+		"halves":   iotest.HalfReader(strings.NewReader(text)),
+		"with EOF": iotest.DataErrReader(strings.NewReader(text)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLineReader(r)
+			for _, want := range []string{"a", "", long, "b", "TOO LONG", "c", "last"} {
+				line, err := l.next()
+				if want == "TOO LONG" {
+					if err != errLongLine {
+						t.Fatalf("got %d bytes, %v", len(line), err)
+					}
+				} else if err != nil || string(line) != want {
+					t.Fatalf("got %.20q, %v; want %.20q", line, err, want)
+				}
+			}
+			if _, err := l.next(); err != io.EOF {
+				t.Errorf("at the end: %v", err)
+			}
+		})
+	}
+}

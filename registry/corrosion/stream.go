@@ -1,0 +1,316 @@
+package corrosion
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"dnsd/registry"
+)
+
+// batch bounds what is handed over at once: the follower's own batches are as
+// large.
+const batch = 500
+
+var (
+	// errLost says that a subscription cannot be resumed: everything has to be
+	// listed again.
+	errLost = errors.New("subscription lost")
+
+	// errGap says that changes are missing, or cannot be read.
+	errGap = errors.New("changes are missing")
+
+	// errCut says that a listing ended before its end-of-query event.
+	errCut = errors.New("listing cut short")
+)
+
+// message is what a stream tells the goroutine in Follow. Entries are rows
+// while the subscription is listing, changes afterwards.
+type message struct {
+	sub     *subscription // nil: the agent has proven to be alive
+	what    what
+	entries []entry
+	from    origin  // of listed
+	binding binding // of listed
+	last    uint64  // of listed and changed: the newest change id
+}
+
+type what int
+
+const (
+	began   what = iota // a listing begins; what came before it is void
+	rows                // rows of the listing
+	listed              // the listing is complete
+	resumed             // the stream goes on where the last one ended
+	changed             // changes
+)
+
+// stream reads one subscription. It belongs to one goroutine.
+type stream struct {
+	agent *agent
+	sub   *subscription // only shape and sql are read
+	log   *slog.Logger
+	out   chan<- message
+	gate  <-chan struct{} // closed when all subscriptions are listed
+
+	// Where the stream is.
+	from    origin
+	binding binding
+	last    uint64 // the newest change id; the next one is one more
+
+	body      io.ReadCloser // nil: not open
+	lines     *lineReader
+	replaying bool // a stream resumed at change 0 sends its listing again
+	pending   []entry
+}
+
+// run reads until ctx ends or the stream breaks for good.
+func (s *stream) run(ctx context.Context, resume bool) error {
+	defer s.close()
+	err := s.start(ctx, resume)
+	if err == nil {
+		err = s.follow(ctx)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("corrosion subscription for %s: %w", s.sub.shape.table, err)
+}
+
+// start lists, or resumes. A listing that is cut short is tried once more, at
+// once: the agent serves a first subscriber while it runs the query and drops
+// one that reads too slowly, but a second one gets its rows from a table, at
+// the pace that it reads.
+func (s *stream) start(ctx context.Context, resume bool) error {
+	if resume {
+		if err := s.resume(ctx); err != nil {
+			return err
+		}
+		return s.send(ctx, message{what: resumed})
+	}
+	err := s.list(ctx)
+	if errors.Is(err, errCut) && ctx.Err() == nil {
+		s.log.Info("corrosion listing was cut short; trying once more", "table", s.sub.shape.table, "err", err)
+		err = s.list(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	select { // the agent waits meanwhile: nothing is read
+	case <-s.gate:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// list subscribes and reads up to the end-of-query event.
+func (s *stream) list(ctx context.Context) error {
+	s.close()
+	from, body, err := s.agent.subscribe(ctx, s.sub.sql)
+	if err != nil {
+		return err
+	}
+	s.open(from, body)
+	if err := s.send(ctx, message{what: began}); err != nil {
+		return err
+	}
+	for {
+		ev, err := s.next()
+		if err == errLongLine { // one row, whichever it is: the others are good
+			s.pending = append(s.pending, entry{item: s.sub.shape.reject(registry.Key{}, 0, err)})
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errCut, err)
+		}
+		switch {
+		case ev.Error != nil:
+			return fmt.Errorf("%w: the agent says: %s", errCut, *ev.Error)
+		case ev.Columns != nil:
+			if s.binding, err = s.sub.shape.bind(ev.Columns); err != nil {
+				return err
+			}
+		case ev.Row != nil:
+			id, cells, err := rowOf(ev.Row)
+			if err != nil || s.binding == nil {
+				return fmt.Errorf("%w: unreadable row event: %w", errCut, cmpErr(err, errNoColumns))
+			}
+			s.pending = append(s.pending, s.sub.shape.entry(s.binding, id, cells))
+		case ev.EOQ != nil:
+			if ev.EOQ.ChangeID == nil || s.binding == nil {
+				return fmt.Errorf("%w: no change id or no columns before its end-of-query event", errCut)
+			}
+			if err := s.flush(ctx, rows); err != nil {
+				return err
+			}
+			s.last = *ev.EOQ.ChangeID
+			return s.send(ctx, message{what: listed, from: s.from, binding: s.binding, last: s.last})
+		}
+		if err := s.handOver(ctx, rows); err != nil {
+			return err
+		}
+	}
+}
+
+var errNoColumns = errors.New("no columns event came before it")
+
+// cmpErr returns the first of the two that is not nil.
+func cmpErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// resume reopens the stream where it ended. A subscription without a change so
+// far has no id to resume from; it replays its rows, which are those that are
+// known already if there still was no change.
+func (s *stream) resume(ctx context.Context) error {
+	s.close()
+	body, err := s.agent.resume(ctx, s.from, s.last)
+	if err != nil {
+		return err
+	}
+	s.open(s.from, body)
+	s.replaying = s.last == 0
+	return nil
+}
+
+// follow hands changes over until the stream breaks for good: a break, a gap
+// or a line that cannot be read is resumed after once, unless nothing came
+// since the last time.
+func (s *stream) follow(ctx context.Context) error {
+	for retried := false; ; retried = true {
+		before := s.last
+		err := s.changes(ctx)
+		switch progress := s.last != before; {
+		case ctx.Err() != nil || errors.Is(err, errLost):
+			return err
+		case retried && !progress && errors.Is(err, errGap):
+			return fmt.Errorf("%w: %w", errLost, err)
+		case retried && !progress:
+			return err
+		}
+		s.log.Debug("corrosion stream broke; resuming it", "table", s.sub.shape.table, "last", s.last, "err", err)
+		if err := s.resume(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// changes reads a stream from its opening until it breaks.
+func (s *stream) changes(ctx context.Context) error {
+	for {
+		ev, err := s.next()
+		switch {
+		case err == nil:
+			err = s.change(ev)
+		case err == errLongLine:
+			err = fmt.Errorf("%w: %w", errGap, err)
+		}
+		if err != nil {
+			// What came before the break is good.
+			return cmpErr(s.flush(ctx, changed), err)
+		}
+		if err := s.handOver(ctx, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// change takes one event of a stream that has been listed.
+func (s *stream) change(ev *event) error {
+	switch {
+	case ev.Error != nil: // too old, or beyond help
+		return fmt.Errorf("%w: the agent says: %s", errLost, *ev.Error)
+	case ev.Columns != nil:
+		b, err := s.sub.shape.bind(ev.Columns)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errLost, err)
+		}
+		s.binding = b
+	case ev.Row != nil:
+		if !s.replaying {
+			return fmt.Errorf("%w: the agent lists again instead of resuming", errLost)
+		}
+	case ev.EOQ != nil:
+		if !s.replaying || ev.EOQ.ChangeID == nil || *ev.EOQ.ChangeID != 0 {
+			return fmt.Errorf("%w: there were changes before it was resumed", errLost)
+		}
+		s.replaying = false
+	case ev.Change != nil:
+		c, err := changeOf(ev.Change)
+		if err != nil {
+			return fmt.Errorf("%w: unreadable change event: %w", errGap, err)
+		}
+		if s.replaying || c.id != s.last+1 {
+			return fmt.Errorf("%w: change %d came after %d", errGap, c.id, s.last)
+		}
+		s.last = c.id
+		if c.gone {
+			s.pending = append(s.pending, entry{row: c.row, gone: true})
+		} else {
+			s.pending = append(s.pending, s.sub.shape.entry(s.binding, c.row, c.cells))
+		}
+	}
+	return nil
+}
+
+// next reads the next event.
+func (s *stream) next() (*event, error) {
+	line, err := s.lines.next()
+	if err == io.EOF {
+		return nil, errors.New("the agent ended the stream")
+	}
+	if err != nil {
+		return nil, err
+	}
+	ev := new(event)
+	if err := json.Unmarshal(line, ev); err != nil { // nobody knows what it would have been
+		return nil, fmt.Errorf("%w: unreadable event: %w", errGap, err)
+	}
+	return ev, nil
+}
+
+// handOver sends what is pending when there is enough of it, or when reading
+// on would mean to wait.
+func (s *stream) handOver(ctx context.Context, as what) error {
+	if len(s.pending) < batch && s.lines.ready() {
+		return nil
+	}
+	return s.flush(ctx, as)
+}
+
+func (s *stream) flush(ctx context.Context, as what) error {
+	if len(s.pending) == 0 {
+		return nil
+	}
+	m := message{what: as, entries: s.pending, last: s.last}
+	s.pending = nil // it belongs to the receiver now
+	return s.send(ctx, m)
+}
+
+func (s *stream) send(ctx context.Context, m message) error {
+	m.sub = s.sub
+	select {
+	case s.out <- m:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *stream) open(from origin, body io.ReadCloser) {
+	s.from, s.body, s.lines, s.pending, s.replaying = from, body, newLineReader(body), nil, false
+}
+
+func (s *stream) close() {
+	if s.body != nil {
+		s.body.Close()
+		s.body = nil
+	}
+}
