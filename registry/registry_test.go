@@ -1,0 +1,258 @@
+package registry
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"testing"
+)
+
+func TestApplyAndLookUp(t *testing.T) {
+	r := New()
+	n := network(t, "fdaa:0:18::/48")
+	peer, _ := NewPeer(PeerSpec{Name: "My-Peer", PrivateIP: "fdaa:0:18:a7b:d6b:0:a:102", Region: "ord"})
+	address, _ := NewAddress(AddressSpec{App: "web", Network: "fdaa:0:99::/48", Address: "fdaa:0:99:0:1::9"})
+	app, _ := NewApp(AppSpec{Name: "empty", Network: "fdaa:0:18::/48"})
+	items := []Item{
+		Put(machine(t, "b2", at("fdaa:0:18:a7b:7d:f066:b83b:2"))), Put(machine(t, "A1")),
+		Put(machine(t, "c3", inState("destroyed"))), Put(peer), Put(address), Put(app),
+	}
+	if got := r.Apply(items); got != len(items) {
+		t.Fatalf("changed %d objects, want %d", got, len(items))
+	}
+	if got := r.Apply(items); got != 0 {
+		t.Errorf("the same again changed %d objects, want 0", got)
+	}
+	v := r.View()
+	f, _ := v.Fleet(n, "web")
+	if got := ids(f.Deployed()); got != "[A1 b2]" {
+		t.Errorf("deployed %s, want [A1 b2]", got)
+	}
+	if f.Machine("a1") == nil || f.Machine("c3") != nil {
+		t.Error("a machine is found by its lower-case id if it is deployed")
+	}
+	if f.Deployed()[0].Started() {
+		t.Error("a machine without an address counts as started")
+	}
+	if near, _ := v.MachinesNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83b:ffff")); ids(near) != "[b2]" {
+		t.Errorf("the owner of the /112 is %s, want [b2]", ids(near))
+	}
+	if near, _ := v.MachinesNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83c:2")); near != nil {
+		t.Errorf("the neighbouring /112 belongs to %s, want nobody", ids(near))
+	}
+	if p, _ := v.Peer(n, "my-peer"); p != peer {
+		t.Error("the peer is not found by its lower-case name")
+	}
+	if p, _ := v.PeersAt(peer.Addr); len(p) != 1 {
+		t.Error("the peer is not found by its address")
+	}
+	if a, _ := v.Addresses(address.Network, "web"); len(a) != 1 {
+		t.Error("the flycast address is not found in the network it is allocated for")
+	}
+	if a, _ := v.Addresses(n, "web"); len(a) != 0 {
+		t.Error("the flycast address is found in a network it is not allocated for")
+	}
+	if f, _ := v.Fleet(n, "empty"); f == nil || !f.Exists() {
+		t.Error("an app without machines does not exist")
+	}
+	if fleets, _ := v.Fleets(n); len(fleets) != 2 || fleets[0].Name() != "empty" || fleets[1].Name() != "web" {
+		t.Errorf("the network's apps are %v", fleets)
+	}
+	for kind, want := range map[Kind]int{KindApp: 1, KindMachine: 3, KindPeer: 1, KindAddress: 1} {
+		if got := r.Count(kind); got != want {
+			t.Errorf("%d of kind %s, want %d", got, kind, want)
+		}
+	}
+	var deletes []Item
+	for key := range objects(r) {
+		deletes = append(deletes, Delete(key))
+	}
+	r.Apply(deletes)
+	if left := objects(r); len(left) != 0 {
+		t.Errorf("left after deleting everything: %v", left)
+	}
+	if f, _ := r.View().Fleet(n, "web"); f != nil {
+		t.Error("a fleet without machines is left")
+	}
+	for _, kind := range Kinds() {
+		if r.Count(kind) != 0 {
+			t.Errorf("%d of kind %s left", r.Count(kind), kind)
+		}
+	}
+}
+
+// A key is renamed by inserting the new one and deleting the old, and for a
+// moment two machines have one address.
+func TestTwoMachinesOfOneAddress(t *testing.T) {
+	r := New()
+	ip := "fdaa:0:18:a7b:7d:f066:b83b:2"
+	old, renamed := machine(t, "m1", at(ip), inApp("old")), machine(t, "m1", at(ip), inApp("new"))
+	r.Apply([]Item{Put(old)})
+	r.Apply([]Item{Put(renamed)})
+	if near, _ := r.View().MachinesNear(old.Addr); len(near) != 2 {
+		t.Fatalf("%d machines at the address, want both", len(near))
+	}
+	r.Apply([]Item{Delete(old.Key())})
+	if near, _ := r.View().MachinesNear(old.Addr); len(near) != 1 || near[0] != renamed {
+		t.Fatalf("machines at the address: %s, want the renamed one", ids(near))
+	}
+}
+
+func TestAddressMovesOverARestart(t *testing.T) {
+	r := New()
+	before, after := machine(t, "m1", at("fdaa:0:18:1::2")), machine(t, "m1", at("fdaa:0:18:2::2"))
+	r.Apply([]Item{Put(before)})
+	_, watch := r.View().MachinesNear(after.Addr)
+	r.Apply([]Item{Put(after)})
+	if !closed(watch) {
+		t.Error("nobody heard that the new address is taken")
+	}
+	if near, _ := r.View().MachinesNear(before.Addr); len(near) != 0 {
+		t.Error("the old address still has an owner")
+	}
+	without := machine(t, "m1")
+	r.Apply([]Item{Put(without)})
+	if near, _ := r.View().MachinesNear(after.Addr); len(near) != 0 {
+		t.Error("an address taken away still has an owner")
+	}
+}
+
+// Small fleets are scanned and large ones indexed: both must find the same.
+func TestFleetFindsTheSameWithAndWithoutIndex(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	pick := func(from ...string) string { return from[rng.IntN(len(from))] }
+	for _, n := range []int{0, 1, indexFrom - 1, indexFrom, 200} {
+		var machines []*Machine
+		for i := range n {
+			machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) {
+				s.Region, s.State = pick("iad", "IAD", "ams", ""), pick("started", "stopped", "destroyed")
+				s.SkipRegistration = rng.IntN(9) == 0
+				s.Metadata = map[string]string{processGroupKey: pick("web", "Web", "worker"), "Role": pick("a.b", "A.B", "c"), "role": "c"}
+			}))
+		}
+		f := newFleet(1, "web", false, machines)
+		for what, pair := range map[string][2][]*Machine{
+			"region": {f.InRegion("iad"), f.filter(func(m *Machine) bool { return Lower(m.Region) == "iad" })},
+			"group":  {f.InGroup("web"), f.filter(func(m *Machine) bool { return Lower(m.Group()) == "web" })},
+			"key":    {f.WithKey("role"), f.filter(func(m *Machine) bool { return len(m.Metadata) > 0 })},
+			"pair": {f.WithPair("role", "a.b"), f.filter(func(m *Machine) bool {
+				return m.has(func(k, v string) bool { return k == "role" && v == "a.b" })
+			})},
+			"none": {f.InRegion("fra"), nil},
+		} {
+			if got, want := ids(pair[0]), ids(pair[1]); got != want {
+				t.Errorf("%d machines by %s: %s, want %s", n, what, got, want)
+			}
+		}
+		for _, m := range f.Deployed() {
+			if m.Skip || !m.Deployed() {
+				t.Errorf("%s is hidden or gone but named", m.ID)
+			}
+		}
+	}
+}
+
+// Whatever is read with its channel stays true until the channel closes.
+func TestChannelsCloseWhenWhatWasReadChanges(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	r := New()
+	type read struct {
+		again func() (any, <-chan struct{})
+		value any
+		watch <-chan struct{}
+	}
+	nets := []Network{network(t, "fdaa:0:18::/48"), network(t, "fdaa:0:99::/48")}
+	apps := []string{"a", "ab", "b", "web"}
+	reads := func() []*read {
+		var all []*read
+		add := func(again func() (any, <-chan struct{})) {
+			value, watch := again()
+			all = append(all, &read{again, value, watch})
+		}
+		for _, n := range nets {
+			for _, app := range apps {
+				add(func() (any, <-chan struct{}) { f, w := r.View().Fleet(n, app); return fleetString(f), w })
+				add(func() (any, <-chan struct{}) { l, w := r.View().Addresses(n, app); return fmt.Sprint(len(l)), w })
+				add(func() (any, <-chan struct{}) { p, w := r.View().Peer(n, app); return p, w })
+			}
+			add(func() (any, <-chan struct{}) { l, w := r.View().Fleets(n); return fleetsString(l), w })
+			add(func() (any, <-chan struct{}) { l, w := r.View().Peers(n); return fmt.Sprint(len(l)), w })
+			for i := range 8 {
+				addr := testAddr(n, i)
+				add(func() (any, <-chan struct{}) { l, w := r.View().MachinesNear(addr); return ids(l), w })
+				add(func() (any, <-chan struct{}) { l, w := r.View().PeersAt(addr); return fmt.Sprint(len(l)), w })
+				add(func() (any, <-chan struct{}) { l, w := r.View().AddressesAt(addr); return fmt.Sprint(len(l)), w })
+			}
+		}
+		return all
+	}
+	kept := reads()
+	for step := range 3000 {
+		r.Apply(randomItems(t, rng, nets, apps))
+		for _, k := range kept {
+			value, watch := k.again()
+			if !reflect.DeepEqual(value, k.value) && !closed(k.watch) {
+				t.Fatalf("step %d: read %v before and %v now, and the channel is open", step, k.value, value)
+			}
+			k.value, k.watch = value, watch
+		}
+	}
+}
+
+func testAddr(n Network, i int) netip.Addr {
+	b := n.Prefix().Addr().As16()
+	b[13] = byte(i)
+	b[15] = 2
+	return netip.AddrFrom16(b)
+}
+
+// randomItems returns one to three random changes.
+func randomItems(t testing.TB, rng *rand.Rand, nets []Network, apps []string) []Item {
+	var items []Item
+	for range 1 + rng.IntN(3) {
+		n, app := nets[rng.IntN(len(nets))], apps[rng.IntN(len(apps))]
+		addr := testAddr(n, rng.IntN(8)).String()
+		var o Object
+		var err error
+		switch rng.IntN(5) {
+		case 0:
+			o, err = NewApp(AppSpec{Name: app, Network: n.String()})
+		case 1:
+			o, err = NewPeer(PeerSpec{Name: app, PrivateIP: addr})
+		case 2:
+			o, err = NewAddress(AddressSpec{App: app, Address: addr})
+		default:
+			states := []string{"started", "stopped", "destroyed"}
+			o, err = NewMachine(MachineSpec{ID: fmt.Sprint("m", rng.IntN(6)), App: app, PrivateIP: addr, State: states[rng.IntN(3)], Region: "iad"})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rng.IntN(2) == 0 {
+			items = append(items, Put(o))
+		} else {
+			items = append(items, Delete(o.Key()))
+		}
+	}
+	return items
+}
+
+func fleetString(f *Fleet) string {
+	if f == nil {
+		return "none"
+	}
+	s := fmt.Sprint(f.name, f.registered)
+	for _, m := range f.all {
+		s += fmt.Sprintf(" %+v", *m)
+	}
+	return s
+}
+
+func fleetsString(fleets []*Fleet) string {
+	s := ""
+	for _, f := range fleets {
+		s += fleetString(f) + "\n"
+	}
+	return s
+}

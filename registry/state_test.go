@@ -1,0 +1,152 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// run follows src in a bubble with a state directory for d and returns what the
+// registry held and its status at the end.
+func run(t *testing.T, src Source, dir string, d time.Duration, log *bytes.Buffer) (map[Key]string, *Status) {
+	var held map[Key]string
+	var status *Status
+	cfg := FollowerConfig{StateDir: dir, Log: slog.New(slog.NewTextHandler(log, nil))}
+	follow(t, src, cfg, func(t *testing.T, r *Registry, _ *Follower) {
+		pass(d)
+		held, status = objects(r), r.Status()
+	})
+	return held, status
+}
+
+func dead() *script {
+	return &script{steps: []func(context.Context, Feed, bool) error{
+		func(context.Context, Feed, bool) error { return errors.New("connection refused") },
+	}}
+}
+
+func TestLastKnownStateIsServedWhenTheSourceIsDead(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	all := fleetOf(t, 30)
+	peer, _ := NewPeer(PeerSpec{Name: "p", PrivateIP: "fdaa:0:18::2"})
+	all = append(all, Put(peer), Put(&App{Name: "empty", Network: 24}))
+	before, _ := run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return all })}}, dir, time.Second, log)
+	after, status := run(t, dead(), dir, time.Hour, log)
+	if !reflect.DeepEqual(before, after) || len(after) != 32 {
+		t.Errorf("loaded %d objects, saved %d", len(after), len(before))
+	}
+	if status.State != Cached || !status.Stale() || status.SyncedAt.IsZero() {
+		t.Errorf("status %+v, want cached, stale, with its time", status)
+	}
+	// And a live source takes over from it, removals included.
+	now, status := run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return all[:20] })}}, dir, time.Second, log)
+	if len(now) != 20 || status.State != Live {
+		t.Errorf("after the source is back: %d objects, %s; want 20, live", len(now), status.State)
+	}
+}
+
+func TestDamagedStateIsPassedOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(data []byte) []byte
+		says   string
+	}{
+		"cut short":    {func(d []byte) []byte { return d[:len(d)/2] }, "cut short"},
+		"empty":        {func([]byte) []byte { return nil }, "cut short"},
+		"a bit turned": {func(d []byte) []byte { d[len(d)/3] ^= 1; return d }, "checksum"},
+		"other source": {func(d []byte) []byte {
+			return bytes.Replace(d, []byte("script://"), []byte("other://"), 1)
+		}, "another source"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, log := t.TempDir(), &bytes.Buffer{}
+			listing := func(n int) Source {
+				return &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return fleetOf(t, n) })}}
+			}
+			run(t, listing(3), dir, time.Second, log)
+			run(t, listing(4), dir, time.Second, log)
+			path := filepath.Join(dir, stateName)
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, c.damage(data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, status := run(t, dead(), dir, time.Second, log)
+			if len(got) != 3 || status.State != Cached {
+				t.Errorf("loaded %d objects in state %s, want the 3 of the previous file", len(got), status.State)
+			}
+			if !strings.Contains(log.String(), c.says) {
+				t.Errorf("the log does not say %q:\n%s", c.says, log)
+			}
+		})
+	}
+}
+
+func TestNoStateAndNoDirectory(t *testing.T) {
+	log := &bytes.Buffer{}
+	if got, status := run(t, dead(), t.TempDir(), time.Second, log); len(got) != 0 || status.Synced() {
+		t.Errorf("without a state: %d objects, %s", len(got), status.State)
+	}
+	all := &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return fleetOf(t, 2) })}}
+	if got, status := run(t, all, filepath.Join(t.TempDir(), "absent"), time.Minute, log); len(got) != 2 || status.State != Live {
+		t.Errorf("with a directory that is not there: %d objects, %s; want 2, live", len(got), status.State)
+	}
+	if !strings.Contains(log.String(), "cannot be written") {
+		t.Error("nothing says that the state cannot be written")
+	}
+}
+
+// The state is written once a minute while changing, at shutdown, and never
+// while removals are held: the next start would believe what the guard doubts.
+func TestWhenTheStateIsWritten(t *testing.T) {
+	dir := t.TempDir()
+	change := func(ctx context.Context, feed Feed, _ bool) error {
+		_ = errors.Join(feed.List(ctx, fleetOf(t, 1)), feed.Listed(ctx))
+		for i := 0; ctx.Err() == nil; i++ {
+			_ = feed.Change(ctx, []Item{Put(machine(t, fmt.Sprint("x", i)))})
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+		return ctx.Err()
+	}
+	written := map[time.Time]bool{}
+	synctest.Test(t, func(t *testing.T) {
+		r := New()
+		f := NewFollower(r, &script{steps: []func(context.Context, Feed, bool) error{change}}, FollowerConfig{StateDir: dir})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- f.Run(ctx) }()
+		for range 290 {
+			pass(time.Second)
+			written[time.Unix(0, f.stats.saved.Load())] = true
+		}
+		cancel()
+		<-done
+		items, _, err := readState(filepath.Join(dir, stateName), "script://")
+		if err != nil || len(items) != r.Count(KindMachine) {
+			t.Errorf("at shutdown %d objects were saved of %d (%v)", len(items), r.Count(KindMachine), err)
+		}
+	})
+	if len(written) < 4 || len(written) > 6 {
+		t.Errorf("written %d times in some five minutes, want 5", len(written))
+	}
+	log := &bytes.Buffer{}
+	held := t.TempDir()
+	run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return fleetOf(t, 100) })}}, held, time.Second, log)
+	run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return nil })}}, held, 20*time.Second, log)
+	if items, _, err := readState(filepath.Join(held, stateName), "script://"); err != nil || len(items) != 100 {
+		t.Errorf("while held the state was replaced: %d objects (%v)", len(items), err)
+	}
+}
