@@ -1,0 +1,195 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+)
+
+// portTries is how often a free port of UDP is looked for again because TCP has
+// no use of it. Ephemeral ports are seldom taken twice in a row.
+const portTries = 10
+
+// listener is what one address of Config.Listen becomes.
+type listener struct {
+	addr netip.AddrPort // as bound
+	udp  []*net.UDPConn
+	tcp  *net.TCPListener
+}
+
+func (l *listener) close() {
+	for _, c := range l.udp {
+		c.Close()
+	}
+	if l.tcp != nil {
+		l.tcp.Close()
+	}
+}
+
+// Listen binds every address of the configuration, or none: its error names each
+// that cannot be bound and what would mend it. Nothing is read before Run.
+func (r *Resolver) Listen() error {
+	if len(r.cfg.Listen) == 0 {
+		return errors.New("no address to listen on")
+	}
+	var bound []*listener
+	var errs []error
+	for _, addr := range r.cfg.Listen {
+		l, err := r.bind(addr)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		bound = append(bound, l)
+	}
+	if len(errs) > 0 {
+		for _, l := range bound {
+			l.close()
+		}
+		return errors.Join(errs...)
+	}
+	for _, l := range bound {
+		r.adopt(l)
+	}
+	return nil
+}
+
+// adopt gives each socket of l its owner.
+func (r *Resolver) adopt(l *listener) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bound = append(r.bound, l.addr)
+	for _, c := range l.udp {
+		s := &stats{proto: UDP}
+		r.stats = append(r.stats, s)
+		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, stats: s, log: r.log.With("listen", l.addr, "proto", "udp")})
+	}
+	s := &stats{proto: TCP}
+	r.stats = append(r.stats, s)
+	r.acceptors = append(r.acceptors, &acceptor{r: r, listener: l.tcp, stats: s, log: r.log.With("listen", l.addr, "proto", "tcp")})
+}
+
+// Addresses returns the addresses that Listen has bound, in the order of
+// Config.Listen. Each is served over UDP and TCP.
+func (r *Resolver) Addresses() []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]netip.AddrPort(nil), r.bound...)
+}
+
+// bind binds one address for UDP and TCP, with the same port for both.
+func (r *Resolver) bind(addr netip.AddrPort) (*listener, error) {
+	for try := 1; ; try++ {
+		l, proto, err := r.bindBoth(addr)
+		if err == nil {
+			return l, nil
+		}
+		if addr.Port() == 0 && try < portTries && errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		return nil, explain(err, proto, addr)
+	}
+}
+
+func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err error) {
+	l := &listener{}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	wildcard := addr.Addr().IsUnspecified()
+	for i := range min(r.cfg.Sockets, maxSockets) {
+		first := i == 0
+		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+			return control(c, func(fd int) error { return prepareUDP(fd, first, wildcard) })
+		}}
+		pc, err := lc.ListenPacket(context.Background(), r.network("udp", addr), addr.String())
+		if err != nil {
+			return nil, "udp", err
+		}
+		conn := pc.(*net.UDPConn)
+		l.udp = append(l.udp, conn)
+		if first {
+			// The first socket is bound alone, so that an address which another
+			// process serves is an error and not half of that one's packets.
+			// Only then do its siblings come in.
+			addr = netip.AddrPortFrom(addr.Addr(), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+			if err := shareUDP(conn); err != nil {
+				return nil, "udp", fmt.Errorf("sharing the port among sockets: %w", err)
+			}
+		}
+	}
+	// Connections end after TCPIdle, so that the kernel need not probe them.
+	lc := net.ListenConfig{KeepAlive: -1}
+	tl, err := lc.Listen(context.Background(), r.network("tcp", addr), addr.String())
+	if err != nil {
+		return nil, "tcp", err
+	}
+	l.tcp, l.addr = tl.(*net.TCPListener), addr
+	return l, "", nil
+}
+
+// network is proto with the address family of addr. [::] takes IPv4 as well,
+// unless 0.0.0.0 with the same port is to be bound too.
+func (r *Resolver) network(proto string, addr netip.AddrPort) string {
+	if addr.Addr().Is4() || addr.Addr().Is4In6() {
+		return proto + "4"
+	}
+	if addr.Addr().IsUnspecified() {
+		for _, other := range r.cfg.Listen {
+			if other.Addr() == netip.IPv4Unspecified() && other.Port() == addr.Port() {
+				return proto + "6"
+			}
+		}
+		return proto
+	}
+	return proto + "6"
+}
+
+// control runs set on the descriptor of a socket.
+func control(c syscall.RawConn, set func(fd int) error) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) { err = set(int(fd)) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// explain says what would let addr be bound.
+func explain(err error, proto string, addr netip.AddrPort) error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("listening on %s (%s): %s: %w", addr, proto, fmt.Sprintf(format, args...), err)
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		family, bits := "-6", 128
+		if addr.Addr().Unmap().Is4() {
+			family, bits = "-4", 32
+		}
+		return fail("this host does not have the address; to give it one: ip %s addr add %s/%d dev lo",
+			family, addr.Addr().Unmap().WithZone(""), bits)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return fail("no privilege for port %d; run as root, or once: setcap cap_net_bind_service=+ep %s, or: sysctl net.ipv4.ip_unprivileged_port_start=%[1]d",
+			addr.Port(), executable())
+	case errors.Is(err, syscall.EADDRINUSE):
+		flags := "-lunp"
+		if proto == "tcp" {
+			flags = "-ltnp"
+		}
+		return fail("something else serves it; to see what: ss %s 'sport = :%d'", flags, addr.Port())
+	}
+	return fmt.Errorf("listening on %s (%s): %w", addr, proto, err)
+}
+
+// executable is the program's file for the text of an error.
+func executable() string {
+	if path, err := os.Executable(); err == nil {
+		return path
+	}
+	return os.Args[0]
+}

@@ -1,0 +1,228 @@
+package resolver
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dnsd/resolver/internal/wire"
+)
+
+// typeNames are the types that requests are counted by; all others are "other",
+// so that a client cannot make up label values.
+var typeNames = [...]string{"other", "A", "AAAA", "ANY", "CAA", "CNAME", "DNSKEY", "DS", "HTTPS", "MX",
+	"NAPTR", "NS", "PTR", "SOA", "SRV", "SVCB", "TXT"}
+
+// typeSlot is a type's place in typeNames.
+func typeSlot(typ uint16) int {
+	switch typ {
+	case dns.TypeA:
+		return 1
+	case dns.TypeAAAA:
+		return 2
+	case dns.TypeANY:
+		return 3
+	case dns.TypeCAA:
+		return 4
+	case dns.TypeCNAME:
+		return 5
+	case dns.TypeDNSKEY:
+		return 6
+	case dns.TypeDS:
+		return 7
+	case dns.TypeHTTPS:
+		return 8
+	case dns.TypeMX:
+		return 9
+	case dns.TypeNAPTR:
+		return 10
+	case dns.TypeNS:
+		return 11
+	case dns.TypePTR:
+		return 12
+	case dns.TypeSOA:
+		return 13
+	case dns.TypeSRV:
+		return 14
+	case dns.TypeSVCB:
+		return 15
+	case dns.TypeTXT:
+		return 16
+	}
+	return 0
+}
+
+// rcodeNames are the codes that responses are counted by; slot 6 is BADVERS and
+// slot 7 what only upstreams send.
+var rcodeNames = [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS", "other"}
+
+func rcodeSlot(rcode uint16) int {
+	switch {
+	case rcode <= dns.RcodeRefused:
+		return int(rcode)
+	case rcode == dns.RcodeBadVers:
+		return 6
+	}
+	return 7
+}
+
+// Upper bounds of the histograms' buckets. An internal name takes some
+// microseconds and an upstream up to 5 s; sizes are those that the rules of UDP
+// and the 64 KiB of TCP make interesting.
+var (
+	durationBounds = [...]time.Duration{10 * time.Microsecond, 25 * time.Microsecond, 50 * time.Microsecond,
+		100 * time.Microsecond, 250 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 10 * time.Millisecond,
+		25 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second}
+	sizeBounds = [...]int{64, 128, 256, 512, 1232, 4096, 16384, 65535}
+)
+
+// stats counts for one socket. Its owner and the few goroutines that resolve
+// its deferred questions add; whoever scrapes reads. No two sockets share one,
+// nor, because of the padding, a cache line of one.
+type stats struct {
+	_ [64]byte // a cache line of the machines that dnsd runs on
+
+	types     [len(typeNames)]atomic.Uint64
+	rcodes    [len(rcodeNames)]atomic.Uint64
+	durations [2]histogram[[len(durationBounds) + 1]atomic.Uint64] // here, forwarded; sum in nanoseconds
+	sizes     histogram[[len(sizeBounds) + 1]atomic.Uint64]        // sum in bytes
+	truncated atomic.Uint64
+	ignored   atomic.Uint64
+	shed      atomic.Uint64
+	panics    atomic.Uint64
+	readErrs  atomic.Uint64
+	writeErrs atomic.Uint64
+
+	_ [64]byte
+
+	proto Proto // set once
+}
+
+// histogram counts per bucket, the last one being that of everything larger.
+type histogram[B any] struct {
+	buckets B
+	sum     atomic.Uint64
+}
+
+// count counts a request and its response; nil is silence. start is when the
+// request had been read.
+func (x *exchange) count(resp []byte, start time.Time) {
+	s := x.stats
+	if resp == nil {
+		s.ignored.Add(1)
+		return
+	}
+	s.types[typeSlot(x.req.Type)].Add(1)
+	s.rcodes[rcodeSlot(x.reply.Rcode())].Add(1)
+	if x.reply.Flags&wire.TC != 0 {
+		s.truncated.Add(1)
+	}
+	by := 0
+	if x.forwarded {
+		by = 1
+	}
+	took, i := time.Since(start), 0
+	for i < len(durationBounds) && took > durationBounds[i] {
+		i++
+	}
+	s.durations[by].buckets[i].Add(1)
+	s.durations[by].sum.Add(uint64(max(took, 0)))
+	for i = 0; i < len(sizeBounds) && len(resp) > sizeBounds[i]; {
+		i++
+	}
+	s.sizes.buckets[i].Add(1)
+	s.sizes.sum.Add(uint64(len(resp)))
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("dnsd_"+name, help, labels, nil)
+}
+
+var (
+	descRequests    = desc("requests_total", "Requests answered, by question type and protocol.", "type", "proto")
+	descResponses   = desc("responses_total", "Responses sent, by response code and protocol.", "rcode", "proto")
+	descDuration    = desc("request_duration_seconds", "Time from having read a request to having its response, by protocol and by who answered: dnsd's own zones and rules (local) or the forwarder (forwarded).", "proto", "origin")
+	descSize        = desc("response_size_bytes", "Size of responses, by protocol.", "proto")
+	descTruncated   = desc("responses_truncated_total", "Responses with TC=1, by protocol.", "proto")
+	descIgnored     = desc("requests_ignored_total", "Packets that get no response: shorter than a header, or responses themselves.", "proto")
+	descShed        = desc("requests_shed_total", "Questions for other names answered SERVFAIL at once because too many were waiting.", "proto")
+	descPanics      = desc("panics_total", "Questions that made dnsd panic.")
+	descReadErrors  = desc("read_errors_total", "Failed reads from UDP sockets and failed accepts of TCP connections.", "proto")
+	descWriteErrors = desc("write_errors_total", "Responses that could not be sent.", "proto")
+	descConns       = desc("tcp_connections", "TCP connections open now.")
+	descEvicted     = desc("tcp_connections_evicted_total", "Idle TCP connections closed to make room for new ones.")
+	descRefused     = desc("tcp_connections_refused_total", "TCP connections closed at once because none could make room.")
+)
+
+// Describe implements prometheus.Collector.
+func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descSize, descTruncated, descIgnored,
+		descShed, descPanics, descReadErrors, descWriteErrors, descConns, descEvicted, descRefused} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector: it sums what the sockets counted.
+func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
+	r.mu.Lock()
+	all := r.stats
+	r.mu.Unlock()
+
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	for proto, name := range [...]string{UDP: "udp", TCP: "tcp"} {
+		sum := func(of func(*stats) *atomic.Uint64) (n uint64) {
+			for _, s := range all {
+				if s.proto == Proto(proto) {
+					n += of(s).Load()
+				}
+			}
+			return n
+		}
+		for i, t := range typeNames {
+			counter(descRequests, sum(func(s *stats) *atomic.Uint64 { return &s.types[i] }), t, name)
+		}
+		for i, rc := range rcodeNames {
+			counter(descResponses, sum(func(s *stats) *atomic.Uint64 { return &s.rcodes[i] }), rc, name)
+		}
+		for i, by := range [...]string{"local", "forwarded"} {
+			collectHistogram(ch, descDuration, len(durationBounds), func(b int) float64 { return durationBounds[b].Seconds() }, 1e9,
+				sum(func(s *stats) *atomic.Uint64 { return &s.durations[i].sum }),
+				func(b int) uint64 { return sum(func(s *stats) *atomic.Uint64 { return &s.durations[i].buckets[b] }) }, name, by)
+		}
+		collectHistogram(ch, descSize, len(sizeBounds), func(b int) float64 { return float64(sizeBounds[b]) }, 1,
+			sum(func(s *stats) *atomic.Uint64 { return &s.sizes.sum }),
+			func(b int) uint64 { return sum(func(s *stats) *atomic.Uint64 { return &s.sizes.buckets[b] }) }, name)
+		counter(descTruncated, sum(func(s *stats) *atomic.Uint64 { return &s.truncated }), name)
+		counter(descIgnored, sum(func(s *stats) *atomic.Uint64 { return &s.ignored }), name)
+		counter(descShed, sum(func(s *stats) *atomic.Uint64 { return &s.shed }), name)
+		counter(descReadErrors, sum(func(s *stats) *atomic.Uint64 { return &s.readErrs }), name)
+		counter(descWriteErrors, sum(func(s *stats) *atomic.Uint64 { return &s.writeErrs }), name)
+	}
+	var panics uint64
+	for _, s := range all {
+		panics += s.panics.Load()
+	}
+	counter(descPanics, panics)
+	open, evicted, refused := r.conns.counts()
+	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(open))
+	counter(descEvicted, evicted)
+	counter(descRefused, refused)
+}
+
+// collectHistogram emits one histogram: n buckets with their bounds, what is
+// larger counted at n, and the sum divided by unit.
+func collectHistogram(ch chan<- prometheus.Metric, d *prometheus.Desc, n int, bound func(int) float64, unit float64,
+	sum uint64, count func(int) uint64, labels ...string) {
+	buckets := make(map[float64]uint64, n)
+	var total uint64
+	for b := range n {
+		total += count(b)
+		buckets[bound(b)] = total
+	}
+	total += count(n)
+	ch <- prometheus.MustNewConstHistogram(d, total, float64(sum)/unit, buckets, labels...)
+}

@@ -1,0 +1,228 @@
+// Package resolver is dnsd's DNS side: it reads requests from UDP and TCP,
+// routes each question to one of dnsd's own zones or to the forwarder, and
+// writes the response. It knows the rules of DNS and nothing of what the zones
+// hold.
+//
+// The rules are in one place, Respond, which does no I/O and never waits. An
+// answer is computed from the question, the client's view and one consistent
+// state of a zone; what differs from one response to the next (id, case of the
+// question, turn of the addresses, size, OPT) is settled when the answer is
+// written. Sockets are owned by one goroutine each, with its buffers and its
+// counters, so that answering shares nothing that is written.
+package resolver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"dnsd/resolver/forward"
+	"dnsd/resolver/internal/wire"
+)
+
+// Proto is the transport of a request.
+type Proto uint8
+
+// The transports.
+const (
+	UDP Proto = iota
+	TCP
+)
+
+// Limits of UDP responses, in bytes.
+const (
+	// minUDPSize is what every client takes (RFC 1035, section 4.2.1); a
+	// smaller size in an OPT counts as this (RFC 6891, section 6.2.3).
+	minUDPSize = 512
+	// DefaultMaxUDPSize fits an IPv6 path of the smallest MTU, 1280, without
+	// fragments: less 40 for the IP header and 8 for UDP (DNS flag day 2020).
+	DefaultMaxUDPSize = 1232
+	// maxUDPPayload is the longest UDP payload over IPv4.
+	maxUDPPayload = 65507
+)
+
+const (
+	// defaultMaxInflight is twice what the forwarder sends upstream at once,
+	// so that the forwarder's finer rules of fairness decide first.
+	defaultMaxInflight = 8192
+	// defaultMaxTCPConns bounds descriptors and some 10 KiB a connection.
+	// TCP carries only what does not fit into UDP.
+	defaultMaxTCPConns = 1024
+	// defaultTCPIdle is "a few seconds" (RFC 7766, section 6.2.3).
+	defaultTCPIdle = 10 * time.Second
+	// defaultDrain leaves a waiting upstream question some time and still ends
+	// well within the 10 s that container platforms give before SIGKILL.
+	defaultDrain = 3 * time.Second
+)
+
+// Config is what a Resolver is made of. Zero values mean the defaults.
+type Config struct {
+	Listen []netip.AddrPort // UDP and TCP; port 0: any free port, the same for both
+	Zones  []Zone           // the longest matching origin answers
+	Viewer Viewer           // needed where there are zones
+
+	// Forward answers the names outside the zones. Nil: they are REFUSED.
+	Forward Forwarder
+
+	// Allow lists clients that are served beside fdaa::/16 and loopback.
+	Allow []netip.Prefix
+
+	MaxUDPSize  int           // bytes; the most a UDP response has; default 1232
+	Sockets     int           // UDP sockets per address of Listen; default GOMAXPROCS
+	MaxInflight int           // questions waiting for the forwarder at a time; default 8192
+	MaxTCPConns int           // default 1024
+	TCPIdle     time.Duration // how long a TCP connection may say nothing; default 10 s
+	Drain       time.Duration // how long Run waits for what is in hand; default 3 s
+
+	Identity Identity
+	Log      *slog.Logger // default: discards
+}
+
+// Forwarder answers names that are in none of the zones: *forward.Forwarder.
+// Both methods must be safe for concurrent use.
+type Forwarder interface {
+	// Immediate returns what can be said without waiting, nil where the
+	// question has to be resolved.
+	Immediate(q *forward.Query) *forward.Reply
+	// Resolve asks upstream. It blocks, never returns nil, and ends soon
+	// after ctx does.
+	Resolve(ctx context.Context, q *forward.Query) *forward.Reply
+}
+
+// Resolver answers DNS questions. Make one with New, bind its addresses with
+// Listen, serve with Run. It is a prometheus.Collector of its own metrics.
+type Resolver struct {
+	// Set once by New.
+	cfg   Config
+	zones []zone // longest origin first
+	chaos map[string]*Answer
+	nsid  string // empty: no NSID
+	log   *slog.Logger
+	admit *admission
+	conns *connTable
+
+	sockets   []*socket   // set by Listen
+	acceptors []*acceptor // set by Listen
+
+	panicLog once
+
+	mu    sync.Mutex
+	bound []netip.AddrPort // guarded by mu
+	stats []*stats         // guarded by mu; each is written by its owner
+}
+
+// zone is a Zone with its origin in wire form.
+type zone struct {
+	Zone
+	origin []byte // lower case, root label included
+	labels int
+}
+
+// New checks cfg and returns a Resolver that does nothing yet. The error names
+// every mistake.
+func New(cfg Config) (*Resolver, error) {
+	cfg = withDefaults(cfg)
+	r := &Resolver{
+		cfg:   cfg,
+		log:   cfg.Log,
+		admit: newAdmission(cfg.MaxInflight),
+		conns: newConnTable(cfg.MaxTCPConns),
+	}
+	var errs []error
+	if cfg.MaxUDPSize < minUDPSize || cfg.MaxUDPSize > maxUDPPayload {
+		errs = append(errs, fmt.Errorf("largest UDP response is %d bytes: want %d to %d", cfg.MaxUDPSize, minUDPSize, maxUDPPayload))
+	}
+	for i, a := range cfg.Listen {
+		if !a.IsValid() {
+			errs = append(errs, fmt.Errorf("listen address %d is not set", i+1))
+		} else if slices.Contains(cfg.Listen[:i], a) && a.Port() != 0 {
+			errs = append(errs, fmt.Errorf("listen address %s is given twice", a))
+		}
+	}
+	if len(cfg.Zones) > 0 && cfg.Viewer == nil {
+		errs = append(errs, errors.New("zones without a viewer"))
+	}
+	for _, z := range cfg.Zones {
+		if err := r.addZone(z); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	slices.SortStableFunc(r.zones, func(a, b zone) int { return len(b.origin) - len(a.origin) })
+	if err := r.identify(cfg.Identity); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func withDefaults(cfg Config) Config {
+	setDefault(&cfg.MaxUDPSize, DefaultMaxUDPSize)
+	setDefault(&cfg.Sockets, runtime.GOMAXPROCS(0))
+	setDefault(&cfg.MaxInflight, defaultMaxInflight)
+	setDefault(&cfg.MaxTCPConns, defaultMaxTCPConns)
+	setDefault(&cfg.TCPIdle, defaultTCPIdle)
+	setDefault(&cfg.Drain, defaultDrain)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return cfg
+}
+
+func setDefault[T int | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+func (r *Resolver) addZone(z Zone) error {
+	origin := z.Origin()
+	buf := make([]byte, wire.MaxName)
+	n, err := dns.PackDomainName(origin, buf, 0, nil, false)
+	if err != nil || origin != strings.ToLower(dns.Fqdn(origin)) {
+		return fmt.Errorf("zone %q: want an absolute name in lower case", origin)
+	}
+	r.zones = append(r.zones, zone{Zone: z, origin: buf[:n], labels: dns.CountLabel(origin)})
+	return nil
+}
+
+// route returns the zone that the question's name is in, nil for a name outside.
+func (r *Resolver) route(q *wire.Request) *zone {
+	name := q.Name()
+	for i := range r.zones {
+		z := &r.zones[i]
+		left := q.Labels() - z.labels
+		if left >= 0 && q.LabelStart(left) == len(name)-len(z.origin) && bytes.HasSuffix(name, z.origin) {
+			return z
+		}
+	}
+	return nil
+}
+
+// ula is where all private networks lie (NAMES.md, "Who is asking").
+var ula = netip.MustParsePrefix("fdaa::/16")
+
+// allowed reports whether the client, unmapped and without zone, is served:
+// dnsd is never an open resolver.
+func (r *Resolver) allowed(client netip.Addr) bool {
+	if ula.Contains(client) || client.IsLoopback() {
+		return true
+	}
+	for _, p := range r.cfg.Allow {
+		if p.Contains(client) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,164 @@
+package resolver
+
+import (
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+
+	"github.com/miekg/dns"
+
+	"dnsd/resolver/forward"
+	"dnsd/resolver/internal/wire"
+)
+
+// Respond answers one request. It does no I/O and never waits. The response is
+// built in dst's storage, which should have room for it (64 KiB over TCP), and
+// is nil where the rules ask for silence. Where later is not nil the question
+// has to be resolved upstream: the caller runs it elsewhere. Neither holds on
+// to req. Safe for concurrent use; never panics.
+func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *Deferred) {
+	return newWorker(r, proto, new(stats)).respond(req, from, dst)
+}
+
+// exchange is one request and its response.
+type exchange struct {
+	r     *Resolver
+	proto Proto
+	stats *stats // of the socket the request came from
+
+	req       wire.Request
+	reply     wire.Reply
+	forbidden bool // the client is none of those that dnsd serves
+	forwarded bool // the answer is the forwarder's
+}
+
+// worker answers the requests of one socket, one at a time, in memory that it
+// owns and uses again. What a socket keeps from one request to the next belongs here.
+type worker struct {
+	exchange
+	question Question
+	labels   [128]string // what question.Labels is cut from
+	query    forward.Query
+}
+
+func newWorker(r *Resolver, proto Proto, s *stats) *worker {
+	return &worker{exchange: exchange{r: r, proto: proto, stats: s}}
+}
+
+// respond is Respond for the worker's socket.
+func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []byte, later *Deferred) {
+	w.forbidden, w.forwarded = false, false
+	defer func() {
+		if p := recover(); p != nil {
+			resp, later = w.panicked(p, dst), nil
+		}
+	}()
+	form := w.req.Parse(req)
+	if form == wire.Silent {
+		return nil, nil
+	}
+	client := from.Addr().Unmap().WithZone("")
+	if rcode, ede, ok := w.check(form, req, client); !ok {
+		return w.refuse(dst, rcode, ede), nil
+	}
+	if w.req.Class == dns.ClassCHAOS {
+		return w.identity(dst), nil
+	}
+	view := View{}
+	if w.r.cfg.Viewer != nil {
+		view, _ = w.r.cfg.Viewer.View(client)
+	}
+	z := w.r.route(&w.req)
+	switch {
+	case z == nil && w.r.cfg.Forward == nil:
+		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeNotAuthoritative,
+			Text: "this dnsd has no upstream and serves internal names only"}), nil
+	case z == nil:
+		return w.outside(dst, view)
+	case !view.Network.IsValid():
+		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeProhibited,
+			Text: "your address is in no private network: start dnsd with --network to give it one"}), nil
+	}
+	return w.answer(dst, z, z.Answer(w.ask(z, view, client)), dns.ClassINET), nil
+}
+
+// check applies the rules that hold before the name is looked at. Who may not
+// ask learns nothing but that; an opcode that dnsd does not know makes the rest
+// of the message unknown too (RFC 8906, section 3.2.1), so it comes before form.
+func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uint16, ede EDE, ok bool) {
+	q := &w.req
+	switch {
+	case !w.r.allowed(client):
+		w.forbidden = true
+		return dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeProhibited,
+			Text: "your address is not among the clients of this dnsd: see its --allow"}, false
+	case q.Flags&wire.OpcodeMask != 0:
+		return dns.RcodeNotImplemented, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "opcode QUERY only"}, false
+	case form == wire.Malformed:
+		return dns.RcodeFormatError, EDE{Text: q.Fault}, false
+	case form == wire.Extra && !unpacks(req):
+		return dns.RcodeFormatError, EDE{Text: "a record that cannot be read"}, false
+	case q.OPT && q.Version != 0:
+		return dns.RcodeBadVers, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "EDNS version 0 only"}, false
+	case q.Type == dns.TypeAXFR || q.Type == dns.TypeIXFR:
+		return dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "no zone transfers"}, false
+	case q.Class != dns.ClassINET && q.Class != dns.ClassCHAOS:
+		return dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "class IN only"}, false
+	}
+	return 0, EDE{}, true
+}
+
+// unpacks reports whether all records of a request, also those that dnsd has no
+// use for, are what their types say. No common client sends any.
+func unpacks(req []byte) bool { return new(dns.Msg).Unpack(req) == nil }
+
+// ask returns the question for zone z. It lives in the worker until the next one.
+func (w *worker) ask(z *zone, view View, client netip.Addr) *Question {
+	name := string(w.req.Name())
+	n := w.req.Labels() - z.labels
+	for i := range n {
+		w.labels[i] = name[w.req.LabelStart(i)+1 : w.req.LabelStart(i+1)]
+	}
+	w.question = Question{Labels: w.labels[:n], Type: w.req.Type, View: view, Client: client}
+	return &w.question
+}
+
+// identity answers a question of class CHAOS (RFC 4892).
+func (w *worker) identity(dst []byte) []byte {
+	a := w.r.chaos[string(w.req.Name())]
+	if a == nil {
+		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeNotAuthoritative,
+			Text: "no such name of class CHAOS, or switched off"})
+	}
+	if w.req.Type != dns.TypeTXT && w.req.Type != dns.TypeANY {
+		a = &Answer{}
+	}
+	return w.answer(dst, nil, a, dns.ClassCHAOS)
+}
+
+// outside answers a name of none of the zones, or returns it for later.
+func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
+	w.forwarded = true
+	w.query = forward.Query{
+		Name:    w.req.Name(),
+		Type:    w.req.Type,
+		Class:   w.req.Class,
+		DO:      w.req.DO,
+		CD:      w.req.Flags&wire.CD != 0,
+		RD:      w.req.Flags&wire.RD != 0,
+		Network: view.Network,
+	}
+	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
+		return w.forward(dst, reply), nil
+	}
+	return nil, newDeferred(&w.exchange, w.query)
+}
+
+// panicked is the response to a question that dnsd failed on: it costs that
+// question, not the process.
+func (x *exchange) panicked(p any, dst []byte) []byte {
+	x.stats.panics.Add(1)
+	x.r.panicLog.log(x.r.log, slog.LevelError, "a question made dnsd panic and was answered SERVFAIL; please report this",
+		"panic", p, "type", dns.Type(x.req.Type).String(), "stack", string(debug.Stack()))
+	return x.refuse(dst, dns.RcodeServerFailure, EDE{Text: "dnsd failed on this question: its log says why"})
+}

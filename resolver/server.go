@@ -1,0 +1,137 @@
+package resolver
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Run serves the bound addresses until ctx ends, and then drains: it reads no
+// more, finishes what is in hand for at most Config.Drain, closes everything and
+// returns nil. It returns an error as soon as a socket can no longer be read:
+// half a server would look like a whole one. It binds first where Listen was not
+// called, and may be called once.
+func (r *Resolver) Run(ctx context.Context) error {
+	if len(r.sockets) == 0 {
+		if err := r.Listen(); err != nil {
+			return err
+		}
+	}
+	serving, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	// What is in hand outlives ctx, but not Run.
+	working, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+
+	var loops sync.WaitGroup
+	for _, s := range r.sockets {
+		loops.Go(func() {
+			if err := s.serve(working); err != nil {
+				fail(err)
+			}
+		})
+	}
+	for _, a := range r.acceptors {
+		loops.Go(func() {
+			if err := a.serve(working); err != nil {
+				fail(err)
+			}
+		})
+	}
+	<-serving.Done()
+	r.drain(&loops, abandon)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(serving)
+}
+
+// drain stops reading and waits for loops, all of which end when they have
+// nothing in hand; after Config.Drain it takes that from them.
+func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
+	for _, s := range r.sockets {
+		s.stop()
+	}
+	for _, a := range r.acceptors {
+		a.stop()
+	}
+	r.conns.drain()
+	patience := time.AfterFunc(r.cfg.Drain, func() {
+		r.log.Warn("not everything in hand was finished in time", "drain", r.cfg.Drain)
+		abandon()
+		r.conns.closeAll()
+		for _, s := range r.sockets {
+			s.closer.Close()
+		}
+	})
+	loops.Wait()
+	patience.Stop()
+	for _, s := range r.sockets {
+		s.closer.Close()
+	}
+}
+
+// Trouble with a socket that may pass is waited out, in steps that double: the
+// first is short because most of it passes at once, and the last long enough
+// to spend nothing on it. After maxTrouble failures in a row, some 10 s, it will not pass.
+const (
+	firstPause = time.Millisecond
+	lastPause  = time.Second
+	maxTrouble = 20
+)
+
+// trouble counts the failures in a row of one loop, which owns it.
+type trouble struct {
+	n int
+}
+
+func (t *trouble) over() { t.n = 0 }
+
+// wait pauses after a failure. It reports false when the loop should give up:
+// the failures do not end, or ctx has.
+func (t *trouble) wait(ctx context.Context) bool {
+	if t.n++; t.n > maxTrouble {
+		return false
+	}
+	return pause(ctx, t.n)
+}
+
+// pause waits as long as is right after the n-th failure in a row.
+func pause(ctx context.Context, n int) bool {
+	d := lastPause
+	if shift := n - 1; shift < 10 {
+		d = min(d, firstPause<<shift)
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// quietFor is how long repeated trouble is only counted after it was logged.
+const quietFor = time.Minute
+
+// once logs a recurring event at most once in quietFor, with how often it was
+// held back. Safe for concurrent use; the zero value is ready.
+type once struct {
+	last atomic.Int64 // Unix time in nanoseconds
+	held atomic.Uint64
+}
+
+func (o *once) log(log *slog.Logger, level slog.Level, msg string, args ...any) {
+	now, last := time.Now().UnixNano(), o.last.Load()
+	if last != 0 && now-last < int64(quietFor) || !o.last.CompareAndSwap(last, now) {
+		o.held.Add(1)
+		return
+	}
+	if n := o.held.Swap(0); n > 0 {
+		args = append(args, "repeated", n)
+	}
+	log.Log(context.Background(), level, msg, args...)
+}

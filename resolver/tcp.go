@@ -1,0 +1,255 @@
+package resolver
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"dnsd/resolver/internal/wire"
+)
+
+const (
+	// messageTime is how long a request may take from its first bytes to its
+	// last, and a response to be taken: seconds, for 64 KiB at most, are much
+	// on any network that dnsd serves.
+	messageTime = 5 * time.Second
+	// maxPipelined is how many questions of one connection wait for the
+	// forwarder at a time; further ones are not read until one is answered.
+	maxPipelined = 32
+	// readBuffer takes some sixty pipelined questions a read.
+	readBuffer = 4 << 10
+	// lengthLen is TCP's length before each message (RFC 1035, section 4.2.2).
+	lengthLen = 2
+)
+
+// tcpBuffers holds buffers for one message with its length. They are only held
+// while a message is written: an idle connection has none.
+var tcpBuffers = sync.Pool{New: func() any {
+	b := make([]byte, lengthLen+wire.MaxMessage)
+	return &b
+}}
+
+// acceptor takes the TCP connections of one address.
+type acceptor struct {
+	// Set once.
+	r        *Resolver
+	listener *net.TCPListener
+	stats    *stats
+	log      *slog.Logger
+
+	stopping atomic.Bool
+	fails    once
+	conns    sync.WaitGroup
+}
+
+// serve accepts connections until stop, and waits for them to end. It returns an
+// error when none can be accepted any more.
+func (a *acceptor) serve(ctx context.Context) error {
+	defer a.conns.Wait()
+	defer a.listener.Close()
+	var fails trouble
+	for {
+		nc, err := a.listener.AcceptTCP()
+		if err == nil {
+			fails.over()
+			a.start(ctx, nc)
+			continue
+		}
+		if a.stopping.Load() {
+			return nil
+		}
+		a.stats.readErrs.Add(1)
+		a.fails.log(a.log, slog.LevelError, "cannot accept a connection; trying again", "err", err)
+		if shortOf(err) {
+			fails.n = min(fails.n, maxTrouble-1) // waited out for as long as it takes: UDP goes on meanwhile
+		}
+		if errors.Is(err, net.ErrClosed) || !fails.wait(ctx) {
+			return fmt.Errorf("accepting TCP connections: %w", err)
+		}
+	}
+}
+
+// shortOf reports whether err says that the host is short of something now.
+func shortOf(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
+	from, ok := nc.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		nc.Close()
+		return
+	}
+	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(from.AddrPort().Addr()),
+		stats: a.stats, slots: make(chan struct{}, maxPipelined)}
+	c.used.Store(time.Now().UnixNano())
+	if !a.r.conns.add(c) {
+		nc.Close()
+		return
+	}
+	a.conns.Go(func() {
+		defer a.r.conns.remove(c)
+		defer c.close()
+		c.serve(ctx)
+	})
+}
+
+// stop ends serve once the open connections have ended.
+func (a *acceptor) stop() {
+	a.stopping.Store(true)
+	a.listener.Close()
+}
+
+// conn is one TCP connection. The goroutine that runs serve reads; it and the
+// goroutines of deferred questions write, one at a time.
+type conn struct {
+	// Set once.
+	r      *Resolver
+	nc     *net.TCPConn
+	from   netip.AddrPort
+	client netip.Prefix // see clientOf
+	stats  *stats
+	slots  chan struct{} // one for each deferred question
+
+	draining atomic.Bool
+	busy     atomic.Int32 // requests in hand
+	used     atomic.Int64 // when it was made or the last response written; Unix time in nanoseconds
+
+	deferred sync.WaitGroup
+	writing  sync.Mutex // held for one write, at most messageTime
+}
+
+// idle reports whether nothing is in hand, and since when. A request that has
+// come in part is not in hand.
+func (c *conn) idle() (since int64, idle bool) { return c.used.Load(), c.busy.Load() == 0 }
+
+// serve reads requests and answers them, in the order in which answers are ready
+// (RFC 7766, section 6.2.1.1), until the client is silent for too long, breaks
+// off or misbehaves.
+func (c *conn) serve(ctx context.Context) {
+	defer c.deferred.Wait()
+	w := newWorker(c.r, TCP, c.stats)
+	in := bufio.NewReaderSize(c.nc, readBuffer)
+	var msg []byte
+	for {
+		var err error
+		if msg, err = c.read(in, msg); err != nil {
+			return // of use to nobody: clients close, go and fall silent
+		}
+		c.busy.Add(1)
+		if !c.handle(ctx, w, msg) {
+			return
+		}
+		if cap(msg) > readBuffer {
+			msg = nil // a large request is rare: don't keep its buffer
+		}
+	}
+}
+
+// read returns the next message, in buf where it fits.
+func (c *conn) read(in *bufio.Reader, buf []byte) ([]byte, error) {
+	if err := c.readBy(c.r.cfg.TCPIdle); err != nil {
+		return nil, err
+	}
+	var length [lengthLen]byte
+	if _, err := io.ReadFull(in, length[:]); err != nil {
+		return nil, err
+	}
+	if err := c.readBy(messageTime); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(length[:]))
+	if n > cap(buf) {
+		buf = make([]byte, n)
+	}
+	_, err := io.ReadFull(in, buf[:n])
+	return buf[:n], err
+}
+
+// readBy sets when reading fails. It fails itself once the connection drains.
+func (c *conn) readBy(d time.Duration) error {
+	if err := c.nc.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	if c.draining.Load() { // asked after the deadline is set: drain does it the other way round
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// handle answers one request, which was counted busy. It reports whether the
+// connection goes on.
+func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
+	start := time.Now()
+	buf := tcpBuffers.Get().(*[]byte)
+	defer tcpBuffers.Put(buf)
+	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen])
+	if later == nil {
+		w.count(resp, start)
+		// Who may not ask is told so once, and holds no connection.
+		return c.write(*buf, resp) && !w.forbidden
+	}
+	c.slots <- struct{}{} // freed when that response is written, or given up
+	if !c.r.admit.enter(later.Network()) {
+		<-c.slots
+		resp := later.Shed((*buf)[lengthLen:lengthLen])
+		later.count(resp, start)
+		return c.write(*buf, resp)
+	}
+	c.deferred.Go(func() {
+		buf := tcpBuffers.Get().(*[]byte)
+		defer tcpBuffers.Put(buf)
+		resp := later.Resolve(ctx, (*buf)[lengthLen:lengthLen])
+		c.r.admit.leave(later.Network())
+		later.count(resp, start)
+		c.write(*buf, resp)
+		<-c.slots
+	})
+	return true
+}
+
+// write sends a response, nil being none, with its length in one write: some
+// clients read each message with a single read. resp stands in buf behind room for the length.
+// It ends the request: the connection is idle again. A client that does not
+// take its response in time loses the connection; write then reports false.
+func (c *conn) write(buf, resp []byte) bool {
+	defer c.busy.Add(-1)
+	defer func() { c.used.Store(time.Now().UnixNano()) }()
+	if resp == nil {
+		return true
+	}
+	buf = append(buf[:lengthLen], resp...) // moves nothing where resp is there already
+	binary.BigEndian.PutUint16(buf, uint16(len(resp)))
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	err := c.nc.SetWriteDeadline(time.Now().Add(messageTime))
+	if err == nil {
+		_, err = c.nc.Write(buf)
+	}
+	if err != nil {
+		c.stats.writeErrs.Add(1)
+		c.close()
+	}
+	return err == nil
+}
+
+// drain ends serve once what is in hand is answered.
+func (c *conn) drain() {
+	c.draining.Store(true)
+	// Only a closed connection refuses, and serve ends on that as well.
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+}
+
+// close ends the connection at once. May be called more than once.
+func (c *conn) close() { c.nc.Close() }
