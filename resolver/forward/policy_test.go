@@ -1,0 +1,284 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+func TestRaceSecondUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, fast := &fakeNet{answer: silent}, &fakeNet{answer: after(time.Millisecond, "192.0.2.2")}
+		f, stop := newFaked(t, Config{}, slow, fast)
+		defer stop()
+		q, start := query("a.example", dns.TypeA), time.Now()
+		wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.2")
+		if took := time.Since(start); took != raceDelayOpen+time.Millisecond {
+			t.Errorf("took %s", took)
+		}
+		if n := value(f.upstreams[1].metrics.raced); n != 1 {
+			t.Errorf("raced %v", n)
+		}
+		// Overtaken, the slow one is not the first choice any more.
+		q, start = query("b.example", dns.TypeA), time.Now()
+		f.Resolve(t.Context(), q)
+		if took := time.Since(start); took != time.Millisecond {
+			t.Errorf("the second question took %s", took)
+		}
+	})
+}
+
+func TestTriesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nets := make([]*fakeNet, 5)
+		for i := range nets {
+			nets[i] = &fakeNet{answer: silent}
+		}
+		f, stop := newFaked(t, Config{}, nets...)
+		defer stop()
+		q, start := query("a.example", dns.TypeA), time.Now()
+		wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+		sum := 0
+		for _, n := range nets {
+			sum += n.count()
+		}
+		if took := time.Since(start); sum != maxTries || took > DefaultTimeout {
+			t.Errorf("%d queries in %s", sum, took)
+		}
+	})
+}
+
+func TestSilentUpstreamIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{}
+		first := true
+		u.answer = func(ctx context.Context, m *message) (*dns.Msg, error) {
+			if first {
+				first = false
+				return silent(ctx, m)
+			}
+			return after(0, "192.0.2.1")(ctx, m)
+		}
+		f, stop := newFaked(t, Config{}, u)
+		defer stop()
+		q, start := query("a.example", dns.TypeA), time.Now()
+		wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.1")
+		if took := time.Since(start); took != DefaultTryTimeout {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// TestFailuresAreCached: RFC 9520, and the upstream's reasons are passed on.
+func TestFailuresAreCached(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer answerFunc
+		want   string
+	}{
+		{"servfail", says(dns.RcodeServerFailure), "SERVFAIL; EDE 22"},
+		{"with a reason", func(_ context.Context, m *message) (*dns.Msg, error) {
+			return withEDE(answerTo(m, dns.RcodeServerFailure), 9, "no DNSKEY"), nil
+		}, "SERVFAIL; EDE 9"},
+		{"refused", says(dns.RcodeRefused), "SERVFAIL; EDE 22"},
+		{"malformed", fails(errMalformed), "SERVFAIL; EDE 22"},
+		{"silent", silent, "SERVFAIL; EDE 22"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := &fakeNet{answer: c.answer}
+				f, stop := newFaked(t, Config{}, u)
+				defer stop()
+				q := query("a.example", dns.TypeA)
+				wantText(t, q, f.Resolve(t.Context(), q), c.want)
+				asked := u.count()
+				time.Sleep(failureHold - time.Millisecond)
+				wantText(t, q, f.Immediate(q), c.want)
+				if u.count() != asked {
+					t.Error("asked again although the failure was kept")
+				}
+				time.Sleep(time.Millisecond)
+				if f.Immediate(q) != nil {
+					t.Error("the failure was kept for longer")
+				}
+			})
+		})
+	}
+}
+
+func TestNextUpstreamAfterFailure(t *testing.T) {
+	for _, rcode := range []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeNotImplemented} {
+		synctest.Test(t, func(t *testing.T) {
+			bad, good := &fakeNet{answer: says(rcode)}, &fakeNet{answer: after(0, "192.0.2.2")}
+			f, stop := newFaked(t, Config{}, bad, good)
+			defer stop()
+			for i := range 2 * unwellAfter {
+				q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
+				if r := f.Resolve(t.Context(), q); r.Rcode != dns.RcodeSuccess {
+					t.Fatalf("question %d: %v", i, r)
+				}
+			}
+			if n := bad.count(); n > unwellAfter {
+				t.Errorf("asked the failing upstream %d times", n)
+			}
+			if f.upstreams[0].isDown() {
+				t.Error("an upstream that answers is down")
+			}
+		})
+	}
+}
+
+// TestAllDown: failing takes no time, probing goes on, and recovery is noticed.
+func TestAllDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := fails(fmt.Errorf("udp: %w", syscall.ECONNREFUSED))
+		a, b := &fakeNet{answer: refused}, &fakeNet{answer: refused}
+		f, stop := newFaked(t, Config{}, a, b)
+		defer stop()
+		for i := range 50 {
+			q, start := query(fmt.Sprintf("n%d.example", i), dns.TypeA), time.Now()
+			wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+			if took := time.Since(start); took != 0 {
+				t.Fatalf("question %d took %s", i, took)
+			}
+		}
+		if a.count() != 1 || b.count() != 1 {
+			t.Errorf("asked %d and %d times although down", a.count(), b.count())
+		}
+		time.Sleep(time.Minute)
+		if n := a.probed(); n < 6 || n > 20 {
+			t.Errorf("%d probes in a minute", n)
+		}
+		a.set(after(0, "192.0.2.1"))
+		time.Sleep(probeSlowest)
+		q := query("back.example", dns.TypeA)
+		wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; back.example. 60 IN A 192.0.2.1")
+		if value(f.upstreams[0].metrics.up) != 1 || value(f.upstreams[1].metrics.up) != 0 {
+			t.Error("the up gauges are wrong")
+		}
+	})
+}
+
+// TestSilenceIsProven: names whose own servers are dead don't take an upstream down, since
+// the prober's question decides; a dead upstream goes down.
+func TestSilenceIsProven(t *testing.T) {
+	for _, dead := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			u := &fakeNet{answer: func(ctx context.Context, m *message) (*dns.Msg, error) {
+				if len(m.name) == 1 && !dead {
+					return answerTo(m, dns.RcodeRefused), nil
+				}
+				return silent(ctx, m)
+			}}
+			f, stop := newFaked(t, Config{}, u)
+			defer stop()
+			for i := range 5 {
+				f.Resolve(t.Context(), query(fmt.Sprintf("n%d.example", i), dns.TypeA))
+			}
+			time.Sleep(probeTimeout)
+			if got := f.upstreams[0].isDown(); got != dead {
+				t.Errorf("dead %v: down %v", dead, got)
+			}
+		})
+	}
+}
+
+func TestLocalTroubleIsNobodysFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: fails(fmt.Errorf("udp: %w", syscall.EMFILE))}
+		f, stop := newFaked(t, Config{}, u)
+		defer stop()
+		for i := range 10 {
+			f.Resolve(t.Context(), query(fmt.Sprintf("n%d.example", i), dns.TypeA))
+		}
+		time.Sleep(time.Minute)
+		if f.upstreams[0].isDown() || u.probed() != 0 {
+			t.Errorf("down %v after %d probes", f.upstreams[0].isDown(), u.probed())
+		}
+	})
+}
+
+func TestPanicCostsOneQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: func(context.Context, *message) (*dns.Msg, error) { panic("oh") }}
+		f, stop := newFaked(t, Config{}, u)
+		defer stop()
+		q := query("a.example", dns.TypeA)
+		wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+	})
+}
+
+// TestShared: identical questions cost one query, and others one each.
+func TestShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: after(50*time.Millisecond, "192.0.2.1")}
+		f, stop := newFaked(t, Config{}, u)
+		defer stop()
+		var g sync.WaitGroup
+		for i := range 100 {
+			q := query("a.example", dns.TypeA)
+			if i%2 == 0 {
+				q.Network = netB
+			}
+			g.Go(func() { wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.1") })
+		}
+		g.Wait()
+		if n := u.count(); n != 1 {
+			t.Errorf("%d queries for one question", n)
+		}
+		for i := range 4 {
+			q := query("a.example", dns.TypeA)
+			q.DO, q.CD = i&1 != 0, i&2 != 0
+			f.Resolve(t.Context(), q)
+		}
+		if n := u.count(); n != 4 {
+			t.Errorf("%d queries for the four kinds of flags", n)
+		}
+		if len(f.flights)+len(f.watches)+len(f.probes)+len(f.limits.held) != 0 {
+			t.Error("something of the flights is left")
+		}
+	})
+}
+
+func TestPerNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: after(0, "192.0.2.1")}
+		f, stop := newFaked(t, Config{PerNetwork: true}, u)
+		defer stop()
+		a, b := query("a.example", dns.TypeA), query("a.example", dns.TypeA)
+		b.Network = netB
+		f.Resolve(t.Context(), a)
+		if f.Immediate(b) != nil {
+			t.Error("one network's answer was given to another")
+		}
+		f.Resolve(t.Context(), b)
+		if f.Immediate(a) == nil || f.Immediate(b) == nil || u.count() != 2 {
+			t.Errorf("%d queries", u.count())
+		}
+	})
+}
+
+func TestLeaderGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: silent}
+		f, stop := newFaked(t, Config{}, u)
+		defer stop()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(errors.New("shutting down")) })
+		q, start := query("a.example", dns.TypeA), time.Now()
+		wantText(t, q, f.Resolve(ctx, q), "SERVFAIL; EDE 22")
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("took %s", took)
+		}
+		if f.Immediate(q) != nil {
+			t.Error("what shutting down cut short was kept as a failure")
+		}
+	})
+}
