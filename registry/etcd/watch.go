@@ -42,9 +42,12 @@ func (s *Source) watch(ctx context.Context, c *client, feed registry.Feed) error
 	}
 	// An error of Send says only that the stream is over; Recv knows why.
 	_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
-		Key:            []byte(s.cfg.Prefix),
-		RangeEnd:       []byte(clientv3.GetPrefixRangeEnd(s.cfg.Prefix)),
-		StartRevision:  s.at.rev + 1,
+		Key:      []byte(s.cfg.Prefix),
+		RangeEnd: []byte(clientv3.GetPrefixRangeEnd(s.cfg.Prefix)),
+		// The last revision known, not the next one: etcd 3.7 answers no progress
+		// request on a watch that starts beyond what there is, so that a cluster
+		// without news would seem dead. What is known is dropped below.
+		StartRevision:  s.at.rev,
 		ProgressNotify: true,
 	}}})
 	p := pulse{began: time.Now()}
@@ -91,7 +94,11 @@ func (s *Source) changes(r *pb.WatchResponse, items []registry.Item, at position
 		at.rev = r.Header.GetRevision() // a progress note: all up to here has been sent
 		return items, at, nil
 	}
+	known := at.rev
 	for _, e := range r.Events {
+		if e.Kv.ModRevision <= known {
+			continue
+		}
 		// The header's revision can be ahead of the events: more are to come.
 		at = position{rev: e.Kv.ModRevision, key: string(e.Kv.Key), mod: e.Kv.ModRevision}
 		if e.Type != mvccpb.Event_DELETE {

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -142,6 +143,21 @@ func (c *Cluster) signal(sig syscall.Signal, members []int) {
 	for _, i := range members {
 		if err := c.members[i].cmd.Process.Signal(sig); err != nil {
 			c.t.Fatalf("%v to etcd member %d: %v", sig, i, err)
+		}
+	}
+}
+
+// Certify gives the servers a new certificate, which holds from the next
+// connection on; l.Host is filled in.
+func (c *Cluster) Certify(l Leaf) {
+	c.t.Helper()
+	for _, m := range c.members {
+		l.Host, _, _ = net.SplitHostPort(m.conf.Client)
+		cert, key := c.CA.Issue(l)
+		for from, to := range map[string]string{key: m.conf.KeyFile, cert: m.conf.CertFile} {
+			if err := os.Rename(from, to); err != nil {
+				c.t.Fatal(err)
+			}
 		}
 	}
 }

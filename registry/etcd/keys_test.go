@@ -1,0 +1,171 @@
+package etcd
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"dnsd/registry"
+)
+
+func TestParseURL(t *testing.T) {
+	for _, c := range []struct{ url, endpoints, prefix string }{
+		{"etcd://h1:2379,h2:2379/dnsd/v1/", "h1:2379 h2:2379", "/dnsd/v1/"},
+		{"etcd://127.0.0.1:12379/x/", "127.0.0.1:12379", "/x/"},
+		{"etcd://[fdaa::5]:2379,[fdaa::6]/x/", "[fdaa::5]:2379 [fdaa::6]:2379", "/x/"},
+		{"etcd://etcd.example/", "etcd.example:2379", "/"},
+	} {
+		endpoints, prefix, err := ParseURL(c.url)
+		if err != nil || strings.Join(endpoints, " ") != c.endpoints || prefix != c.prefix {
+			t.Errorf("%s: %q %q %v", c.url, endpoints, prefix, err)
+		}
+	}
+	for url, want := range map[string]string{
+		"http://h1:2379/x/":          "want etcd://",
+		"etcd://h1:2379":             "does not end in /",
+		"etcd://h1:2379/x":           "does not end in /",
+		"etcd:///x/":                 "want host:port",
+		"etcd://h1,,h2/x/":           "want host:port",
+		"etcd://fdaa::5/x/":          "brackets",
+		"etcd://h1/x/?tls=1/":        "no parameters",
+		"etcd://joe:s3cret@h1:1/x/":  "no user or password",
+		"etcd://joe:s3cret@h1:1/x/y": "no user or password",
+	} {
+		_, _, err := ParseURL(url)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v, want an error with %q", url, err, want)
+		}
+	}
+}
+
+func TestNewNamesEveryMistake(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := New(Config{Endpoints: []string{"http://h1:2379"}, Prefix: "/x", CAFile: empty, PasswordFile: "/nowhere"}, slog.Default())
+	for _, want := range []string{"http://h1:2379", "does not end in /", "no PEM certificate", "needs a user"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q lacks %q", err, want)
+		}
+	}
+	for want, c := range map[string]Config{
+		"no etcd end point": {Prefix: "/x/"},
+		"both":              {Endpoints: []string{"h:1"}, Prefix: "/x/", CertFile: empty},
+		"twice":             {Endpoints: []string{"h:1"}, Prefix: "/x/", Username: "u", Password: "p", PasswordFile: empty},
+		"no such file":      {Endpoints: []string{"h:1"}, Prefix: "/x/", Username: "u", PasswordFile: "/nowhere"},
+	} {
+		if _, err := New(c, slog.Default()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want an error with %q", c, err, want)
+		}
+	}
+	s, err := New(Config{Endpoints: []string{"h1:1", "h2:2"}, Prefix: "/x/", Username: "u", Password: "s3cret"}, slog.Default())
+	if err != nil || s.String() != "etcd://h1:1,h2:2/x/" {
+		t.Errorf("%v %v", s, err)
+	}
+}
+
+func TestPut(t *testing.T) {
+	s := &Source{cfg: Config{Prefix: prefix}}
+	machine := registry.Key{Kind: registry.KindMachine, Network: 0x18, Name: "my-app", ID: "m1"}
+	for _, c := range []struct {
+		key, value string
+		want       registry.Key // of the object, or of the rejection
+		err        string
+	}{
+		{"machines/fdaa:0:18::/my-app/m1", `{"id":"m1","app":"my-app","state":"started","private_ip":"fdaa:0:18::7"}`, machine, ""},
+		{"machines/fdaa:0:18::/my-app/m1", `{"state":"started"}`, machine, ""},
+		{"machines/fdaa:0:18::/my-app/m1", `{"id":"M1","app":"My-App","state":"started"}`, machine, ""},
+		{"apps/fdaa:0:18::/my-app", `{"name":"my-app"}`, registry.Key{Kind: registry.KindApp, Network: 0x18, Name: "my-app"}, ""},
+		{"peers/fdaa:0:18::/p", `{"private_ip":"fdaa:0:18::8"}`, registry.Key{Kind: registry.KindPeer, Network: 0x18, Name: "p"}, ""},
+		{"addresses/fdaa:0:99::/my-app/fdaa:0:99::9", `{}`, registry.Key{Kind: registry.KindAddress, Network: 0x99, Name: "my-app", ID: "fdaa:0:99::9"}, ""},
+
+		{"machines/fdaa:0:18::/my-app/m1", `{`, machine, "JSON"},
+		{"machines/fdaa:0:18::/my-app/m1", `{"id":"m2","state":"started"}`, machine, "does not agree"},
+		{"machines/fdaa:0:18::/my-app/m1", `{"app":"other","state":"started"}`, machine, "does not agree"},
+		{"machines/fdaa:0:18::/my-app/m1", `{"network":"fdaa:0:99::/48","state":"started"}`, machine, "does not agree"},
+		{"machines/fdaa:0:18::/my-app/m1", `{"state":"started","private_ip":"fdaa:0:99::7"}`, machine, "fdaa:0:99::7"},
+
+		{"machines/fdaa:0:18::/my-app", `{}`, registry.Key{}, "not a key"},
+		{"machines/fdaa:0:18::/my-app/", `{}`, registry.Key{}, "not a key"},
+		{"machines/fdaa:0:18:://m1", `{}`, registry.Key{}, "not a key"},
+		{"machines/fdaa:0:18::/my-app/m1/x", `{}`, registry.Key{}, "not a key"},
+		{"apps/fdaa:0:18::/my-app/x", `{}`, registry.Key{}, "not a key"},
+		{"apps/fdaa:0:18::", `{}`, registry.Key{}, "not a key"},
+		{"volumes/fdaa:0:18::/v1", `{}`, registry.Key{}, "not a key"},
+		{"", `{}`, registry.Key{}, "not a key"},
+		{"apps/fd00:0:18::/my-app", `{}`, registry.Key{}, "fd00:0:18::"},
+		{"apps/fdaa:0:0018::/my-app", `{}`, registry.Key{}, `want it as "fdaa:0:18::"`},
+		{"apps/fdaa:0:18::/My-App", `{}`, registry.Key{}, `lower case, "my-app"`},
+		{"machines/fdaa:0:18::/my-app/M1", `{}`, registry.Key{}, `lower case, "m1"`},
+		{"addresses/fdaa:0:99::/my-app/fdaa:0:99:0::9", `{}`, registry.Key{}, `want it as "fdaa:0:99::9"`},
+		{"addresses/fdaa:0:99::/my-app/nine", `{}`, registry.Key{}, "no IPv6 address"},
+	} {
+		item := s.put([]byte(prefix+c.key), []byte(c.value))
+		switch {
+		case c.err == "" && (item.Err != nil || item.Object.Key() != c.want):
+			t.Errorf("%s %s: %+v", c.key, c.value, item)
+		case c.err != "" && (item.Err == nil || item.Key != c.want || item.Where != prefix+c.key || !strings.Contains(item.Err.Error(), c.err)):
+			t.Errorf("%s %s: %+v, want a rejection of %v with %q", c.key, c.value, item, c.want, c.err)
+		}
+		removed, ok := s.remove([]byte(prefix + c.key))
+		if known := c.want != (registry.Key{}); ok != known || ok && removed.Key != c.want {
+			t.Errorf("removing %s: %+v %v", c.key, removed, ok)
+		}
+	}
+	m := s.put([]byte(prefix+"machines/fdaa:0:18::/my-app/m1"), []byte(`{"state":"started","private_ip":"fdaa:0:18::7"}`)).Object.(*registry.Machine)
+	if m.Addr != netip.MustParseAddr("fdaa:0:18::7") || m.App != "my-app" || m.ID != "m1" {
+		t.Errorf("%+v", m)
+	}
+}
+
+// TestChanges is about what a real server is hard to bring to.
+func TestChanges(t *testing.T) {
+	s := &Source{cfg: Config{Prefix: prefix}}
+	at := position{rev: 10, key: prefix + "apps/fdaa:0:18::/a", mod: 9}
+	header := func(rev int64) *pb.ResponseHeader { return &pb.ResponseHeader{Revision: rev} }
+	app := func(kind mvccpb.Event_EventType, name string, rev int64) *mvccpb.Event {
+		return &mvccpb.Event{Type: kind, Kv: &mvccpb.KeyValue{Key: []byte(prefix + "apps/fdaa:0:18::/" + name), Value: []byte(`{}`), ModRevision: rev}}
+	}
+	for name, c := range map[string]struct {
+		r    *pb.WatchResponse
+		want position
+		n    int
+		lost bool
+	}{
+		"created by a member that lags": {&pb.WatchResponse{Header: header(3), Created: true}, at, 0, false},
+		"progress":                      {&pb.WatchResponse{Header: header(17)}, position{17, at.key, 9}, 0, false},
+		"progress without news":         {&pb.WatchResponse{Header: header(10)}, at, 0, false},
+		"progress going back":           {&pb.WatchResponse{Header: header(9)}, at, 0, true},
+		"change going back":             {&pb.WatchResponse{Header: header(4), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "b", 4)}}, at, 0, true},
+		"compacted":                     {&pb.WatchResponse{Header: header(20), CompactRevision: 15, Canceled: true}, at, 0, true},
+		"more to come": {
+			&pb.WatchResponse{Header: header(5000), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "b", 11), app(mvccpb.Event_PUT, "c", 12)}},
+			position{12, prefix + "apps/fdaa:0:18::/c", 12}, 2, false,
+		},
+		"known already": {
+			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "b", 10), app(mvccpb.Event_PUT, "c", 11)}},
+			position{11, prefix + "apps/fdaa:0:18::/c", 11}, 1, false,
+		},
+		"deleted": {
+			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "b", 11)}},
+			position{11, prefix + "apps/fdaa:0:18::/b", 0}, 1, false,
+		},
+		"rubbish deleted": {
+			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "B", 11)}},
+			position{11, prefix + "apps/fdaa:0:18::/B", 0}, 0, false,
+		},
+	} {
+		items, got, err := s.changes(c.r, nil, at)
+		if c.lost != errors.Is(err, errHistory) || !c.lost && (err != nil || got != c.want || len(items) != c.n) {
+			t.Errorf("%s: %d items, %+v, %v", name, len(items), got, err)
+		}
+	}
+}
