@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"dnsd/zones"
 )
 
 // config is what the flags and the environment say, checked.
@@ -25,7 +27,7 @@ type config struct {
 	Corrosion  corrosionFiles
 
 	// Names outside the internal zones.
-	Upstreams       []string // nil: those of resolv.conf; "none" alone: none
+	Upstreams       upstreams
 	UpstreamTimeout time.Duration
 	CacheSize       int64
 	CachePerNetwork bool
@@ -45,6 +47,9 @@ type config struct {
 	Sockets   int // for each listen address; 0: as many as there are processors
 
 	Help, Version bool
+
+	resolvConf string         // where upstreams are found when none is given
+	regions    *zones.Regions // what Regions holds; nil: the built-in ones
 }
 
 // etcdFiles is how dnsd proves itself to etcd and etcd to dnsd.
@@ -75,7 +80,7 @@ func (c *config) settings() []*setting {
 		{name: "corrosion-token-file", use: text(&c.Corrosion.TokenFile)},
 		{name: "corrosion-queries", use: text(&c.Corrosion.Queries)},
 
-		{name: "upstream", repeat: true, use: c.upstream},
+		{name: "upstream", repeat: true, use: c.Upstreams.set},
 		{name: "upstream-timeout", def: "5s", use: duration(&c.UpstreamTimeout, 100*time.Millisecond, time.Minute, 1)},
 		{name: "cache-size", def: "64MiB", use: bytes(&c.CacheSize, 1<<20)},
 		{name: "cache-per-network", toggle: true, use: toggle(&c.CachePerNetwork)},
@@ -101,7 +106,7 @@ func (c *config) settings() []*setting {
 // parseConfig reads flags and environment. It returns the arguments that are no
 // flags as well; the error, a usageError, names every mistake.
 func parseConfig(args []string, getenv func(string) string) (*config, []string, error) {
-	c := &config{}
+	c := &config{resolvConf: "/etc/resolv.conf"}
 	rest, err := parseSettings(c.settings(), args, getenv)
 	if c.Help || c.Version {
 		return c, rest, nil // whatever else is wrong: that is what was asked
@@ -121,12 +126,7 @@ func (c *config) check() error {
 	if c.Etcd.PasswordFile != "" && c.Etcd.User == "" {
 		errs = append(errs, errors.New("--etcd-password-file is given but not whose password it is: add --etcd-user NAME"))
 	}
-	for _, u := range c.Upstreams {
-		if u == "none" && len(c.Upstreams) > 1 {
-			errs = append(errs, errors.New("--upstream none stands beside other upstreams: leave it or them out"))
-			break
-		}
-	}
+	errs = append(errs, c.checkUpstreams())
 	return errors.Join(errs...)
 }
 

@@ -31,7 +31,7 @@ func TestDefaults(t *testing.T) {
 		c.Registry.path != "/etc/dnsd/registry.json" || c.Network.IsValid() || c.Allow != nil || c.Region != "" ||
 		c.API.IsValid() || c.Advertise != netip.MustParseAddr("fdaa::3") || c.TTL != 5*time.Second ||
 		c.MaxUDPSize != 1232 || c.StaleAfter != time.Minute || c.Metrics != netip.MustParseAddrPort("127.0.0.1:9153") ||
-		c.LogLevel != slog.LevelInfo || c.LogFormat != "text" || c.NoIdentity || c.Upstreams != nil ||
+		c.LogLevel != slog.LevelInfo || c.LogFormat != "text" || c.NoIdentity || c.Upstreams.list != nil || c.Upstreams.none ||
 		c.UpstreamTimeout != 5*time.Second || c.CacheSize != 64<<20 || c.CachePerNetwork || c.MaxInflight != 4096 {
 		t.Errorf("defaults are not those of the table: %+v", c)
 	}

@@ -28,7 +28,7 @@
 //
 // # Signals
 //
-//	SIGTERM, SIGINT  finish what is in hand, within 5 s, and exit 0; a second one ends at once
+//	SIGTERM, SIGINT  finish what is in hand, within 3 s, and exit 0; a second one ends at once
 //	SIGHUP           read the registry file again
 //	SIGUSR1          let through the removals that the sweep guard holds
 //
@@ -76,18 +76,25 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case c.Version:
 		_, err := fmt.Fprintln(stdout, "dnsd", version())
 		return err
-	case err != nil:
-		return err
-	case len(rest) == 0:
-		return serve(ctx, c, getenv, stderr)
 	}
-	command, operands := rest[0], rest[1:]
+	command, operands := "", rest
+	if len(rest) > 0 {
+		command, operands = rest[0], rest[1:]
+	}
 	if len(operands) > 0 && command != "check" {
-		return usagef("unexpected argument %q", operands[0])
+		err = errors.Join(err, usagef("unexpected argument %q", operands[0]))
+	}
+	if command != "healthcheck" { // which must not depend on files that may have gone since
+		err = errors.Join(err, c.load(getenv))
+	}
+	if err != nil {
+		return err
 	}
 	switch command {
+	case "":
+		return serve(ctx, c, getenv, stderr)
 	case "check":
-		return check(c, operands, getenv, stdout)
+		return check(c, operands, stdout)
 	case "export":
 		return export(ctx, c, getenv, stdout, stderr)
 	case "healthcheck":

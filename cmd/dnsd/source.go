@@ -1,46 +1,129 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"strings"
+
+	"dnsd/registry"
+	"dnsd/registry/corrosion"
+	"dnsd/registry/etcd"
+	"dnsd/registry/file"
 )
 
 // registryURL says where the registry comes from.
 type registryURL struct {
-	scheme string // file, etcd or corrosion
-	text   string // the URL as it was given
-	path   string // of a file
+	scheme    string   // file, etcd or corrosion
+	path      string   // of a file
+	endpoints []string // of an etcd cluster
+	prefix    string   // of its keys
+	agent     string   // host:port of a Corrosion agent
 }
 
 // set reads --registry.
-func (u *registryURL) set(s string) error {
+func (u *registryURL) set(s string) (err error) {
 	scheme, rest, found := strings.Cut(s, ":")
 	if !found {
 		return fmt.Errorf("no scheme: write file:%s for a file", s)
 	}
-	*u = registryURL{scheme: scheme, text: s}
+	*u = registryURL{scheme: scheme}
 	switch scheme {
 	case "file":
-		u.path = rest
-		if path, ok := strings.CutPrefix(rest, "//"); ok {
-			if !strings.HasPrefix(path, "/") {
-				return fmt.Errorf("a file has no host: write file:%s", path)
-			}
-			u.path = path
-		}
-		if u.path == "" {
-			return errors.New("no path: write one such as file:/etc/dnsd/registry.json")
-		}
-		return nil
-	case "etcd", "corrosion":
-		return nil
+		u.path, err = filePath(rest)
+	case "etcd":
+		u.endpoints, u.prefix, err = etcd.ParseURL(s)
+	case "corrosion":
+		u.agent, err = corrosion.ParseURL(s)
+	default:
+		return fmt.Errorf("unknown scheme %q: write file:PATH, etcd://HOST:PORT,.../PREFIX/ or corrosion://HOST:PORT", scheme)
 	}
-	return fmt.Errorf("unknown scheme %q: write file:PATH, etcd://HOST:PORT,.../PREFIX/ or corrosion://HOST:PORT", scheme)
+	return err
 }
 
-// upstream reads one --upstream.
-func (c *config) upstream(s string) error {
-	c.Upstreams = append(c.Upstreams, s)
-	return nil
+// filePath reads what follows file: in a URL.
+func filePath(s string) (string, error) {
+	if path, ok := strings.CutPrefix(s, "//"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return "", fmt.Errorf("a file has no host: write file:%s", path)
+		}
+		s = path
+	}
+	if s == "" {
+		return "", errors.New("no path: write one such as file:/etc/dnsd/registry.json")
+	}
+	return s, nil
+}
+
+// source returns the registry's source. It connects to nothing, but reads the
+// files that the flags name, so that a mistake in them shows at start.
+func (c *config) source(getenv func(string) string, log *slog.Logger) (registry.Source, error) {
+	switch c.Registry.scheme {
+	case "etcd":
+		return etcd.New(etcd.Config{
+			Endpoints: c.Registry.endpoints, Prefix: c.Registry.prefix,
+			CAFile: c.Etcd.CA, CertFile: c.Etcd.Cert, KeyFile: c.Etcd.Key,
+			Username: c.Etcd.User, Password: getenv(etcdPassword), PasswordFile: c.Etcd.PasswordFile,
+		}, log)
+	case "corrosion":
+		token, errToken := c.corrosionToken(getenv)
+		queries, errQueries := c.corrosionQueries()
+		if err := errors.Join(errToken, errQueries); err != nil {
+			return nil, err
+		}
+		return corrosion.New(corrosion.Config{Addr: c.Registry.agent, Token: token, Queries: queries}, log)
+	}
+	return file.New(file.Config{Path: c.Registry.path}, log), nil
+}
+
+// Secrets that may stand in the environment. They have no flag: other users of
+// a host can read the arguments of a process.
+const (
+	etcdPassword   = "DNSD_ETCD_PASSWORD"
+	corrosionToken = "DNSD_CORROSION_TOKEN"
+)
+
+// corrosionToken returns the bearer token, empty for none.
+func (c *config) corrosionToken(getenv func(string) string) (string, error) {
+	if c.Corrosion.TokenFile == "" {
+		return getenv(corrosionToken), nil
+	}
+	data, err := os.ReadFile(c.Corrosion.TokenFile)
+	if err != nil {
+		return "", fmt.Errorf("--corrosion-token-file: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// corrosionQueries returns the SELECTs for the agent: the default ones, but for
+// those that --corrosion-queries replaces. A kind whose query is empty there is
+// not read at all.
+func (c *config) corrosionQueries() (corrosion.Queries, error) {
+	defaults := corrosion.DefaultQueries()
+	if c.Corrosion.Queries == "" {
+		return defaults, nil
+	}
+	data, err := os.ReadFile(c.Corrosion.Queries)
+	if err != nil {
+		return defaults, fmt.Errorf("--corrosion-queries: %w", err)
+	}
+	given := map[string]string{}
+	if err := json.Unmarshal(data, &given); err != nil {
+		return defaults, fmt.Errorf("--corrosion-queries %s: want a JSON object of SELECTs: %w", c.Corrosion.Queries, err)
+	}
+	queries := map[string]*string{
+		"machines": &defaults.Machines, "apps": &defaults.Apps,
+		"peers": &defaults.Peers, "addresses": &defaults.Addresses,
+	}
+	for name, sql := range given {
+		query := queries[name]
+		if query == nil {
+			return defaults, fmt.Errorf("--corrosion-queries %s: unknown name %q: write machines, apps, peers or addresses",
+				c.Corrosion.Queries, name)
+		}
+		*query = sql
+	}
+	return defaults, nil
 }

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"dnsd/registry"
+	"dnsd/zones"
+)
+
+// load reads what the flags name and reports what is wrong with it. A registry
+// file is not part of that: dnsd serves without one, until it is there.
+func (c *config) load(getenv func(string) string) error {
+	var errs []error
+	if c.Regions != "" {
+		table, err := readRegions(c.Regions)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--regions: %w", err))
+		}
+		c.regions = table
+	}
+	if c.Registry.scheme != "" { // else --registry is wrong, and said to be
+		if _, err := c.source(getenv, slog.New(slog.DiscardHandler)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// readRegions returns the built-in regions with those of a file.
+func readRegions(path string) (*zones.Regions, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	table, err := zones.BuiltInRegions().Extend(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return table, nil
+}
+
+// check says what is wrong with a registry file: the one named, or the one that
+// --registry names. The flags were found to be good before. Problems go to
+// stdout as path:line:column: text, where editors find them.
+func check(c *config, operands []string, stdout io.Writer) error {
+	path := c.Registry.path
+	switch {
+	case len(operands) > 1:
+		return usagef("unexpected argument %q: dnsd check takes one file", operands[1])
+	case len(operands) == 1:
+		path = operands[0]
+	case path == "":
+		_, err := fmt.Fprintln(stdout, "the flags are good; the registry is no file, so there is none to check")
+		return err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("reading registry file: %w", err)
+	}
+	report := registry.Check(data)
+	for _, p := range report.Problems {
+		fmt.Fprintf(stdout, "%s:%d:%d: %s\n", path, p.Line, p.Column, p.Text)
+	}
+	if !report.Unusable {
+		summarize(stdout, path, &report)
+	}
+	if n := len(report.Problems); n > 0 {
+		return fmt.Errorf("%s has %s", path, plural(n, "problem"))
+	}
+	return nil
+}
+
+// summarize prints what a registry file holds.
+func summarize(w io.Writer, path string, r *registry.Report) {
+	fmt.Fprintf(w, "%s: %s in %s\n", path, countObjects(r.Objects), plural(len(r.Networks), "network"))
+	for _, n := range r.Networks {
+		fmt.Fprintf(w, "  %s: %s\n", n.Network, countObjects(n.Objects))
+	}
+	if len(r.States) == 0 {
+		return
+	}
+	var states []string
+	for _, state := range slices.Sorted(maps.Keys(r.States)) {
+		states = append(states, fmt.Sprintf("%d %s", r.States[state], state))
+	}
+	fmt.Fprintf(w, "  machines: %s\n", strings.Join(states, ", "))
+}
+
+func countObjects(counts [4]int) string {
+	var parts []string
+	for _, kind := range registry.Kinds() {
+		parts = append(parts, plural(counts[kind], kind.String()))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// plural is n things, in words.
+func plural(n int, thing string) string {
+	switch {
+	case n == 1:
+		return "1 " + thing
+	case strings.HasSuffix(thing, "s"):
+		return fmt.Sprintf("%d %ses", n, thing)
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

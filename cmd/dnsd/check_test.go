@@ -1,0 +1,96 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCheck(t *testing.T) {
+	const good = `{"apps": [{"name": "a", "network": "fdaa:0:18::/48"}]}`
+	tests := []struct {
+		name, text string
+		want       []string // in what is printed
+		err        string   // after the path; empty: none
+	}{
+		{"good", good, []string{": 1 app, 0 machines, 0 peers, 0 addresses in 1 network\n"}, ""},
+		{"empty", "", []string{":1:1: "}, " has 1 problem"},
+		{"cut_off", "{\"apps\": [\n  {\"name\": \"a\",\n", []string{":3:1: "}, " has 1 problem"},
+		{"not_json", "{\n  \"apps\": [],\n  oops\n}", []string{":3:3: "}, " has 1 problem"},
+		{"machine_outside_its_network", "{\"apps\": [{\"name\": \"a\", \"network\": \"fdaa:0:18::/48\", \"machines\": [\n" +
+			"  {\"id\": \"m1\", \"state\": \"started\", \"private_ip\": \"fdaa:0:99::2\"},\n" +
+			"  {\"id\": \"m2\", \"state\": \"started\", \"private_ip\": \"fdaa:0:18::2\"}]}]}",
+			[]string{":2:3: ", "fdaa:0:99::2 lies in fdaa:0:99::/48, not in its network fdaa:0:18::/48", ": 1 app, 1 machine, "}, " has 1 problem"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "registry.json")
+			if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var out, errs strings.Builder
+			status := report(&errs, run(t.Context(), []string{"check", path}, environment(), &out, nil))
+			for _, want := range tt.want {
+				if !strings.Contains(out.String(), path+want) && !strings.Contains(out.String(), want) {
+					t.Errorf("printed %q, want %q in it", out.String(), want)
+				}
+			}
+			if tt.err == "" && (status != 0 || errs.Len() > 0) ||
+				tt.err != "" && (status != 1 || errs.String() != "dnsd: "+path+tt.err+"\n") {
+				t.Errorf("status %d, %q", status, errs.String())
+			}
+		})
+	}
+}
+
+// Without a file, that of --registry is checked; and the flags always are.
+func TestCheckOfFlags(t *testing.T) {
+	tests := []struct {
+		name, args, out, err string
+		status               int
+	}{
+		{"no_file", "check --registry file:/nowhere/registry.json", "",
+			"dnsd: reading registry file: open /nowhere/registry.json: no such file or directory\n", 1},
+		{"two_files", "check a b", "", "dnsd: unexpected argument \"b\": dnsd check takes one file\n", 2},
+		{"stream", "check --registry etcd://h:2379/dnsd/v1/", "the flags are good; the registry is no file, so there is none to check\n", "", 0},
+		{"upstream", "check --upstream 300.0.0.1 --ttl 5", "", "dnsd: --upstream 300.0.0.1: ", 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out, errs strings.Builder
+			status := report(&errs, run(t.Context(), strings.Fields(tt.args), environment(), &out, nil))
+			if status != tt.status || out.String() != tt.out || !strings.HasPrefix(errs.String(), tt.err) {
+				t.Errorf("%d %q %q", status, out.String(), errs.String())
+			}
+		})
+	}
+}
+
+func TestExport(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "registry.json")
+	fleet(t, path, 3)
+	var out, log strings.Builder
+	args := []string{"export", "--log-level=error", "--registry", "file:" + path}
+	if err := run(t.Context(), args, environment(), &out, &log); err != nil {
+		t.Fatal(err, log.String())
+	}
+	again := filepath.Join(dir, "again.json")
+	if err := os.WriteFile(again, []byte(out.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var second strings.Builder
+	if err := run(t.Context(), []string{"export", "--log-level=error", "--registry", "file:" + again}, environment(), &second, &log); err != nil {
+		t.Fatal(err, log.String())
+	}
+	if out.String() != second.String() || strings.Count(out.String(), "private_ip") != 3 {
+		t.Errorf("exported\n%s\nand again\n%s", out.String(), second.String())
+	}
+
+	var errs strings.Builder
+	err := run(t.Context(), []string{"export", "--log-level=error", "--registry", "file:" + dir + "/none.json"}, environment(), &out, &log)
+	if status := report(&errs, err); status != 1 || !strings.Contains(errs.String(), "none.json: the file does not exist") {
+		t.Errorf("%d %q", status, errs.String())
+	}
+}

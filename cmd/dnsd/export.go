@@ -1,0 +1,74 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/file"
+)
+
+// exportTimeout bounds the wait for the source's first complete listing. A
+// million machines take an etcd cluster less than half of it.
+const exportTimeout = time.Minute
+
+// export prints what the source lists as a registry file. It reads the source
+// by itself and asks no running dnsd, so it works where none runs; the last
+// known state on disk is neither read nor written.
+func export(ctx context.Context, c *config, getenv func(string) string, stdout, stderr io.Writer) error {
+	log := newLogger(c, stderr)
+	source, err := c.source(getenv, log)
+	if err != nil {
+		return err
+	}
+	reg := registry.New()
+	follower := registry.NewFollower(reg, source, registry.FollowerConfig{Log: log})
+
+	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
+	defer cancel()
+	var following sync.WaitGroup
+	following.Go(func() { follower.Run(ctx) }) // never fails
+	defer following.Wait()
+	defer cancel()
+
+	if err := awaitSync(ctx, reg, source); err != nil {
+		return fmt.Errorf("reading %s: %w", source, err)
+	}
+	buffered := bufio.NewWriter(stdout)
+	if err := registry.Export(buffered, reg.View()); err != nil {
+		return err
+	}
+	return buffered.Flush()
+}
+
+// awaitSync waits until the registry holds a complete listing. It gives up when
+// a file is in trouble: nobody is there to mend it meanwhile.
+func awaitSync(ctx context.Context, reg *registry.Registry, source registry.Source) error {
+	_, isFile := source.(*file.Source)
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		status := reg.Status()
+		if status.Synced() {
+			return nil
+		}
+		why := trouble(status, source)
+		if isFile && why != "" {
+			return errors.New(why)
+		}
+		select {
+		case <-status.Changed():
+		case <-look.C:
+		case <-ctx.Done():
+			if why != "" {
+				return errors.New(why)
+			}
+			return ctx.Err()
+		}
+	}
+}

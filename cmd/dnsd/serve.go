@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dnsd/registry"
+	"dnsd/resolver"
+	"dnsd/resolver/forward"
+	"dnsd/zones"
+)
+
+// daemon is all of dnsd at work: newDaemon makes it, listen binds its addresses,
+// run serves.
+type daemon struct {
+	log       *slog.Logger
+	reg       *registry.Registry
+	source    registry.Source
+	follower  *registry.Follower
+	forwarder *forward.Forwarder // nil: --upstream none
+	resolver  *resolver.Resolver
+	metrics   *prometheus.Registry
+	admin     *admin // set by listen; nil: --metrics-listen none
+
+	ending chan struct{} // closed when no new questions are taken
+}
+
+// serve answers until ctx ends, and drains.
+func serve(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
+	d, err := newDaemon(c, getenv, newLogger(c, stderr))
+	if err != nil {
+		return err
+	}
+	if err := d.listen(c); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+func newLogger(c *config, stderr io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(stderr, options))
+}
+
+// newDaemon makes the parts. Nothing is bound and nothing runs yet.
+func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daemon, err error) {
+	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), ending: make(chan struct{})}
+	if d.source, err = c.source(getenv, log); err != nil {
+		return nil, err
+	}
+	if d.forwarder, err = c.forwarder(log); err != nil {
+		return nil, err
+	}
+	d.follower = registry.NewFollower(d.reg, d.source, registry.FollowerConfig{
+		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log,
+	})
+	if d.resolver, err = newResolver(c, d, log); err != nil {
+		return nil, err
+	}
+	d.metrics.MustRegister(registry.NewCollector(d.follower), d.resolver)
+	if d.forwarder != nil {
+		d.metrics.MustRegister(d.forwarder)
+	}
+	return d, nil
+}
+
+// listen binds the addresses, all or none, and says which they are.
+func (d *daemon) listen(c *config) (err error) {
+	metrics := "none"
+	if c.Metrics.IsValid() {
+		if d.admin, err = listenAdmin(c.Metrics, d.metrics, d.ready, d.log); err != nil {
+			return err
+		}
+		metrics = d.admin.listener.Addr().String()
+	}
+	if err := d.resolver.Listen(); err != nil {
+		if d.admin != nil {
+			d.admin.listener.Close()
+		}
+		return err
+	}
+	d.log.Info("dnsd listens", "version", version(), "listen", d.resolver.Addresses(),
+		"metrics", metrics, "registry", d.source.String())
+	return nil
+}
+
+func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, error) {
+	internal := zones.New(d.reg, zones.Config{
+		TTL: uint32(c.TTL / time.Second), Advertise: c.Advertise, API: c.API,
+		Network: c.Network, Region: c.Region, Regions: c.regions, Version: version(),
+	})
+	hostname, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("reading the host's name: %w", err)
+	}
+	var outside resolver.Forwarder // stays nil without a forwarder: an interface of nil is not
+	if d.forwarder != nil {
+		outside = d.forwarder
+	}
+	return resolver.New(resolver.Config{
+		Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
+		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside,
+		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
+		Log:      log,
+	})
+}
+
+// run serves until ctx ends or a part fails. Questions in hand are finished
+// before what answers them is stopped.
+func (d *daemon) run(ctx context.Context) error {
+	front, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	context.AfterFunc(front, func() { close(d.ending) })
+	back, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+
+	var parts sync.WaitGroup
+	part := func(run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(back); err != nil {
+				fail(err)
+			}
+		})
+	}
+	part(d.follower.Run)
+	part(d.signals)
+	if d.forwarder != nil {
+		part(d.forwarder.Run)
+	}
+	if d.admin != nil {
+		part(d.admin.run)
+	}
+	err := d.resolver.Run(front)
+	stop()
+	parts.Wait()
+	if err == nil && ctx.Err() == nil {
+		err = context.Cause(front)
+	}
+	if err == nil {
+		d.log.Info("dnsd has ended")
+	}
+	return err
+}
+
+// signals obeys SIGHUP and SIGUSR1 until ctx ends.
+func (d *daemon) signals(ctx context.Context) error {
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, syscall.SIGHUP, syscall.SIGUSR1)
+	defer signal.Stop(received)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-received:
+			if s == syscall.SIGUSR1 {
+				d.follower.Release()
+				continue
+			}
+			if source, ok := d.source.(interface{ Reload() }); ok {
+				source.Reload()
+				continue
+			}
+			d.log.Info("SIGHUP changes nothing: the registry comes as a stream", "registry", d.source.String())
+		}
+	}
+}
+
+// ready says whether internal names can be answered.
+func (d *daemon) ready() (reason string, ok bool) {
+	select {
+	case <-d.ending:
+		return "shutting down", false
+	default:
+	}
+	status := d.reg.Status()
+	reason = fmt.Sprintf("%s: %s", status.State, status.Source)
+	if !status.SyncedAt.IsZero() {
+		reason += ", listed at " + status.SyncedAt.UTC().Format(time.RFC3339)
+	}
+	if alive := d.reg.LastAlive(); !alive.IsZero() {
+		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
+	}
+	if why := trouble(status, d.source); why != "" {
+		reason += ": " + why
+	}
+	return reason, status.Synced()
+}
+
+// trouble returns what is wrong with the registry's source, empty for nothing.
+func trouble(status *registry.Status, source registry.Source) string {
+	// A file is waited for without an end of the stream that the status tells.
+	if s, ok := source.(interface{ Trouble() error }); ok {
+		if err := s.Trouble(); err != nil {
+			return err.Error()
+		}
+	}
+	return status.Problem
+}
