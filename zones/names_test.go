@@ -16,7 +16,7 @@ func fleet() []registry.Item {
 	return []registry.Item{
 		machine(netA, "148e my-app iad started fdaa:0:18:a:1:0:1:2 group=web role=primary version=1.2.3 Team+Name=Blue+Sky fly.x=1"),
 		machine(netA, "253f my-app fra started fdaa:0:18:a:1:0:2:2 group=web role=replica Team+Name=red"),
-		machine(netA, "3a01 my-app fra stopped fdaa:0:18:a:1:0:3:2 group=worker role=spare x=a.b.C"),
+		machine(netA, "3a01 my-app fra stopped fdaa:0:18:a:1:0:3:2 group=worker role=spare x=a.b.C y=.z"),
 		machine(netA, "4b02 my-app lhr destroyed fdaa:0:18:a:1:0:4:2 group=batch role=gone"),
 		machine(netA, "5c03 my-app syd started fdaa:0:18:a:1:0:5:2 group=hidden role=hidden skip"),
 		machine(netA, "6d04 my-app IAD started fdaa:0:18:a:1:0:6:2 group=web role=replica"),
@@ -188,6 +188,7 @@ func TestNames(t *testing.T) {
 		{"vm.my-app.internal", "ANY", between}, {"3.version.kv._metadata.my-app.internal", "AAAA", between},
 		{"2.3.version.kv._metadata.my-app.internal", "AAAA", between}, {"c.x.kv._metadata.my-app.internal", "AAAA", between},
 		{".3.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata version=.3"},
+		{"z.y.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata y=z"},
 		{"2.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata version=2"},
 
 		// The apexes.
@@ -276,6 +277,10 @@ func TestNames(t *testing.T) {
 		if got := ask(t, z, resolver.View{}, "127.0.0.1", test.name, typ); got.Rcode != dns.RcodeRefused || got.EDE[0].Code != 18 {
 			t.Errorf("%s %s for a client without network: %s", test.name, test.typ, render(t, got))
 		}
+	}
+	wide := resolver.View{Network: netip.MustParsePrefix("fdaa::/16")}
+	if got := ask(t, z, wide, m1, "my-app.internal", dns.TypeAAAA); got.Rcode != dns.RcodeRefused {
+		t.Errorf("a view that is no /48 is answered: %s", render(t, got))
 	}
 	before := ask(t, empty, view, m1, "my-app.internal", dns.TypeAAAA)
 	unsynced.SetStatus(registry.Status{State: registry.Live})
