@@ -214,7 +214,7 @@ func TestCacheWeight(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	before := heap()
-	const n = 10000
+	const n = 5000
 	fill(0, n)
 	real, said := heap()-before, int64(f.cache.entries.WeightedSize())
 	t.Logf("%d bytes an entry, %d said", real/n, said/n)

@@ -149,7 +149,7 @@ type stream struct {
 	err      error              // guarded by mu; why the stream ended
 	pending  map[uint16]*waiter // guarded by mu
 	reserved int                // guarded by mu; questions being asked
-	retired  bool               // guarded by mu; takes no more questions
+	retired  bool               // guarded by mu; takes no more questions, as an ended one
 	heard    time.Time          // guarded by mu; the last answer
 }
 
@@ -162,13 +162,18 @@ type waiter struct {
 // reserve takes the stream for one question, unless it is not to be used again.
 func (s *stream) reserve() bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.retired || s.err != nil || s.reserved >= streamMaxPending || time.Since(s.born) > streamMaxAge {
+	use := !s.retired && s.reserved < streamMaxPending && time.Since(s.born) <= streamMaxAge
+	if use {
+		s.reserved++
+	} else {
 		s.retired = true
-		return false
 	}
-	s.reserved++
-	return true
+	unused := s.reserved == 0
+	s.mu.Unlock()
+	if unused {
+		s.end(errStreamGone)
+	}
+	return use
 }
 
 // release ends what reserve began. A retired stream ends with its last question.

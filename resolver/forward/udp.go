@@ -12,6 +12,9 @@ import (
 	"github.com/miekg/dns"
 )
 
+// errNeedsTCP says that there was an answer, but not how to get all of it.
+var errNeedsTCP = errors.New("the answer needs TCP")
+
 // past is a deadline that ends a pending read at once.
 var past = time.Unix(1, 0)
 
@@ -42,9 +45,9 @@ func (s *socket) exchange(ctx context.Context, m *message) (*dns.Msg, error) {
 	}
 	answer, err = s.streams.exchange(ctx, m)
 	if err != nil {
-		// Not wrapped: what answers over UDP is not down because a firewall
-		// keeps TCP away from it.
-		return nil, fmt.Errorf("the answer needs TCP: %v", err)
+		// err is not wrapped: what answers over UDP is not down because a
+		// firewall keeps TCP away from it.
+		return nil, fmt.Errorf("%w: %v", errNeedsTCP, err)
 	}
 	return answer, nil
 }

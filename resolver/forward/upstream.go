@@ -179,7 +179,7 @@ func (u *upstream) probeOnce(ctx context.Context) {
 	ask, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	_, err := u.net.exchange(ask, newMessage(&Query{Name: []byte{0}, Type: dns.TypeNS, Class: dns.ClassINET}, false))
-	if err == nil || errors.Is(err, errMalformed) {
+	if err == nil || errors.Is(err, errMalformed) || errors.Is(err, errNeedsTCP) {
 		u.setUp()
 		return
 	}

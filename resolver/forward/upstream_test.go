@@ -1,0 +1,532 @@
+package forward
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// scripted is an upstream on real sockets that does as its script says.
+type scripted struct {
+	addr    netip.AddrPort
+	udp     *net.UDPConn
+	tcp     net.Listener
+	group   sync.WaitGroup
+	accepts atomic.Int32
+	packets atomic.Int32
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+
+	// Both may send any number of messages, or none. onTCP returning false
+	// closes the connection. Set before start.
+	onUDP func(q *dns.Msg, send func(*dns.Msg))
+	onTCP func(q *dns.Msg, send func(*dns.Msg)) bool
+}
+
+// start opens the sockets. With TLS, only the stream one answers.
+func (s *scripted) start(t testing.TB, secure *tls.Config) *scripted {
+	t.Helper()
+	var err error
+	for range 20 { // the same port for both
+		if s.tcp, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		s.addr = s.tcp.Addr().(*net.TCPAddr).AddrPort()
+		if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.addr)); err == nil {
+			break
+		}
+		s.tcp.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if secure != nil {
+		s.tcp = tls.NewListener(s.tcp, secure)
+	}
+	s.conns = make(map[net.Conn]struct{})
+	s.group.Go(s.serveUDP)
+	s.group.Go(s.serveTCP)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *scripted) stop() {
+	s.udp.Close()
+	s.tcp.Close()
+	s.closeConns()
+	s.group.Wait()
+}
+
+func (s *scripted) closeConns() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.Close()
+	}
+}
+
+func (s *scripted) serveUDP() {
+	buf := make([]byte, dns.MaxMsgSize)
+	for {
+		n, from, err := s.udp.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		s.packets.Add(1)
+		q := new(dns.Msg)
+		if q.Unpack(buf[:n]) != nil || s.onUDP == nil {
+			continue
+		}
+		s.group.Go(func() {
+			s.onUDP(q, func(m *dns.Msg) {
+				b, err := m.Pack()
+				if err != nil {
+					panic(err)
+				}
+				_, _ = s.udp.WriteToUDPAddrPort(b, from)
+			})
+		})
+	}
+}
+
+func (s *scripted) serveTCP() {
+	for {
+		c, err := s.tcp.Accept()
+		if err != nil {
+			return
+		}
+		s.accepts.Add(1)
+		s.mu.Lock()
+		s.conns[c] = struct{}{}
+		s.mu.Unlock()
+		s.group.Go(func() { s.serveConn(c) })
+	}
+}
+
+func (s *scripted) serveConn(c net.Conn) {
+	var wmu sync.Mutex
+	defer c.Close()
+	for {
+		var length [2]byte
+		if _, err := io.ReadFull(c, length[:]); err != nil {
+			return
+		}
+		b := make([]byte, binary.BigEndian.Uint16(length[:]))
+		if _, err := io.ReadFull(c, b); err != nil {
+			return
+		}
+		q := new(dns.Msg)
+		if q.Unpack(b) != nil || s.onTCP == nil {
+			return
+		}
+		s.group.Go(func() {
+			if !s.onTCP(q, func(m *dns.Msg) {
+				b, err := m.Pack()
+				if err != nil {
+					panic(err)
+				}
+				wmu.Lock()
+				defer wmu.Unlock()
+				_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))
+			}) {
+				c.Close()
+			}
+		})
+	}
+}
+
+// answering returns an answer to q with an A record, or as many as asked.
+func answering(q *dns.Msg, addrs ...string) *dns.Msg {
+	m := new(dns.Msg).SetReply(q)
+	for _, a := range addrs {
+		m.Answer = append(m.Answer, &dns.A{
+			Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+			A:   net.ParseIP(a),
+		})
+	}
+	return m
+}
+
+func onTCP(q *dns.Msg, send func(*dns.Msg)) bool {
+	send(answering(q, "192.0.2.1"))
+	return true
+}
+
+func onUDP(q *dns.Msg, send func(*dns.Msg)) { send(answering(q, "192.0.2.1")) }
+
+func truncating(q *dns.Msg, send func(*dns.Msg)) {
+	m := answering(q)
+	m.Truncated = true
+	send(m)
+}
+
+// newReal returns a running forwarder to upstreams on sockets.
+func newReal(t testing.TB, cfg Config) *Forwarder {
+	t.Helper()
+	f, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, f)
+	return f
+}
+
+func forwardTo(t testing.TB, s ...*scripted) *Forwarder {
+	cfg := Config{}
+	for _, s := range s {
+		cfg.Upstreams = append(cfg.Upstreams, Upstream{Domain: ".", Addr: s.addr})
+	}
+	return newReal(t, cfg)
+}
+
+const oneAnswer = "NOERROR; a.example. 60 IN A 192.0.2.1"
+
+// TestQueryUpstream looks at what leaves: EDNS of our own, the flags that are to
+// be passed on, an id and a port that differ from query to query.
+func TestQueryUpstream(t *testing.T) {
+	ids, mu := map[uint16]bool{}, sync.Mutex{}
+	s := (&scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) {
+		mu.Lock()
+		ids[q.Id] = true
+		mu.Unlock()
+		opt := q.IsEdns0()
+		want := fmt.Sprintf("do-%v-cd-%v.example.", opt.Do(), q.CheckingDisabled)
+		if opt.UDPSize() != udpSize || len(opt.Option) != 0 || !q.RecursionDesired || !q.AuthenticatedData || q.Question[0].Name != want {
+			m := new(dns.Msg).SetRcode(q, dns.RcodeFormatError)
+			send(m)
+			return
+		}
+		send(answering(q, "192.0.2.1"))
+	}}).start(t, nil)
+	f := forwardTo(t, s)
+	for i := range 4 {
+		q := query(fmt.Sprintf("do-%v-cd-%v.example", i&1 != 0, i&2 != 0), dns.TypeA)
+		q.DO, q.CD = i&1 != 0, i&2 != 0
+		if r := f.Resolve(t.Context(), q); r.Rcode != dns.RcodeSuccess {
+			t.Errorf("DO %v, CD %v: %v", q.DO, q.CD, r)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(ids) < 3 {
+		t.Errorf("ids %v", ids)
+	}
+}
+
+// TestLyingUpstream: answers to something else are counted and passed over, and the right
+// one is still taken.
+func TestLyingUpstream(t *testing.T) {
+	for name, lie := range map[string]func(m *dns.Msg){
+		"id":          func(m *dns.Msg) { m.Id++ },
+		"name":        func(m *dns.Msg) { m.Question[0].Name = "b.example." },
+		"longer name": func(m *dns.Msg) { m.Question[0].Name = "a.example.org." },
+		"type":        func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA },
+		"class":       func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS },
+		"query":       func(m *dns.Msg) { m.Response = false },
+		"opcode":      func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify },
+		"no question": func(m *dns.Msg) { m.Question = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			script := func(q *dns.Msg, send func(*dns.Msg)) bool {
+				m := answering(q, "203.0.113.66")
+				lie(m)
+				send(m)
+				m = answering(q, "192.0.2.1")
+				m.Question[0].Name = "A.eXAMPLE." // case is no difference
+				send(m)
+				return true
+			}
+			s := (&scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) { script(q, send) }}).start(t, nil)
+			f := forwardTo(t, s)
+			q := query("a.example", dns.TypeA)
+			wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.1")
+			if n := value(f.upstreams[0].metrics.mismatched); n != 1 {
+				t.Errorf("%v mismatched", n)
+			}
+
+			s = (&scripted{onUDP: truncating, onTCP: script}).start(t, nil)
+			f = forwardTo(t, s)
+			wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.1")
+			if n := value(f.upstreams[0].metrics.mismatched); n != 1 {
+				t.Errorf("%v mismatched over TCP", n)
+			}
+		})
+	}
+}
+
+func TestTruncatingUpstream(t *testing.T) {
+	addrs := make([]string, 200)
+	for i := range addrs {
+		addrs[i] = fmt.Sprintf("192.0.2.%d", i)
+	}
+	for name, udp := range map[string]func(*dns.Msg, func(*dns.Msg)){
+		"TC":       truncating,
+		"oversize": func(q *dns.Msg, send func(*dns.Msg)) { send(answering(q, addrs...)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := (&scripted{onUDP: udp, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
+				send(answering(q, addrs...))
+				return true
+			}}).start(t, nil)
+			f := forwardTo(t, s)
+			for i := range 5 {
+				q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
+				if m := response(t, q, f.Resolve(t.Context(), q), dns.MaxMsgSize); len(m.Answer) != len(addrs) || m.Truncated {
+					t.Fatalf("%d records, TC %v", len(m.Answer), m.Truncated)
+				}
+			}
+			if n := s.accepts.Load(); n != 1 {
+				t.Errorf("%d connections", n)
+			}
+			if n := value(f.upstreams[0].metrics.reused); n != 4 {
+				t.Errorf("reused %v times", n)
+			}
+		})
+	}
+}
+
+// TestPipelined: many questions share a connection, and answers come in any order.
+func TestPipelined(t *testing.T) {
+	const n = 20
+	var waiting sync.WaitGroup
+	waiting.Add(n)
+	s := (&scripted{onUDP: truncating, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
+		waiting.Done()
+		waiting.Wait() // no answer before all have arrived
+		send(answering(q, "192.0.2.1"))
+		return true
+	}}).start(t, nil)
+	f := forwardTo(t, s)
+	var g sync.WaitGroup
+	for i := range n {
+		g.Go(func() {
+			q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
+			wantText(t, q, f.Resolve(t.Context(), q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
+		})
+	}
+	g.Wait()
+	if n := s.accepts.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// TestClosingUpstream: one that closes, at whatever moment, costs nobody an answer.
+func TestClosingUpstream(t *testing.T) {
+	var asked atomic.Int32
+	s := &scripted{onUDP: truncating, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
+		if asked.Add(1)%2 == 0 {
+			return false // the second question of a connection gets no answer
+		}
+		send(answering(q, "192.0.2.1"))
+		return true
+	}}
+	s.start(t, nil)
+	f := forwardTo(t, s)
+	for i := range 6 {
+		q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
+		wantText(t, q, f.Resolve(t.Context(), q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
+	}
+	s.closeConns() // while idle
+	q := query("idle.example", dns.TypeA)
+	wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; idle.example. 60 IN A 192.0.2.1")
+}
+
+// TestTCPRefused: what answers over UDP stays up although TCP does not get through.
+func TestTCPRefused(t *testing.T) {
+	s := (&scripted{onUDP: truncating}).start(t, nil)
+	s.tcp.Close()
+	f := forwardTo(t, s)
+	q := query("a.example", dns.TypeA)
+	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+	if f.upstreams[0].isDown() {
+		t.Error("the upstream is down")
+	}
+}
+
+// TestRecoveringUpstream: down at once when nobody listens, up again by a probe.
+func TestRecoveringUpstream(t *testing.T) {
+	s := (&scripted{onUDP: onUDP}).start(t, nil)
+	f := forwardTo(t, s)
+	s.stop()
+	q := query("a.example", dns.TypeA)
+	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+	if !f.upstreams[0].isDown() {
+		t.Fatal("not down")
+	}
+	var err error
+	if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.addr)); err != nil {
+		t.Skipf("the port is taken: %v", err)
+	}
+	s.group.Go(s.serveUDP)
+	eventually(t, "up again", func() bool { return !f.upstreams[0].isDown() })
+	q = query("b.example", dns.TypeA)
+	wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; b.example. 60 IN A 192.0.2.1")
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never %s", what)
+		}
+	}
+}
+
+// TestRoutes: the longest domain wins, and below its own names nothing else is asked.
+func TestRoutes(t *testing.T) {
+	servers := map[string]*scripted{}
+	var ups []Upstream
+	for i, domain := range []string{".", "corp.example.", "deep.corp.example."} {
+		s := (&scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) {
+			send(answering(q, fmt.Sprintf("192.0.2.%d", i)))
+		}}).start(t, nil)
+		servers[domain] = s
+		ups = append(ups, Upstream{Domain: domain, Addr: s.addr})
+	}
+	f := newReal(t, Config{Upstreams: ups})
+	for name, want := range map[string]int{
+		"www.example.": 0, "example.": 0, "xcorp.example.": 0, "corp.example.": 1, "a.b.corp.example.": 1,
+		"deep.corp.example.": 2, "x.deep.corp.example.": 2, "xdeep.corp.example.": 1,
+	} {
+		q := query(name, dns.TypeA)
+		wantText(t, q, f.Resolve(t.Context(), q), fmt.Sprintf("NOERROR; %s 60 IN A 192.0.2.%d", name, want))
+	}
+	servers["corp.example."].stop()
+	q := query("other.corp.example", dns.TypeA)
+	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+}
+
+// certificate returns one for a name, and the pool that trusts it.
+func certificate(t testing.TB, name string) (*tls.Config, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{"dot"}}, pool
+}
+
+func TestTLS(t *testing.T) {
+	server, pool := certificate(t, "dns.example")
+	s := (&scripted{onTCP: onTCP}).start(t, server)
+	for _, c := range []struct {
+		name string
+		pool *x509.CertPool
+		want string
+	}{
+		{"dns.example", pool, oneAnswer},
+		{"other.example", pool, "SERVFAIL; EDE 22"},
+		{"dns.example", x509.NewCertPool(), "SERVFAIL; EDE 22"},
+	} {
+		f := newReal(t, Config{RootCAs: c.pool, Upstreams: []Upstream{{Domain: ".", Addr: s.addr, TLS: true, Name: c.name}}})
+		q := query("a.example", dns.TypeA)
+		r := f.Resolve(t.Context(), q)
+		wantText(t, q, r, c.want)
+		if r.Rcode != dns.RcodeSuccess && !strings.Contains(r.EDE[0].Text, "certificate") {
+			t.Errorf("the EDE does not name the reason: %s", r.EDE[0].Text)
+		}
+	}
+	if n := s.packets.Load(); n != 0 {
+		t.Errorf("%d packets in the clear", n)
+	}
+}
+
+// TestShutdown: Run returns while a connection is open, one is being opened to
+// somebody who never answers, and questions wait.
+func TestShutdown(t *testing.T) {
+	asked := make(chan struct{}, 10)
+	s := (&scripted{onUDP: truncating, onTCP: func(*dns.Msg, func(*dns.Msg)) bool {
+		asked <- struct{}{}
+		return true
+	}}).start(t, nil)
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	f, err := New(Config{Upstreams: []Upstream{
+		{Domain: ".", Addr: s.addr},
+		{Domain: "tls.example.", Addr: deaf.Addr().(*net.TCPAddr).AddrPort(), TLS: true, Name: "x"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	var g sync.WaitGroup
+	for _, name := range []string{"a.example", "a.tls.example"} {
+		g.Go(func() { f.Resolve(ctx, query(name, dns.TypeA)) })
+	}
+	<-asked
+	cancel()
+	g.Wait()
+	stop()
+	q := query("late.tls.example", dns.TypeA)
+	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+}
+
+// TestStreamAge: connections are not kept for ever, nor is one that fell silent.
+func TestStreamAge(t *testing.T) {
+	var mute atomic.Bool
+	s := (&scripted{onUDP: truncating, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
+		if !mute.Load() {
+			send(answering(q, "192.0.2.1"))
+		}
+		return true
+	}}).start(t, nil)
+	f := newReal(t, Config{TryTimeout: 200 * time.Millisecond, Timeout: time.Second, Upstreams: []Upstream{{Domain: ".", Addr: s.addr}}})
+	ask := func(name string) *Reply { return f.Resolve(t.Context(), query(name, dns.TypeA)) }
+	ask("a.example")
+	f.pools[0].mu.Lock()
+	f.pools[0].cur.born = time.Now().Add(-2 * streamMaxAge)
+	f.pools[0].mu.Unlock()
+	ask("b.example")
+	if n := s.accepts.Load(); n != 2 {
+		t.Errorf("%d connections after the first grew old", n)
+	}
+	mute.Store(true)
+	ask("c.example")
+	mute.Store(false)
+	if r := ask("d.example"); r.Rcode != dns.RcodeSuccess {
+		t.Errorf("after a silent connection: %v", r)
+	}
+	if n := s.accepts.Load(); n < 3 {
+		t.Errorf("%d connections: the silent one is still used", n)
+	}
+	eventually(t, "without the old connections", func() bool {
+		f.pools[0].mu.Lock()
+		defer f.pools[0].mu.Unlock()
+		return len(f.pools[0].live) == 1
+	})
+}
