@@ -61,7 +61,7 @@ const (
 // Config says which file, and how it is watched.
 type Config struct {
 	Path string
-	Poll time.Duration // between looks without notification; zero: 3 s
+	Poll time.Duration // between looks without notification, each of which proves the source alive; zero: 3 s
 }
 
 // Source is a registry.Source over a file.

@@ -1,171 +1,22 @@
 package file
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"dnsd/registry"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// never is a poll so slow that only notification can show a change.
-const never = time.Hour
-
-// feed applies listings to a map and counts.
-type feed struct {
-	mu       sync.Mutex
-	pending  []registry.Item
-	now      string   // the ids of the machines listed last, in order
-	history  []string // every listing
-	lives    int      // calls that proved the source alive
-	rejected int
-}
-
-func (f *feed) List(_ context.Context, items []registry.Item) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.pending = append(f.pending, items...)
-	return nil
-}
-
-func (f *feed) Listed(context.Context) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var ids []string
-	for _, i := range f.pending {
-		if m, ok := i.Object.(*registry.Machine); ok {
-			ids = append(ids, m.ID)
-		} else if i.Err != nil {
-			f.rejected++
-		}
-	}
-	f.pending, f.now = nil, strings.Join(ids, " ")
-	f.history = append(f.history, f.now)
-	f.lives++
-	return nil
-}
-
-func (f *feed) Change(_ context.Context, items []registry.Item) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(items) > 0 {
-		panic("a file knows no changes, only listings")
-	}
-	f.lives++
-	return nil
-}
-
-func (f *feed) listed() string { f.mu.Lock(); defer f.mu.Unlock(); return f.now }
-func (f *feed) listings() int  { f.mu.Lock(); defer f.mu.Unlock(); return len(f.history) }
-func (f *feed) alive() int     { f.mu.Lock(); defer f.mu.Unlock(); return f.lives }
-
-// logs is a log that tests read while it is written.
-type logs struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock(); return l.b.Write(p) }
-func (l *logs) String() string              { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
-
-// follow runs a source until the test ends.
-func follow(t *testing.T, path string, poll time.Duration) (*Source, *feed, *logs) {
-	t.Helper()
-	l, f := &logs{}, &feed{now: "nothing"}
-	s := New(Config{Path: path, Poll: poll}, slog.New(slog.NewTextHandler(l, nil)))
-	run(t, s, f)
-	return s, f, l
-}
-
-func run(t *testing.T, s *Source, f registry.Feed) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Follow(ctx, f, false) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != context.Canceled {
-			t.Errorf("Follow returned %v", err)
-		}
-	})
-}
-
-// until waits for something that must come true.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not so: %s", what)
-		}
-	}
-}
-
-func (f *feed) until(t *testing.T, ids string) {
-	t.Helper()
-	until(t, "listed are "+ids, func() bool { return f.listed() == ids })
-}
-
-// content returns a registry file with these machines.
-func content(ids ...string) string {
-	var b strings.Builder
-	b.WriteString(`{"apps": [{"name": "web", "network": "fdaa:0:18::/48", "machines": [`)
-	for i, id := range ids {
-		if i > 0 {
-			b.WriteString(",")
-		}
-		fmt.Fprintf(&b, "\n"+`{"id": %q, "state": "started"}`, id)
-	}
-	b.WriteString("]}]}\n")
-	return b.String()
-}
-
-func ok(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	ok(t, os.WriteFile(path, []byte(text), 0o644))
-}
-
-func replace(t *testing.T, path, text string) {
-	t.Helper()
-	write(t, path+".tmp", text)
-	ok(t, os.Rename(path+".tmp", path))
-}
-
-// kubernetes publishes text as the volume of a config map does: a directory of
-// its own, and a link to it swapped by rename.
-func kubernetes(t *testing.T, dir, version, text string) {
-	t.Helper()
-	ok(t, os.MkdirAll(filepath.Join(dir, version), 0o755))
-	write(t, filepath.Join(dir, version, "registry.json"), text)
-	ok(t, os.Symlink(version, filepath.Join(dir, "..data_tmp")))
-	old, _ := os.Readlink(filepath.Join(dir, "..data"))
-	ok(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
-	if old == "" {
-		ok(t, os.Symlink("..data/registry.json", filepath.Join(dir, "registry.json")))
-	} else {
-		ok(t, os.RemoveAll(filepath.Join(dir, old)))
-	}
-}
 
 // TestNotified changes the file in every way that is known, and relies on
 // notification alone.
@@ -325,11 +176,11 @@ func TestUnusableFileChangesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "registry.json")
 	s, f, l := follow(t, path, 100*time.Millisecond)
 	const complaint = "the registry file cannot be used"
-	troubled := func(reason string) {
+	troubled := func(reason string, lasting time.Duration) {
 		t.Helper()
 		until(t, "it is in trouble: "+reason, func() bool { err := s.Trouble(); return err != nil && err.Error() == reason })
 		listings, alive := f.listings(), f.alive()
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(lasting)
 		if f.listings() != listings || f.alive() != alive {
 			t.Errorf("%s: %d listings and %d proofs of life, then %d and %d", reason, listings, alive, f.listings(), f.alive())
 		}
@@ -337,20 +188,21 @@ func TestUnusableFileChangesNothing(t *testing.T) {
 			t.Errorf("%q is logged %d times:\n%s", reason, n, l)
 		}
 	}
-	troubled("the file does not exist")
+	const shortly = 300 * time.Millisecond // several polls
+	troubled("the file does not exist", shortly)
 	write(t, path, content("a", "b"))
 	f.until(t, "a b")
 	until(t, "the trouble is over", func() bool { return s.Trouble() == nil && strings.Contains(l.String(), "can be used again") })
 
 	write(t, path, content("a", "b")[:90])
-	troubled("line 2, column 22: the file ends in the middle: is it cut short, or still being written?")
+	troubled("line 2, column 22: the file ends in the middle: is it cut short, or still being written?", granule+again)
 	ok(t, os.Remove(path))
 	until(t, "its absence is noticed", func() bool { return s.Trouble().Error() == "the file does not exist" })
 	ok(t, os.Mkdir(path, 0o755))
-	troubled("this is a directory: name the file in it")
+	troubled("this is a directory: name the file in it", shortly)
 	ok(t, os.Remove(path))
 	write(t, path, "\ufeff"+content("c"))
-	troubled("line 1, column 1: the file begins with a byte order mark: save it as UTF-8 without one (RFC 8259, section 8.1)")
+	troubled("line 1, column 1: the file begins with a byte order mark: save it as UTF-8 without one (RFC 8259, section 8.1)", shortly)
 	if f.listed() != "a b" || f.listings() != 1 {
 		t.Errorf("%d listings: %s", f.listings(), f.listed())
 	}
@@ -474,66 +326,19 @@ func TestRandomHistories(t *testing.T) {
 	}
 }
 
-func TestDirectories(t *testing.T) {
-	top, err := filepath.EvalSymlinks(t.TempDir())
-	ok(t, err)
-	ok(t, os.MkdirAll(filepath.Join(top, "a/b"), 0o755))
-	ok(t, os.MkdirAll(filepath.Join(top, "c"), 0o755))
-	write(t, filepath.Join(top, "a/b/f"), "")
-	for link, target := range map[string]string{
-		"c/rel": "../a/b/f", "c/abs": top + "/a/b", "c/loop": "loop", "c/gone": "../x/y", "a/b/twice": "../../c/rel",
-	} {
-		ok(t, os.Symlink(target, filepath.Join(top, link)))
-	}
-	for path, want := range map[string]string{
-		"a/b/f": "a/b", "c/rel": "c a/b", "c/abs/f": "c a/b", "c/abs/twice": "c a/b", "c/loop": "c",
-		"c/gone": "c .", "x/y/z": ".", "a/b/g": "a/b", "a/b/f/g": "a/b/f",
-	} {
-		var got []string
-		for _, dir := range directories(filepath.Join(top, path)) {
-			rel, _ := filepath.Rel(top, dir)
-			got = append(got, rel)
-		}
-		if strings.Join(got, " ") != want {
-			t.Errorf("%s: %s, want %s", path, got, want)
-		}
-	}
-}
-
-func TestBlindWatchSaysSoOnce(t *testing.T) {
-	l := &logs{}
-	w := newWatch(filepath.Join(t.TempDir(), "registry.json"), slog.New(slog.NewTextHandler(l, nil)))
-	w.update()
-	if w.blind || len(w.dirs) == 0 {
-		t.Fatalf("blind %v, watched %v", w.blind, w.dirs)
-	}
-	w.notify.Close() // as good as a system that refuses
-	for range 3 {
-		w.update()
-	}
-	if !w.blind || strings.Count(l.String(), "cannot be watched") != 1 {
-		t.Errorf("blind %v:\n%s", w.blind, l)
-	}
-	w.close()
-}
-
-func TestCheck(t *testing.T) {
+func TestReadWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, "registry.json")
-	if _, err := Check(path); err == nil || err.Error() != "registry file "+path+": the file does not exist" {
-		t.Error(err)
-	}
-	if _, err := Check(dir); err == nil || !strings.Contains(err.Error(), "this is a directory") {
-		t.Error(err)
-	}
-	if _, err := Check("/dev/null"); err == nil || !strings.Contains(err.Error(), "device") {
-		t.Error(err)
-	}
-	write(t, path, content("a", "b", "b"))
-	r, err := Check(path)
-	ok(t, err)
-	if r.Objects[registry.KindMachine] != 2 || len(r.Problems) != 1 || !maps.Equal(r.States, map[string]int{"started": 2}) {
-		t.Errorf("%+v", r)
+	pipe := filepath.Join(dir, "pipe")
+	ok(t, syscall.Mkfifo(pipe, 0o644))
+	for path, want := range map[string]string{
+		filepath.Join(dir, "none"): "the file does not exist",
+		dir:                        "this is a directory",
+		"/dev/null":                "this is a device, pipe or socket",
+		pipe:                       "this is a device, pipe or socket",
+	} {
+		if _, err := read(path); err == nil || !strings.HasPrefix(plain(err).Error(), want) {
+			t.Errorf("%s: %v, want %s", path, err, want)
+		}
 	}
 }
 

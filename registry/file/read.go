@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-
-	"dnsd/registry"
 )
 
 // read returns the content of a regular file, and an error when it was written
@@ -61,14 +59,4 @@ func plain(err error) error {
 		return fmt.Errorf("%s: %w", path.Op, path.Err)
 	}
 	return err
-}
-
-// Check reads the file at path once, whole, and reports what it holds. The error
-// says why there is nothing to report on.
-func Check(path string) (registry.Report, error) {
-	data, err := read(path)
-	if err != nil {
-		return registry.Report{}, fmt.Errorf("registry file %s: %w", path, plain(err))
-	}
-	return registry.Check(data), nil
 }
