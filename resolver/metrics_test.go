@@ -1,0 +1,150 @@
+package resolver
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+// gathered returns a counter's or gauge's value, or a histogram's count, summed
+// over what matches the labels (name, value, …).
+func gathered(t testing.TB, r *Resolver, name string, labels ...string) (sum float64) {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(r)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+	metrics:
+		for _, m := range f.GetMetric() {
+			for i := 0; i < len(labels); i += 2 {
+				ok := false
+				for _, l := range m.GetLabel() {
+					ok = ok || l.GetName() == labels[i] && l.GetValue() == labels[i+1]
+				}
+				if !ok {
+					continue metrics
+				}
+			}
+			found = true
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	if !found {
+		t.Fatalf("no metric %s %v", name, labels)
+	}
+	return sum
+}
+
+func TestMetrics(t *testing.T) {
+	r, addr, _ := start(t)
+	for _, proto := range []Proto{UDP, TCP} {
+		for range 10 { // over all sockets
+			ask(t, proto, addr, query(t, "my-app.internal.", dns.TypeAAAA))
+		}
+		ask(t, proto, addr, query(t, "nothing.internal.", 65280))
+		ask(t, proto, addr, query(t, "panic.internal.", dns.TypeTXT))
+		ask(t, proto, addr, query(t, "huge.internal.", dns.TypeAAAA))
+		ask(t, proto, addr, raw(0x8000, [4]uint16{1}, rawQuestion))
+	}
+	// ask sends one question more each time, whose name does not exist and whose
+	// answer it may not have waited for.
+	eventually(t, "everything is counted", func() bool {
+		return gathered(t, r, "dnsd_responses_total", "rcode", "NXDOMAIN") == 2*14+2
+	})
+	for _, tt := range []struct {
+		want   float64
+		name   string
+		labels []string
+	}{
+		{11 + 14, "dnsd_requests_total", []string{"type", "AAAA", "proto", "udp"}},
+		{11 + 14, "dnsd_requests_total", []string{"type", "AAAA", "proto", "tcp"}},
+		{2, "dnsd_requests_total", []string{"type", "other"}},
+		{2, "dnsd_requests_total", []string{"type", "TXT"}},
+		{0, "dnsd_requests_total", []string{"type", "MX"}},
+		{22, "dnsd_responses_total", []string{"rcode", "NOERROR"}},
+		{2, "dnsd_responses_total", []string{"rcode", "SERVFAIL"}},
+		{2 * 27, "dnsd_request_duration_seconds", []string{"origin", "local"}},
+		{0, "dnsd_request_duration_seconds", []string{"origin", "forwarded"}},
+		{27, "dnsd_response_size_bytes", []string{"proto", "tcp"}},
+		{2, "dnsd_responses_truncated_total", nil},
+		{2, "dnsd_requests_ignored_total", nil},
+		{2, "dnsd_panics_total", nil},
+		{0, "dnsd_tcp_connections_refused_total", nil},
+	} {
+		if got := gathered(t, r, tt.name, tt.labels...); got != tt.want {
+			t.Errorf("%s %v is %v, want %v", tt.name, tt.labels, got, tt.want)
+		}
+	}
+}
+
+func TestMetricNames(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(newResolver(t))
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v %v", problems, err)
+	}
+}
+
+func TestTypeNames(t *testing.T) {
+	seen := make(map[int]bool)
+	for typ := range 1 << 16 {
+		slot := typeSlot(uint16(typ))
+		if slot != 0 {
+			if want := dns.TypeToString[uint16(typ)]; typeNames[slot] != want || seen[slot] {
+				t.Errorf("type %s is counted as %s", want, typeNames[slot])
+			}
+			seen[slot] = true
+		}
+	}
+	if len(seen) != len(typeNames)-1 {
+		t.Errorf("%d types are counted by name, %d are listed", len(seen), len(typeNames)-1)
+	}
+}
+
+func TestPanicsAreLoggedOnce(t *testing.T) {
+	var log syncBuffer
+	r := newResolver(t, func(c *Config) { c.Log = logTo(&log) })
+	for range 5 {
+		respond(t, r, query(t, "panic.internal.", dns.TypeTXT), loopback, UDP)
+	}
+	if n := strings.Count(log.String(), "panic=\"at the zone\""); n != 1 || !log.contains("testZone") {
+		t.Errorf("panic logged %d times, want once with its stack:\n%s", n, log.String())
+	}
+}
+
+// syncBuffer is a bytes.Buffer for several goroutines.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (s *syncBuffer) contains(sub string) bool { return strings.Contains(s.String(), sub) }

@@ -1,0 +1,302 @@
+package resolver
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"dnsd/resolver/forward"
+)
+
+// realReply returns a reply with one A record for any name as long as localhost.
+func realReply(t testing.TB) *forward.Reply {
+	t.Helper()
+	f, err := forward.New(forward.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := f.Immediate(&forward.Query{Name: []byte("\x09localhost\x00"), Type: dns.TypeA, Class: dns.ClassINET, RD: true})
+	if r == nil {
+		t.Fatal("the forwarder does not know localhost")
+	}
+	return r
+}
+
+func withForwarder(f *fakeForwarder) func(*Config) { return func(c *Config) { c.Forward = f } }
+
+func TestForwardedAtOnce(t *testing.T) {
+	reply := realReply(t)
+	reply2 := *reply
+	reply2.AD = true
+	reply2.EDE = []EDE{{Code: 3, Text: "stale"}}
+	var got forward.Query
+	r := newResolver(t, withForwarder(&fakeForwarder{immediate: func(q *forward.Query) *forward.Reply {
+		got = *q
+		got.Name = []byte(string(q.Name))
+		return &reply2
+	}}))
+	m := respond(t, r, query(t, "LocalHost.", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(1232, true); m.CheckingDisabled = true }), machine, UDP)
+	if len(m.Answer) != 1 || m.Answer[0].Header().Name != "LocalHost." || flagNames(m) != "RD RA AD CD" {
+		t.Errorf("response\n%v\nwant one record and flags RD RA AD CD", m)
+	}
+	if o := m.IsEdns0().Option; len(o) != 1 || o[0].(*dns.EDNS0_EDE).InfoCode != 3 {
+		t.Errorf("options %v, want the reply's EDE", o)
+	}
+	want := forward.Query{Name: []byte("\x09localhost\x00"), Type: dns.TypeA, Class: dns.ClassINET, DO: true, CD: true, RD: true, Network: network}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("the forwarder was asked %v, want %v", got, want)
+	}
+	// AD is not for clients that have not shown that they know it.
+	m = respond(t, r, query(t, "localhost.", dns.TypeA), machine, UDP)
+	if flagNames(m) != "RD RA" || m.IsEdns0() != nil || len(m.Answer) != 1 {
+		t.Errorf("without EDNS the response is\n%v", m)
+	}
+	m = respond(t, r, query(t, "localhost.", dns.TypeA, func(m *dns.Msg) { m.AuthenticatedData = true }), machine, UDP)
+	if flagNames(m) != "RD RA AD" {
+		t.Errorf("with AD in the query the flags are %s", flagNames(m))
+	}
+}
+
+func TestForwardedWithoutNetwork(t *testing.T) {
+	r := newResolver(t, withForwarder(&fakeForwarder{immediate: func(q *forward.Query) *forward.Reply {
+		if q.Network.IsValid() {
+			t.Errorf("network is %v", q.Network)
+		}
+		return realReply(t)
+	}}))
+	if m := respond(t, r, query(t, "localhost.", dns.TypeA), bridge, UDP); len(m.Answer) != 1 {
+		t.Errorf("response %v, want the answer: forwarding needs no network", m)
+	}
+	if m := respond(t, r, query(t, "localhost.", dns.TypeA), stranger, UDP); m.Rcode != dns.RcodeRefused {
+		t.Errorf("a stranger's response is %v, want REFUSED", m)
+	}
+}
+
+func TestInternalNamesAreNeverForwarded(t *testing.T) {
+	r := newResolver(t, withForwarder(&fakeForwarder{immediate: func(q *forward.Query) *forward.Reply {
+		t.Errorf("forwarded: %q", q.Name)
+		return nil
+	}}))
+	for _, name := range []string{"internal.", "no-such.internal.", "a.b.c.INTERNAL.", "panic.internal."} {
+		for _, typ := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeDS, dns.TypeANY, dns.TypeNS, dns.TypeAXFR, 65280} {
+			for _, from := range []netip.AddrPort{loopback, bridge, stranger} {
+				respond(t, r, query(t, name, typ), from, UDP)
+			}
+		}
+	}
+}
+
+func TestExtendedCodeNeedsOPT(t *testing.T) {
+	r := newResolver(t, withForwarder(&fakeForwarder{immediate: func(*forward.Query) *forward.Reply { return &forward.Reply{Rcode: dns.RcodeBadCookie} }}))
+	if m := respond(t, r, query(t, "a.", dns.TypeA), loopback, UDP); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("code is %d, want SERVFAIL", m.Rcode)
+	}
+	if m := respond(t, r, query(t, "a.", dns.TypeA, edns(1232)), loopback, UDP); m.Rcode != dns.RcodeBadCookie {
+		t.Errorf("code is %d, want BADCOOKIE", m.Rcode)
+	}
+}
+
+// gate is a forwarder that answers names from "wait" on only when it is opened.
+type gate struct {
+	fakeForwarder
+	open    chan struct{}
+	waiting atomic.Int32
+}
+
+func newGate(t testing.TB) *gate {
+	g := &gate{open: make(chan struct{})}
+	reply := realReply(t)
+	g.resolve = func(ctx context.Context, q *forward.Query) *forward.Reply {
+		if string(q.Name[1:5]) != "wait" {
+			return reply
+		}
+		g.waiting.Add(1)
+		defer g.waiting.Add(-1)
+		select {
+		case <-g.open:
+			return reply
+		case <-ctx.Done():
+			return &forward.Reply{Rcode: dns.RcodeServerFailure}
+		}
+	}
+	return g
+}
+
+func withID(id uint16) func(*dns.Msg) { return func(m *dns.Msg) { m.Id = id } }
+
+// TestDeferredKeepsNobodyWaiting: while a question waits upstream, the same socket
+// and the same connection answer others, and each waiting one gets its own answer.
+func TestDeferredKeepsNobodyWaiting(t *testing.T) {
+	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t)
+			_, addr, _ := start(t, func(c *Config) { c.Forward, c.Sockets = g, 1 })
+			c := dial(t, Proto(proto), addr)
+			defer c.Close()
+			const n = 20
+			for i := range n {
+				send(t, Proto(proto), c, query(t, fmt.Sprintf("WAITing%02d.", i), dns.TypeA, withID(uint16(i))))
+			}
+			eventually(t, "all questions are waiting", func() bool { return g.waiting.Load() == n })
+			send(t, Proto(proto), c, query(t, "my-app.internal.", dns.TypeAAAA, withID(1000)))
+			send(t, Proto(proto), c, query(t, "otherhost.", dns.TypeA, withID(1001)))
+			for range 2 {
+				resp, err := receive(Proto(proto), c)
+				if err != nil || unpack(t, resp).Id < 1000 {
+					t.Fatalf("response %x, %v, want those that need not wait", resp, err)
+				}
+			}
+			close(g.open)
+			seen := make(map[uint16]bool)
+			for range n {
+				resp, err := receive(Proto(proto), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m := unpack(t, resp)
+				if want := fmt.Sprintf("WAITing%02d.", m.Id); m.Question[0].Name != want || len(m.Answer) != 1 || m.Answer[0].Header().Name != want {
+					t.Errorf("id %d has the answer\n%v", m.Id, m)
+				}
+				seen[m.Id] = true
+			}
+			if len(seen) != n {
+				t.Errorf("%d questions answered, want %d", len(seen), n)
+			}
+		})
+	}
+}
+
+func TestTooManyWaiting(t *testing.T) {
+	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t)
+			r, addr, _ := start(t, func(c *Config) { c.Forward, c.MaxInflight = g, 8 })
+			c := dial(t, Proto(proto), addr)
+			defer c.Close()
+			for i := range 4 { // one network alone gets half the places
+				send(t, Proto(proto), c, query(t, fmt.Sprintf("waiting%02d.", i), dns.TypeA))
+			}
+			eventually(t, "four questions are waiting", func() bool { return g.waiting.Load() == 4 })
+			m := unpack(t, ask(t, Proto(proto), addr, query(t, "waiting99.", dns.TypeA, edns(1232))))
+			if m.Rcode != dns.RcodeServerFailure || m.IsEdns0().Option[0].(*dns.EDNS0_EDE).InfoCode != dns.ExtendedErrorCodeNetworkError {
+				t.Errorf("response is\n%v\nwant SERVFAIL with EDE 23", m)
+			}
+			if n := gathered(t, r, "dnsd_requests_shed_total", "proto", name); n != 1 {
+				t.Errorf("dnsd_requests_shed_total is %v, want 1", n)
+			}
+			close(g.open)
+		})
+	}
+}
+
+func TestAdmission(t *testing.T) {
+	nets := make([]netip.Prefix, 4)
+	for i := range nets {
+		nets[i] = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0xaa, 5: byte(i)}), 48)
+	}
+	fill := func(a *admission, n netip.Prefix) (got int) {
+		for a.enter(n) {
+			got++
+		}
+		return got
+	}
+	a := newAdmission(1200)
+	if got := []int{fill(a, nets[0]), fill(a, nets[1]), fill(a, nets[2])}; fmt.Sprint(got) != "[600 300 150]" {
+		t.Errorf("three networks took %v places one after the other", got)
+	}
+	// As places come back the early ones have to wait until all are even.
+	for range 200 {
+		a.leave(nets[0])
+	}
+	if a.enter(nets[0]) || !a.enter(nets[3]) || !a.enter(nets[2]) {
+		t.Error("the one that holds most comes first")
+	}
+	a = newAdmission(3)
+	for range 100 {
+		if !a.enter(nets[0]) {
+			t.Fatal("no place though none is held")
+		}
+		a.leave(nets[0])
+	}
+	if a.free != 3 || len(a.holds) != 0 {
+		t.Errorf("%d free, %v held, want 3 and nothing", a.free, a.holds)
+	}
+}
+
+func TestDeferredPanic(t *testing.T) {
+	var log syncBuffer
+	r, addr, _ := start(t, withForwarder(&fakeForwarder{resolve: func(context.Context, *forward.Query) *forward.Reply { panic("upstream") }}),
+		func(c *Config) { c.Log = logTo(&log) })
+	for _, proto := range []Proto{UDP, TCP} {
+		m := unpack(t, askLate(t, proto, addr, query(t, "example.com.", dns.TypeA, edns(1232))))
+		if m.Rcode != dns.RcodeServerFailure || len(m.IsEdns0().Option) != 1 {
+			t.Errorf("response is\n%v\nwant SERVFAIL with an EDE", m)
+		}
+	}
+	if n := gathered(t, r, "dnsd_panics_total"); n != 2 {
+		t.Errorf("dnsd_panics_total is %v, want 2", n)
+	}
+	if !log.contains("panic=upstream") || !log.contains("resolver.(*Deferred).Resolve") {
+		t.Errorf("log lacks the panic or its stack:\n%s", log.String())
+	}
+}
+
+// askLate asks one question that may be deferred.
+func askLate(t testing.TB, proto Proto, addr netip.AddrPort, req []byte) []byte {
+	t.Helper()
+	c := dial(t, proto, addr)
+	defer c.Close()
+	send(t, proto, c, req)
+	resp, err := receive(proto, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+// TestDrain: what is in hand when the server stops is answered, and nobody is
+// waited for longer than that.
+func TestDrain(t *testing.T) {
+	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t)
+			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, patience })
+			idle := dial(t, TCP, addr)
+			defer idle.Close()
+			c := dial(t, Proto(proto), addr)
+			defer c.Close()
+			send(t, Proto(proto), c, query(t, "waiting01.", dns.TypeA, withID(77)))
+			eventually(t, "the question is waiting", func() bool { return g.waiting.Load() == 1 })
+			var stopped sync.WaitGroup
+			stopped.Go(stop)
+			if _, err := receive(TCP, idle); err == nil {
+				t.Error("the idle connection got a response")
+			}
+			close(g.open)
+			resp, err := receive(Proto(proto), c)
+			if err != nil || binary.BigEndian.Uint16(resp) != 77 {
+				t.Errorf("response %x, %v, want the one in hand", resp, err)
+			}
+			stopped.Wait()
+		})
+	}
+}
+
+func TestDrainEnds(t *testing.T) {
+	g := newGate(t) // never opened
+	_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, 10*time.Millisecond })
+	for _, proto := range []Proto{UDP, TCP} {
+		c := dial(t, proto, addr)
+		defer c.Close()
+		send(t, proto, c, query(t, "waiting01.", dns.TypeA))
+	}
+	eventually(t, "both questions are waiting", func() bool { return g.waiting.Load() == 2 })
+	stop()
+}
