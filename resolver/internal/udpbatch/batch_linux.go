@@ -1,0 +1,242 @@
+package udpbatch
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// controlSize is room for one control message with an address: that of an
+// in6_pktinfo, the larger of the two, with its header, aligned.
+const controlSize = 40
+
+// mmsghdr is struct mmsghdr of recvmmsg(2): a message and its length.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
+}
+
+// batch is the system calls of a Conn with the headers that the kernel reads
+// and writes. The headers point into the Conn and into each other; nothing of
+// them is allocated after newBatch.
+type batch struct {
+	c    *Conn
+	raw  syscall.RawConn
+	hdrs [Size]mmsghdr
+	iovs [Size]unix.Iovec
+	name [Size]unix.RawSockaddrInet6 // the senders; an IPv4 one fits as well
+
+	out     [Size]mmsghdr // of replies; they share name with hdrs
+	outIovs [Size]unix.Iovec
+	outSlot [Size]int // which slot each reply is of
+
+	// What the calls within the poller's callbacks were told and found. The
+	// callbacks are made once: a closure per call would be garbage per batch.
+	n, sent, queued int
+	err             error
+	onRead, onWrite func(fd uintptr) bool
+
+	recvmmsg, sendmmsg func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) // tests put theirs here
+}
+
+func newBatch(c *Conn) (*batch, error) {
+	raw, err := c.udp.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	b := &batch{c: c, raw: raw, recvmmsg: recvmmsg, sendmmsg: sendmmsg}
+	for i := range Size {
+		s := &c.slots[i]
+		b.iovs[i].Base = &s.in[0]
+		b.iovs[i].SetLen(len(s.in))
+		h := &b.hdrs[i].hdr
+		h.Iov = &b.iovs[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&b.name[i]))
+		b.reset(i)
+		o := &b.out[i].hdr
+		o.Iov = &b.outIovs[i]
+		o.SetIovlen(1)
+	}
+	b.onRead, b.onWrite = b.receive, b.write
+	return b, nil
+}
+
+// receive takes what is there. It returns false, to be called again when there
+// is more, while there is nothing.
+func (b *batch) receive(fd uintptr) bool {
+	for {
+		n, errno := b.recvmmsg(fd, &b.hdrs[0], Size)
+		switch errno {
+		case 0:
+			b.n, b.err = n, nil
+			return true
+		case unix.EINTR: // no new edge would wake the poller for what is there already
+		case unix.EAGAIN:
+			return false
+		default:
+			b.err = errno
+			return true
+		}
+	}
+}
+
+// reset gives slot i's header back the room that the last packet took.
+func (b *batch) reset(i int) {
+	h := &b.hdrs[i].hdr
+	h.Namelen = unix.SizeofSockaddrInet6
+	h.Control = &b.c.slots[i].control[0]
+	h.SetControllen(controlSize)
+}
+
+func (b *batch) read() (int, error) {
+	for i := range b.n {
+		b.reset(i)
+	}
+	b.n = 0
+	if err := b.raw.Read(b.onRead); err != nil {
+		return 0, err
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	for i := range b.n {
+		s := &b.c.slots[i]
+		s.n = int(b.hdrs[i].n)
+		s.oobn = int(b.hdrs[i].hdr.Controllen)
+		s.reply = nil
+	}
+	return b.n, nil
+}
+
+// from returns the sender of the packet in slot i.
+func (b *batch) from(i int) netip.AddrPort {
+	name := &b.name[i]
+	if name.Family == unix.AF_INET {
+		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), port(&four.Port))
+	}
+	addr := netip.AddrFrom16(name.Addr)
+	if name.Scope_id != 0 {
+		addr = addr.WithZone(strconv.Itoa(int(name.Scope_id)))
+	}
+	return netip.AddrPortFrom(addr, port(&name.Port))
+}
+
+// port reads a port, which a sockaddr holds in network order.
+func port(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
+
+// forget drops the replies that have been sent or refused already.
+func (b *batch) forget() {
+	for _, slot := range b.outSlot[:b.sent] {
+		b.c.slots[slot].reply = nil
+	}
+}
+
+// send sends the replies of slots 0 to n-1. It returns an error only when
+// sendmmsg is not to be had; the replies that are left are then still set.
+func (b *batch) send(n int) error {
+	b.queued, b.sent = 0, 0
+	for i := range n {
+		s := &b.c.slots[i]
+		if s.reply == nil {
+			continue
+		}
+		o := &b.out[b.queued].hdr
+		iov := &b.outIovs[b.queued]
+		iov.Base = unsafe.SliceData(s.reply)
+		iov.SetLen(len(s.reply))
+		o.Name, o.Namelen = (*byte)(unsafe.Pointer(&b.name[i])), b.hdrs[i].hdr.Namelen
+		o.Control = nil
+		if s.oobn > 0 {
+			o.Control = &s.control[0]
+		}
+		o.SetControllen(s.oobn)
+		b.outSlot[b.queued] = i
+		b.queued++
+	}
+	for b.sent < b.queued {
+		b.err = nil
+		if err := b.raw.Write(b.onWrite); err != nil {
+			return nil // closed, or past its deadline: the replies go with it
+		}
+		if b.err == nil {
+			continue
+		}
+		// The first of what was left is the one that could not be sent.
+		slot := b.outSlot[b.sent]
+		if unsupported(b.err) {
+			// A filter that forbids the call, or a firewall that forbids the
+			// packet? What sends a single packet tells.
+			if b.c.sendOne(slot, b.from(slot)) == nil {
+				b.c.slots[slot].reply = nil
+				b.forget()
+				return b.err
+			}
+		}
+		b.c.failed(b.from(slot), b.err)
+		b.sent++
+	}
+	return nil
+}
+
+// write sends what is left. It returns false, to be called again when the
+// socket can be written, while the kernel has no room.
+func (b *batch) write(fd uintptr) bool {
+	for {
+		n, errno := b.sendmmsg(fd, &b.out[b.sent], b.queued-b.sent)
+		switch errno {
+		case 0:
+			b.sent += n
+			return true
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return false
+		default:
+			b.err = errno
+			return true
+		}
+	}
+}
+
+// unsupported reports whether err may say that there is no such system call
+// here: an old kernel's answer, or a seccomp filter's.
+func unsupported(err error) bool {
+	return err != nil && (errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM))
+}
+
+func recvmmsg(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+	r, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(hdrs)), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
+	return int(r), errno
+}
+
+func sendmmsg(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+	r, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(hdrs)), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
+	return int(r), errno
+}
+
+// Drops returns how many packets the kernel has dropped because the socket's
+// receive queue was full, since the socket was made (SO_MEMINFO, Linux 4.12).
+// It may be called from any goroutine. The second result is false where the
+// kernel does not say.
+func (c *Conn) Drops() (uint32, bool) {
+	raw, err := c.udp.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	const skMeminfoDrops = 8 // linux/sock_diag.h
+	var info [skMeminfoDrops + 1]uint32
+	var errno syscall.Errno
+	size := uint32(unsafe.Sizeof(info))
+	err = raw.Control(func(fd uintptr) {
+		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return info[skMeminfoDrops], err == nil && errno == 0 && size == uint32(unsafe.Sizeof(info))
+}

@@ -1,0 +1,120 @@
+package udpbatch
+
+import (
+	"errors"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestPartialSends(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	calls := 0
+	c.batch.sendmmsg = func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+		calls++
+		if calls%3 == 0 {
+			return -1, unix.EINTR
+		}
+		return sendmmsg(fd, hdrs, min(n, 2))
+	}
+	for range 7 {
+		send(t, client, server, "x")
+	}
+	for got := 0; got < 7; {
+		got += echo(t, c)
+	}
+	for range 7 {
+		if got := receive(t, client); got != "X" {
+			t.Fatalf("received %q", got)
+		}
+	}
+}
+
+// A destination that the kernel refuses costs its own reply alone.
+func TestRefusedDestination(t *testing.T) {
+	for name, errno := range map[string]syscall.Errno{"unreachable": unix.EHOSTUNREACH, "too long": unix.EMSGSIZE} {
+		t.Run(name, func(t *testing.T) {
+			c, server, client := pair(t, "127.0.0.1:0")
+			refused := 0
+			c.SendFailed = func(_ netip.AddrPort, err error) {
+				if !errors.Is(err, errno) {
+					t.Errorf("reported %v, want %v", err, errno)
+				}
+				refused++
+			}
+			left := 1 // how many replies go before the refused one
+			c.batch.sendmmsg = func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+				if left == 0 && refused == 0 {
+					return -1, errno
+				}
+				n, err := sendmmsg(fd, hdrs, 1)
+				left -= n
+				return n, err
+			}
+			for _, text := range []string{"a", "b", "c"} {
+				send(t, client, server, text)
+			}
+			for got := 0; got < 3; {
+				got += echo(t, c)
+			}
+			if a, b := receive(t, client), receive(t, client); a != "A" || b != "C" || refused != 1 || !c.Batched() {
+				t.Errorf("received %q and %q with %d refused (batched: %t), want A and C, 1, true", a, b, refused, c.Batched())
+			}
+		})
+	}
+}
+
+// Where a filter forbids the calls, the Conn goes on one packet a call.
+func TestFallsBackWhereTheCallsAreForbidden(t *testing.T) {
+	for name, errno := range map[string]syscall.Errno{"no such call": unix.ENOSYS, "filtered": unix.EPERM} {
+		for _, which := range []string{"receiving", "sending"} {
+			t.Run(name+" "+which, func(t *testing.T) {
+				c, server, client := pair(t, "127.0.0.1:0")
+				forbidden := func(uintptr, *mmsghdr, int) (int, syscall.Errno) { return -1, errno }
+				if which == "receiving" {
+					c.batch.recvmmsg = forbidden
+				} else {
+					c.batch.sendmmsg = forbidden
+				}
+				c.SendFailed = func(to netip.AddrPort, err error) { t.Errorf("sending to %s failed: %v", to, err) }
+				for range 2 {
+					for _, text := range []string{"a", "b", "c"} {
+						send(t, client, server, text)
+					}
+					for got := 0; got < 3; {
+						got += echo(t, c)
+					}
+					for _, want := range []string{"A", "B", "C"} {
+						if got := receive(t, client); got != want {
+							t.Errorf("received %q, want %q", got, want)
+						}
+					}
+				}
+				if c.Batched() {
+					t.Error("still tries the forbidden calls")
+				}
+			})
+		}
+	}
+}
+
+func TestDrops(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	server.SetReadBuffer(4096)
+	if n, ok := c.Drops(); !ok || n != 0 {
+		t.Fatalf("%d drops of a new socket, known: %t", n, ok)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		send(t, client, server, string(make([]byte, 1000)))
+		if n, _ := c.Drops(); n > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the queue overflows and no drop is counted")
+		}
+	}
+}
