@@ -68,6 +68,7 @@ func (f *Follower) changes(items []Item) {
 		return
 	}
 	var source *sourceError
+	logged := 0
 	for i := range items {
 		item := &items[i]
 		switch {
@@ -76,9 +77,15 @@ func (f *Follower) changes(items []Item) {
 			f.guard.forget(item.key())
 		case errors.As(item.Err, &source):
 			f.status.Problem = source.Error()
-		default:
-			f.reject(item)
+		case f.reject(item):
+			if logged++; logged <= maxLogged {
+				f.log.Error("an object of the registry's source cannot be used; the version known before stays",
+					"object", item.Key.String(), "where", item.Where, "reason", item.Err)
+			}
 		}
+	}
+	if logged > maxLogged {
+		f.log.Error("more objects of the registry's source cannot be used", "objects", logged-maxLogged, "source", f.src)
 	}
 	if n := f.reg.Apply(items); n > 0 {
 		f.stats.changes.Add(int64(n))
@@ -86,12 +93,19 @@ func (f *Follower) changes(items []Item) {
 	}
 }
 
-// maxReasons bounds the memory of reasons already logged; beyond it a reason may
-// be logged again.
-const maxReasons = 10_000
+const (
+	// maxLogged is how many unusable objects of one transaction are logged one
+	// by one: a mistake in an app's network rejects its thousand machines too,
+	// and the first few lines say what all of them would.
+	maxLogged = 20
 
-// reject counts an unusable object and logs it once for each reason.
-func (f *Follower) reject(item *Item) {
+	// maxReasons bounds the memory of reasons already logged; beyond it a
+	// reason may be logged again.
+	maxReasons = 10_000
+)
+
+// reject counts an unusable object and reports whether its reason is new.
+func (f *Follower) reject(item *Item) bool {
 	f.stats.rejected[item.Key.Kind].Add(1)
 	reason := item.Err.Error()
 	logKey := item.Key
@@ -99,14 +113,13 @@ func (f *Follower) reject(item *Item) {
 		logKey.ID = item.Where
 	}
 	if f.rejected[logKey] == reason {
-		return
+		return false
 	}
 	if len(f.rejected) >= maxReasons {
 		clear(f.rejected)
 	}
 	f.rejected[logKey] = reason
-	f.log.Error("an object of the registry's source cannot be used; the version known before stays",
-		"object", item.Key.String(), "where", item.Where, "reason", reason)
+	return true
 }
 
 // complete applies a complete listing as one transaction: what it has, and the

@@ -320,25 +320,47 @@ func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 	bad := Reject(machine(t, "m0001").Key(), "line 7, column 3", errors.New("state is missing"))
 	nameless := Reject(Key{Kind: KindMachine}, "line 9, column 1", errors.New("id is missing"))
 	elsewhere := Reject(Key{Kind: KindMachine, Name: "web", ID: "m0002", AnyNetwork: true}, "line 11, column 1", errors.New("network is missing"))
+	lost := Reject(Key{Kind: KindMachine, Name: "db", AnyNetwork: true}, "line 13, column 1", errors.New("machines is no list"))
 	var now world
 	var log strings.Builder
 	src := &script{steps: []func(context.Context, Feed, bool) error{list(now.get)}}
-	now.set(fleetOf(t, 4))
+	now.set(append(fleetOf(t, 4), Put(machine(t, "d1", inApp("db"))), Put(machine(t, "d2", inApp("db")))))
 	follow(t, src, FollowerConfig{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *Registry, f *Follower) {
 		for range 3 {
-			now.set([]Item{Put(machine(t, "m0003")), bad, nameless, elsewhere})
+			now.set([]Item{Put(machine(t, "m0003")), bad, nameless, elsewhere, lost})
 			f.relist <- struct{}{}
 			pass(time.Second)
 		}
 		if f, _ := r.View().Fleet(network(t, "fdaa:0:18::/48"), "web"); ids(f.Deployed()) != "[m0001 m0002 m0003]" {
 			t.Errorf("left are %s, want the listed one and the two that could not be read", ids(f.Deployed()))
 		}
-		if n := f.stats.rejected[KindMachine].Load(); n != 9 {
-			t.Errorf("%d rejections counted, want 9", n)
+		if f, _ := r.View().Fleet(network(t, "fdaa:0:18::/48"), "db"); f == nil || ids(f.Deployed()) != "[d1 d2]" {
+			t.Error("an app whose machines could not be read has lost some")
+		}
+		if n := f.stats.rejected[KindMachine].Load(); n != 12 {
+			t.Errorf("%d rejections counted, want 12", n)
 		}
 	})
-	if n := strings.Count(log.String(), "cannot be used"); n != 3 {
-		t.Errorf("%d rejections logged, want each of three once:\n%s", n, log.String())
+	if n := strings.Count(log.String(), "cannot be used"); n != 4 {
+		t.Errorf("%d rejections logged, want each of four once:\n%s", n, log.String())
+	}
+}
+
+// A mistake that rejects a whole app is not a line for each machine.
+func TestManyRejectionsAreSummedUp(t *testing.T) {
+	var log strings.Builder
+	var items []Item
+	for i := range 1000 {
+		items = append(items, Reject(machine(t, fmt.Sprint("m", i)).Key(), "", errors.New("network is missing")))
+	}
+	follow(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return items })}},
+		FollowerConfig{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *Registry, f *Follower) {
+			if n := f.stats.rejected[KindMachine].Load(); n != 1000 {
+				t.Errorf("%d counted, want 1000", n)
+			}
+		})
+	if n := strings.Count(log.String(), "\n"); n > maxLogged+5 || !strings.Contains(log.String(), "objects=980") {
+		t.Errorf("%d lines, want %d and one that sums up the rest:\n%s", n, maxLogged, log.String())
 	}
 }
 

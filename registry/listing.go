@@ -78,19 +78,37 @@ func (l *listing) add(item *Item) {
 	}
 }
 
-// absent returns the keys that the registry holds and the listing lacks, apart
-// from those that it named without being readable.
-func (l *listing) absent(v *View) []Key {
-	kept := map[Key]struct{}{}
+// keeper tells which objects a listing named without being readable: of those
+// the versions known before stay. A key whose network could not be read keeps
+// the object in any network, one whose id could not be read all of its app.
+func (l *listing) keeper() func(Key) bool {
+	kept := make(map[Key]struct{}, len(l.rejected))
 	for _, key := range l.rejected {
-		kept[key] = struct{}{}
+		if key.Name != "" {
+			kept[key] = struct{}{}
+		}
 	}
+	return func(key Key) bool {
+		for _, k := range [...]Key{
+			key,
+			{Kind: key.Kind, Name: key.Name, ID: key.ID, AnyNetwork: true},
+			{Kind: key.Kind, Network: key.Network, Name: key.Name},
+			{Kind: key.Kind, Name: key.Name, AnyNetwork: true},
+		} {
+			if _, ok := kept[k]; ok {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// absent returns the keys that the registry holds and the listing lacks.
+func (l *listing) absent(v *View) []Key {
+	kept := l.keeper()
 	var gone []Key
 	lacks := func(key Key) {
-		_, exact := kept[key]
-		anywhere := key
-		anywhere.Network, anywhere.AnyNetwork = 0, true
-		if _, named := kept[anywhere]; !exact && !named {
+		if !kept(key) {
 			gone = append(gone, key)
 		}
 	}

@@ -125,7 +125,7 @@ func label(field, s string) error {
 	case s == "":
 		return fmt.Errorf("%s is missing", field)
 	case len(s) > 63:
-		return fmt.Errorf("%s %q has %d bytes: a DNS label holds at most 63", field, s, len(s))
+		return fmt.Errorf("%s %q… has %d bytes: a DNS label holds at most 63", field, s[:63], len(s))
 	}
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c <= ' ' || c >= 0x7f || c == '.' || c == ',' || c == ';' || c == '=' {
@@ -307,7 +307,11 @@ func DecodeAddress(data []byte, scope Scope) (*Address, error) {
 func jsonError(err error) error {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
-		return fmt.Errorf("%s is a JSON %s, want %s", wrong.Field, wrong.Value, wantedJSON(wrong.Type.Kind().String()))
+		field := wrong.Field
+		if field == "" {
+			field = "the object"
+		}
+		return fmt.Errorf("%s is a JSON %s, want %s", field, wrong.Value, wantedJSON(wrong.Type.Kind().String()))
 	}
 	return err
 }
