@@ -32,6 +32,7 @@ type fleetIndex struct {
 	group  map[string][]*Machine
 	key    map[string][]*Machine
 	pair   map[Pair][]*Machine
+	ends   map[Pair]struct{} // see HasValueEnd
 }
 
 // newFleet returns a fleet of machines, which it sorts and keeps.
@@ -129,6 +130,18 @@ func (f *Fleet) WithPair(key, value string) []*Machine {
 	})
 }
 
+// HasValueEnd reports whether a deployed machine has a metadata value under key
+// of which end is what follows a dot: "b.c" and "c" of "a.b.c".
+func (f *Fleet) HasValueEnd(key, end string) bool {
+	if i := f.indexed(); i != nil {
+		_, ok := i.ends[Pair{key, end}]
+		return ok
+	}
+	return slices.ContainsFunc(f.deployed, func(m *Machine) bool {
+		return m.has(func(k, v string) bool { return k == key && len(v) > len(end)+1 && strings.HasSuffix(v, "."+end) })
+	})
+}
+
 // has reports whether a metadata pair, in lower case, satisfies want.
 func (m *Machine) has(want func(key, value string) bool) bool {
 	for _, p := range m.Metadata {
@@ -157,15 +170,20 @@ func (f *Fleet) indexed() *fleetIndex {
 	f.once.Do(func() {
 		i := &fleetIndex{
 			region: map[string][]*Machine{}, group: map[string][]*Machine{},
-			key: map[string][]*Machine{}, pair: map[Pair][]*Machine{},
+			key: map[string][]*Machine{}, pair: map[Pair][]*Machine{}, ends: map[Pair]struct{}{},
 		}
 		for _, m := range f.deployed {
 			addMachine(i.region, Lower(m.Region), m)
 			addMachine(i.group, Lower(m.Group()), m)
 			for _, p := range m.Metadata {
-				key := Lower(p.Key)
+				key, value := Lower(p.Key), Lower(p.Value)
 				addMachine(i.key, key, m)
-				addMachine(i.pair, Pair{key, Lower(p.Value)}, m)
+				addMachine(i.pair, Pair{key, value}, m)
+				for at := 1; at < len(value); at++ { // no label is empty, so nothing ends behind a dot at 0
+					if value[at] == '.' {
+						i.ends[Pair{key, value[at+1:]}] = struct{}{}
+					}
+				}
 			}
 		}
 		f.index = i

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -128,7 +130,7 @@ func TestFleetFindsTheSameWithAndWithoutIndex(t *testing.T) {
 			machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) {
 				s.Region, s.State = pick("iad", "IAD", "ams", ""), pick("started", "stopped", "destroyed")
 				s.SkipRegistration = rng.IntN(9) == 0
-				s.Metadata = map[string]string{processGroupKey: pick("web", "Web", "worker"), "Role": pick("a.b", "A.B", "c"), "role": "c"}
+				s.Metadata = map[string]string{processGroupKey: pick("web", "Web", "worker"), "Role": pick("a.b", "A.B", "c", ".b"), "role": "c"}
 			}))
 		}
 		f := newFleet(1, "web", false, machines)
@@ -141,6 +143,14 @@ func TestFleetFindsTheSameWithAndWithoutIndex(t *testing.T) {
 			})},
 			"none": {f.InRegion("fra"), nil},
 		} {
+			for _, end := range []string{"b", "c", "a.b", ""} {
+				want := slices.ContainsFunc(f.Deployed(), func(m *Machine) bool {
+					return m.has(func(k, v string) bool { return k == "role" && len(v) > len(end)+1 && strings.HasSuffix(v, "."+end) })
+				})
+				if got := f.HasValueEnd("role", end); got != want {
+					t.Errorf("%d machines: a value ends in .%s: %t, want %t", n, end, got, want)
+				}
+			}
 			if got, want := ids(pair[0]), ids(pair[1]); got != want {
 				t.Errorf("%d machines by %s: %s, want %s", n, what, got, want)
 			}

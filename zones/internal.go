@@ -80,7 +80,9 @@ func (l *lookup) app(f *registry.Fleet, n *name) *resolver.Answer {
 		machines = f.WithKey(n.arg)
 	case kindPair:
 		machines = f.WithPair(n.arg, n.value)
-		if len(machines) == 0 && betweenValues(f, n) {
+		if len(machines) == 0 && f.HasValueEnd(n.arg, n.value) {
+			// With role=a.b.c, c.role.kv._metadata.… has a.b.c.role.… below
+			// it, and so must not be NXDOMAIN (RFC 8020, section 2).
 			return l.nodata(textBetween)
 		}
 	}
@@ -88,22 +90,6 @@ func (l *lookup) app(f *registry.Fleet, n *name) *resolver.Answer {
 		return l.nxdomain(missing(f.Name(), n))
 	}
 	return l.addresses(f, n, machines)
-}
-
-// betweenValues reports whether the value asked for is the end of a longer
-// dotted one: with role=a.b.c, the name c.role.kv._metadata.… has a.b.c.role.…
-// below it, and so must not be NXDOMAIN (RFC 8020, section 2).
-func betweenValues(f *registry.Fleet, n *name) bool {
-	for _, m := range f.WithKey(n.arg) {
-		for _, p := range m.Metadata {
-			v := len(p.Value) - len(n.value)
-			if v > 1 && p.Value[v-1] == '.' && registry.Lower(p.Key) == n.arg &&
-				registry.Lower(p.Value[v:]) == n.value {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // addresses answers with the started ones of machines, of which n names at
