@@ -75,7 +75,9 @@ func (c *config) source(getenv func(string) string, log *slog.Logger) (registry.
 		}
 		return corrosion.New(corrosion.Config{Addr: c.Registry.agent, Token: token, Queries: queries}, log)
 	}
-	return file.New(file.Config{Path: c.Registry.path}, log), nil
+	// An unchanged file proves itself alive at each look, so it is looked at
+	// more often than it could go stale.
+	return file.New(file.Config{Path: c.Registry.path, Poll: min(file.DefaultPoll, c.StaleAfter/3)}, log), nil
 }
 
 // Secrets that may stand in the environment. They have no flag: other users of

@@ -24,14 +24,14 @@ import (
 )
 
 const (
-	// pollEvery is how often the file is looked at without notification: on a
+	// DefaultPoll is how often the file is looked at without notification: on a
 	// network file system, which notifies only of this host's own writes. Linux'
 	// NFS client keeps a file's attributes for at least 3 s (acregmin), so
 	// looking more often would see nothing new. Each look is also what proves
 	// the source alive, twenty times within the default --stale-after.
-	pollEvery = 3 * time.Second
+	DefaultPoll = 3 * time.Second
 
-	// pollBlind stands in for pollEvery where a directory cannot be watched
+	// pollBlind stands in for DefaultPoll where a directory cannot be watched
 	// (fs.inotify.max_user_instances is 128 by default, for all containers of a
 	// user), to keep the promise that a change is seen within 1 s.
 	pollBlind = 500 * time.Millisecond
@@ -96,7 +96,7 @@ type look struct {
 // New returns a source that reads the file named by cfg. The file need not exist.
 func New(cfg Config, log *slog.Logger) *Source {
 	if cfg.Poll <= 0 {
-		cfg.Poll = pollEvery
+		cfg.Poll = DefaultPoll
 	}
 	path := cfg.Path
 	if abs, err := filepath.Abs(path); err == nil { // fails only without a working directory
