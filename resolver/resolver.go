@@ -71,7 +71,8 @@ type Config struct {
 	Zones  []Zone           // the longest matching origin answers
 	Viewer Viewer           // needed where there are zones
 
-	// Forward answers the names outside the zones. Nil: they are REFUSED.
+	// Forward answers the names outside the zones. Nil (and not a nil pointer of
+	// some type): they are REFUSED.
 	Forward Forwarder
 
 	// Allow lists clients that are served beside fdaa::/16 and loopback.
@@ -111,6 +112,8 @@ type Resolver struct {
 	admit *admission
 	conns *connTable
 
+	messageTime time.Duration // defaultMessageTime; tests are less patient
+
 	sockets   []*socket   // set by Listen
 	acceptors []*acceptor // set by Listen
 
@@ -137,6 +140,8 @@ func New(cfg Config) (*Resolver, error) {
 		log:   cfg.Log,
 		admit: newAdmission(cfg.MaxInflight),
 		conns: newConnTable(cfg.MaxTCPConns),
+
+		messageTime: defaultMessageTime,
 	}
 	var errs []error
 	if cfg.MaxUDPSize < minUDPSize || cfg.MaxUDPSize > maxUDPPayload {

@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	// messageTime is how long a request may take from its first bytes to its
+	// defaultMessageTime is how long a request may take from its first bytes to its
 	// last, and a response to be taken: seconds, for 64 KiB at most, are much
 	// on any network that dnsd serves.
-	messageTime = 5 * time.Second
+	defaultMessageTime = 5 * time.Second
 	// maxPipelined is how many questions of one connection wait for the
 	// forwarder at a time; further ones are not read until one is answered.
 	maxPipelined = 32
@@ -127,7 +127,7 @@ type conn struct {
 	used     atomic.Int64 // when it was made or the last response written; Unix time in nanoseconds
 
 	deferred sync.WaitGroup
-	writing  sync.Mutex // held for one write, at most messageTime
+	writing  sync.Mutex // held for one write, at most Resolver.messageTime
 }
 
 // idle reports whether nothing is in hand, and since when. A request that has
@@ -166,7 +166,7 @@ func (c *conn) read(in *bufio.Reader, buf []byte) ([]byte, error) {
 	if _, err := io.ReadFull(in, length[:]); err != nil {
 		return nil, err
 	}
-	if err := c.readBy(messageTime); err != nil {
+	if err := c.readBy(c.r.messageTime); err != nil {
 		return nil, err
 	}
 	n := int(binary.BigEndian.Uint16(length[:]))
@@ -233,7 +233,7 @@ func (c *conn) write(buf, resp []byte) bool {
 	binary.BigEndian.PutUint16(buf, uint16(len(resp)))
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	err := c.nc.SetWriteDeadline(time.Now().Add(messageTime))
+	err := c.nc.SetWriteDeadline(time.Now().Add(c.r.messageTime))
 	if err == nil {
 		_, err = c.nc.Write(buf)
 	}

@@ -1,0 +1,57 @@
+package resolver
+
+import (
+	"errors"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// elsewhere runs f on a thread with a network of its own, whose loopback
+// interface has the given addresses (with their prefix lengths). Sockets stay in
+// the network they were made in, so that f makes them and anybody may use them.
+func elsewhere(t *testing.T, addrs []string, f func()) {
+	t.Helper()
+	onThread(t, func() string {
+		if err := unix.Unshare(unix.CLONE_NEWNET); errors.Is(err, unix.EPERM) {
+			return "skip: no privilege to make a network namespace"
+		} else if err != nil {
+			return err.Error()
+		}
+		for _, a := range append([]string{""}, addrs...) {
+			cmd := []string{"link", "set", "lo", "up"}
+			if a != "" {
+				cmd = []string{"addr", "add", a, "dev", "lo"}
+			}
+			if strings.Contains(a, ":") {
+				cmd = append(cmd, "nodad")
+			}
+			if out, err := exec.Command("ip", cmd...).CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
+				return "skip: no ip command (iproute2)"
+			} else if err != nil {
+				return "ip " + strings.Join(cmd, " ") + ": " + string(out)
+			}
+		}
+		f()
+		return ""
+	})
+}
+
+// onThread runs f on a thread that ends with it. f returns what failed, or why
+// the test is to be skipped; it must not end the test itself.
+func onThread(t *testing.T, f func() string) {
+	t.Helper()
+	result := make(chan string)
+	go func() {
+		runtime.LockOSThread() // for good: the thread is not used again
+		result <- f()
+	}()
+	if msg := <-result; strings.HasPrefix(msg, "skip: ") {
+		t.Skip(msg[len("skip: "):])
+	} else if msg != "" {
+		t.Fatal(msg)
+	}
+}
