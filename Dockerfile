@@ -19,11 +19,10 @@ COPY . .
 ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false \
       -ldflags "-s -w -X main.linkedVersion=${VERSION}" -o /out/usr/bin/dnsd ./cmd/dnsd
-# The capability lies on the file, and may be effective at once (e): dnsd asks
-# for nothing itself. Where a runtime drops NET_BIND_SERVICE from the bounding
-# set (cap_drop: ALL without cap_add) the kernel refuses to start such a file;
-# add the capability back there, or remove it from the file by building with
-# FILE_CAPS= and listen on a port above 1023.
+# The capability lies on the file and takes effect by itself (e): dnsd raises
+# none. The kernel refuses to start such a file where the container may not have
+# the capability ("operation not permitted"), as after cap_drop: ALL: add
+# NET_BIND_SERVICE there, or build with FILE_CAPS= and listen above port 1023.
 ARG FILE_CAPS=cap_net_bind_service=+ep
 RUN if [ -n "${FILE_CAPS}" ]; then setcap "${FILE_CAPS}" /out/usr/bin/dnsd; fi
 # /etc/dnsd is for the registry file, /var/lib/dnsd for the last known state.
