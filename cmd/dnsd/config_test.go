@@ -90,6 +90,7 @@ func TestMistakes(t *testing.T) {
 		{"ttl_fine", "--ttl 1500ms", "", "too fine: write a multiple of 1s"},
 		{"ttl_range", "--ttl 25h", "", "out of range: write a duration from 0s to 24h"},
 		{"stale_after", "--stale-after 1ms", "", "out of range: write a duration from 1s to 24h"},
+		{"stale_after_of_a_stream", "--stale-after 10s --registry corrosion://h:1", "", "too short for corrosion, which proves itself every 10s: write 30s"},
 		{"udp_size", "--max-udp-size 100", "", "write a whole number from 512 to 4096"},
 		{"cache_size", "--cache-size 64M", "", "write a number with its unit, such as 64MiB"},
 		{"cache_size_small", "--cache-size 64KiB", "", "too small: write at least 1024KiB"},
