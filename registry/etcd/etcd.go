@@ -57,9 +57,10 @@ const defaultTimeout = 10 * time.Second
 // Source is a registry.Source. It keeps its place in the cluster's history from
 // one Follow to the next.
 type Source struct {
-	cfg  Config
-	log  *slog.Logger
-	pace pace
+	cfg   Config
+	log   *slog.Logger
+	pace  pace
+	pages pages
 
 	at position // owned by Follow; calls never overlap
 }
@@ -87,7 +88,7 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 	if err := errors.Join(append(errs, errTLS, errPassword)...); err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, log: log, pace: defaultPace}, nil
+	return &Source{cfg: cfg, log: log, pace: defaultPace, pages: defaultPages}, nil
 }
 
 // ParseURL reads etcd://host:port,host:port/prefix/. The prefix is the URL's

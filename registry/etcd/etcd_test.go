@@ -62,7 +62,7 @@ func testEmpty(t *testing.T, c *cluster) {
 }
 
 func testPagesAndChanges(t *testing.T, c *cluster) {
-	const n = 2*pageLimit + 500
+	const n = 2500
 	c.fill(n)
 	c.put(prefix+"apps/fdaa:0:18::/quiet", `{"name":"quiet"}`)
 	c.put(prefix+"peers/fdaa:0:18::/p", `{"private_ip":"fdaa:0:18::8"}`)
@@ -95,7 +95,7 @@ func testPagesAndChanges(t *testing.T, c *cluster) {
 }
 
 func testNoGap(t *testing.T, c *cluster) {
-	const n = 3 * pageLimit
+	const n = 2500
 	c.fill(n)
 	written := 0
 	churn := func(times int) { // stop, delete and create machines all over the keys
@@ -168,7 +168,7 @@ func testCompactedAway(t *testing.T, c *cluster) {
 }
 
 func testCompactedListing(t *testing.T, c *cluster) {
-	c.fill(5 * pageLimit)
+	c.fill(2500)
 	s, f := c.source(), &feed{}
 	var once sync.Once
 	f.onList = func(int) {
@@ -224,7 +224,7 @@ func testBadObjects(t *testing.T, c *cluster) {
 
 func TestKillAndRestart(t *testing.T) {
 	c := start(t, etcdtest.Options{})
-	c.fill(3 * pageLimit)
+	c.fill(2500)
 	s, f := c.source(), &feed{}
 	var once sync.Once
 	f.onList = func(int) { // a listing outlives a restart
@@ -359,7 +359,7 @@ func TestStopsAtOnce(t *testing.T) {
 	follow(t, s, &feed{}, false).fails("connection refused")
 
 	c := start(t, etcdtest.Options{})
-	c.fill(2 * pageLimit)
+	c.fill(1500)
 	f := &feed{}
 	var run *following
 	ready := make(chan struct{})

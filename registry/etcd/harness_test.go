@@ -28,6 +28,9 @@ const prefix = "/dnsd/v1/"
 // quick is a pace at which silence shows within a test.
 var quick = pace{first: 20 * time.Millisecond, steady: 100 * time.Millisecond, silence: 2 * time.Second}
 
+// small are pages of which a few thousand objects make several.
+var small = pages{first: 500, most: 1000}
+
 // feed is a registry.Feed that keeps what it is given as the registry would.
 type feed struct {
 	mu       sync.Mutex
@@ -147,7 +150,7 @@ func (c *cluster) source(change ...func(*Config)) *Source {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s.pace = quick
+	s.pace, s.pages = quick, small
 	return s
 }
 

@@ -169,3 +169,23 @@ func TestChanges(t *testing.T) {
 		}
 	}
 }
+
+func TestPageSize(t *testing.T) {
+	for name, c := range map[string]struct {
+		objects, bytes int
+		want           int64
+	}{
+		"small objects":  {1000, 300, 20_000},
+		"medium objects": {1000, 1000, 8388},
+		"large objects":  {1000, 100_000, 1000},
+		"none":           {0, 0, 1000},
+	} {
+		page := &pb.RangeResponse{}
+		for range c.objects {
+			page.Kvs = append(page.Kvs, &mvccpb.KeyValue{Value: make([]byte, c.bytes)})
+		}
+		if got := defaultPages.next(page); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
