@@ -25,8 +25,8 @@ const (
 	dialTimeout = 5 * time.Second
 
 	// pingAfter and pingTimeout find a dead HTTP/2 connection within 15 s of
-	// silence. keepAlive does so for the connections of HTTP/1.1: it waits
-	// pingAfter and then probes twice, pingTimeout apart.
+	// silence. TCP keepalive does so for the connections of HTTP/1.1: it waits
+	// pingAfter and then probes keepProbes times, pingTimeout apart.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 5 * time.Second
 	keepProbes  = 2
@@ -59,13 +59,14 @@ type agent struct {
 	transport   *http.Transport
 
 	mu     sync.Mutex
-	conns  []net.Conn // all that were dialled; nil when closed
+	conns  []net.Conn // all that were dialled
 	closed bool
 }
 
-// newAgent returns an agent that connects by HTTP/2 with prior knowledge, or
-// by HTTP/1.1.
-func newAgent(cfg Config, http1 bool) *agent {
+// newAgent returns an agent that is reached by HTTP/2 with prior knowledge, on
+// one connection that is made now and never replaced; or by HTTP/1.1, on as
+// many as there are requests under way.
+func newAgent(ctx context.Context, cfg Config, http1 bool) (*agent, error) {
 	a := &agent{base: "http://" + cfg.Addr, token: cfg.Token}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(http1)
@@ -80,7 +81,16 @@ func newAgent(cfg Config, http1 bool) *agent {
 		Transport:     a.transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return a
+	if http1 {
+		return a, nil
+	}
+	conn, err := a.transport.NewClientConn(ctx, "http", cfg.Addr)
+	if err != nil {
+		a.close()
+		return nil, err
+	}
+	a.client.Transport = conn
+	return a, nil
 }
 
 // dial connects and remembers the connection, so that close can be sure of it.

@@ -16,8 +16,8 @@
 // client speak by prior knowledge, the answer comes down the connection that
 // carries the streams, and that connection is pinged below the requests too.
 // Over HTTP/1.1 every stream has its own connection, and TCP keepalive ends
-// the one whose other end is gone. HTTP/1.1 is used where HTTP/2 is not
-// understood, as with a proxy in between: it is tried at every connect.
+// the one whose other end is gone. HTTP/1.1 is used where HTTP/2, which is
+// tried first at every connect, is not understood, as with a proxy in between.
 //
 // # Queries
 //
@@ -200,29 +200,36 @@ func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) er
 	return s.run(ctx, a, feed, false)
 }
 
-// connect opens a connection that the agent has answered on.
+// connect returns an agent that has answered.
 func (s *Source) connect(ctx context.Context) (*agent, error) {
-	a := newAgent(s.cfg, false)
-	err := a.alive(ctx, s.proveTimeout)
+	a, err := s.reach(ctx, false)
 	var status *statusError
-	if err == nil {
-		s.http1 = false
-		return a, nil
+	if err == nil || ctx.Err() != nil || isDial(err) || errors.As(err, &status) {
+		s.http1 = s.http1 && err != nil
+		return a, err
 	}
-	a.close()
-	if ctx.Err() != nil || isDial(err) || errors.As(err, &status) {
-		return nil, err
-	}
-	b := newAgent(s.cfg, true)
-	if err1 := b.alive(ctx, s.proveTimeout); err1 != nil {
-		b.close()
+	a, err1 := s.reach(ctx, true)
+	if err1 != nil {
 		return nil, fmt.Errorf("over HTTP/2: %w; over HTTP/1.1: %w", err, err1)
 	}
 	if !s.http1 {
 		s.log.Info("corrosion agent does not speak HTTP/2; using HTTP/1.1", "err", err)
 	}
 	s.http1 = true
-	return b, nil
+	return a, nil
+}
+
+// reach asks the agent for a sign of life over one of the protocols.
+func (s *Source) reach(ctx context.Context, http1 bool) (*agent, error) {
+	a, err := newAgent(ctx, s.cfg, http1)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.alive(ctx, s.proveTimeout); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
 }
 
 // isDial reports whether err is that no connection came about at all.

@@ -64,6 +64,25 @@ func TestBadRowsKeepWhatWasKnown(t *testing.T) {
 	}
 }
 
+// A row longer than any line may be costs itself, not the others.
+func TestRowTooLong(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) {
+		f.agent.Put("machines", row("m1", "started"), with(row("m2", "started"), "metadata", strings.Repeat("x", maxLine)), row("m3", "started"))
+	})
+	f.waitListed(1)
+	if f.state("m1") != "started" || f.state("m2") != "" || f.state("m3") != "started" {
+		t.Errorf("known: %v", f.world.objects)
+	}
+	f.agent.Put("machines", row("m1", "stopped"))
+	f.waitState("m1", "stopped")
+	// A change of it cannot be told from a gap: everything is listed again.
+	f.agent.Put("machines", with(row("m2", "started"), "metadata", strings.Repeat("y", maxLine)), row("m3", "stopped"))
+	f.waitListed(2)
+	f.waitState("m3", "stopped")
+	f.agent.Put("machines", row("m2", "stopped"))
+	f.waitState("m2", "stopped")
+}
+
 func TestCells(t *testing.T) {
 	b, err := shapes[2].bind([]string{"region", "extra", "private_ip", "name", "network"})
 	if err != nil {

@@ -1,0 +1,40 @@
+package corrosion
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/corrosion/corrosiontest"
+)
+
+// nowhere is a feed that costs nothing.
+type nowhere struct{ listed context.CancelFunc }
+
+func (nowhere) List(context.Context, []registry.Item) error   { return nil }
+func (n nowhere) Listed(context.Context) error                { n.listed(); return nil }
+func (nowhere) Change(context.Context, []registry.Item) error { return nil }
+
+// BenchmarkListing lists 20,000 machines, the work of the fake agent included.
+func BenchmarkListing(b *testing.B) {
+	const machines = 20_000
+	agent, err := corrosiontest.New(corrosiontest.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer agent.Close()
+	for i := range machines {
+		agent.Put("machines", row(fmt.Sprintf("m%x", i%0xffff), "started"))
+	}
+	src, err := New(Config{Addr: agent.Addr()}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		ctx, cancel := context.WithCancel(b.Context())
+		src.Follow(ctx, nowhere{cancel}, false)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/machines, "ns/row")
+}
