@@ -61,13 +61,19 @@ type running struct {
 
 var listens = regexp.MustCompile(`msg="dnsd listens" .*listen="?\[(\S+?)\]"? metrics=(\S+)`)
 
-// start runs dnsd on ports of its own choosing, with args. It is stopped at the
-// test's end, where it must have ended well.
+// start runs dnsd without upstreams.
 func start(t *testing.T, args ...string) *running {
+	t.Helper()
+	return startWith(t, append(args, "--upstream", "none")...)
+}
+
+// startWith runs dnsd on ports of its own choosing, with args. It is stopped at
+// the test's end, where it must have ended well.
+func startWith(t *testing.T, args ...string) *running {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	d := &running{t: t, log: &logBuffer{}, stop: stop, ended: make(chan struct{})}
-	args = append([]string{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--upstream", "none"}, args...)
+	args = append([]string{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}, args...)
 	go func() {
 		defer close(d.ended)
 		d.err = run(ctx, args, environment(), nil, d.log)
@@ -315,4 +321,49 @@ func TestIsSelf(t *testing.T) {
 			t.Errorf("%s with %s: %v", tt.addr, tt.listen, got)
 		}
 	}
+}
+
+// A question that waits for an upstream when dnsd is told to end is still
+// answered: the forwarder outlives the sockets' reading.
+func TestDrain(t *testing.T) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, answer := make(chan struct{}, 16), make(chan struct{})
+	upstream := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		asked <- struct{}{}
+		<-answer
+		w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
+	})}
+	done := make(chan error)
+	go func() { done <- upstream.ActivateAndServe() }()
+	defer func() {
+		upstream.Shutdown()
+		<-done
+	}()
+
+	path := filepath.Join(t.TempDir(), "registry.json")
+	fleet(t, path, 1)
+	d := startWith(t, "--upstream", conn.LocalAddr().String(), "--registry", "file:"+path)
+	d.ready()
+	response := make(chan *dns.Msg, 1)
+	go func() {
+		m, _, err := (&dns.Client{Timeout: patience}).Exchange(new(dns.Msg).SetQuestion("example.com.", dns.TypeA), d.dns)
+		if err != nil {
+			t.Error(err)
+		}
+		response <- m
+	}()
+	<-asked
+	d.stop()
+	eventually(t, "shutting down at /readyz", func() bool {
+		code, reason := d.readyz()
+		return code == 503 && reason == "shutting down\n"
+	})
+	close(answer)
+	if m := <-response; m == nil || m.Rcode != dns.RcodeNameError {
+		t.Errorf("answered %v", m)
+	}
+	<-d.ended
 }
