@@ -62,7 +62,7 @@ func testEmpty(t *testing.T, c *cluster) {
 }
 
 func testPagesAndChanges(t *testing.T, c *cluster) {
-	const n = 2500
+	const n = 2000
 	c.fill(n)
 	c.put(prefix+"apps/fdaa:0:18::/quiet", `{"name":"quiet"}`)
 	c.put(prefix+"peers/fdaa:0:18::/p", `{"private_ip":"fdaa:0:18::8"}`)
@@ -95,7 +95,7 @@ func testPagesAndChanges(t *testing.T, c *cluster) {
 }
 
 func testNoGap(t *testing.T, c *cluster) {
-	const n = 2500
+	const n = 2000
 	c.fill(n)
 	written := 0
 	churn := func(times int) { // stop, delete and create machines all over the keys
