@@ -65,7 +65,35 @@ func Open(t testing.TB, addrs ...string) *Lab {
 	if out, err := l.Output(cmd); err != nil {
 		t.Fatalf("ip -batch: %v\n%s", err, out)
 	}
+	for _, a := range addrs {
+		if err := l.reach(a); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return l
+}
+
+// reach waits until packets to an address arrive. The kernel sets up the route
+// to a new IPv6 address behind our back, and drops what is sent before.
+func (l *Lab) reach(addr string) error {
+	conn, err := l.ListenUDP(net.JoinHostPort(addr, "0"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if Until(Patience, func() bool {
+		if _, err := conn.WriteTo([]byte("?"), conn.LocalAddr()); err != nil {
+			return false
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+			return false
+		}
+		_, err := conn.Read(make([]byte, 1))
+		return err == nil
+	}) {
+		return nil
+	}
+	return fmt.Errorf("%s does not become reachable", addr)
 }
 
 // live is the lab's thread. It never gives the thread back to the runtime, so
