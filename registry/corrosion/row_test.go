@@ -1,6 +1,7 @@
 package corrosion
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
@@ -188,4 +189,38 @@ func TestLineReader(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever an agent sends, it is read as something or refused; a key that comes
+// of it can be one of the registry's.
+func FuzzEvent(f *testing.F) {
+	f.Add([]byte(`{"row":[1,["m1","fdaa:0:18::/48","my-app","iad","web","started","","{}"]]}`))
+	f.Add([]byte(`{"change":["update",2,["fdaa:0:18::/48","my-peer",null,[1,2]],3]}`))
+	f.Add([]byte(`{"eoq":{"time":8e-8,"change_id":18446744073709551615}}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var ev event
+		if json.Unmarshal(line, &ev) != nil {
+			return
+		}
+		_, cells, _ := rowOf(ev.Row)
+		if c, err := changeOf(ev.Change); err == nil {
+			cells = c.cells
+		}
+		for _, shape := range shapes {
+			b, err := shape.bind(shape.columns)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := shape.entry(b, 1, cells)
+			if o := e.item.Object; o != nil {
+				texts, _ := b.texts(cells)
+				if key := shape.key(texts); key != o.Key() {
+					t.Errorf("the row's key is %+v, the object's %+v", key, o.Key())
+				}
+			} else if e.item.Err == nil {
+				t.Error("neither an object nor an error")
+			}
+			newTable().apply(&e, nil)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package corrosion
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,7 +138,7 @@ func (s *stream) list(ctx context.Context) error {
 		case ev.Row != nil:
 			id, cells, err := rowOf(ev.Row)
 			if err != nil || s.binding == nil {
-				return fmt.Errorf("%w: unreadable row event: %w", errCut, cmpErr(err, errNoColumns))
+				return fmt.Errorf("%w: unreadable row event: %w", errCut, cmp.Or(err, errNoColumns))
 			}
 			s.pending = append(s.pending, s.sub.shape.entry(s.binding, id, cells))
 		case ev.EOQ != nil:
@@ -157,14 +158,6 @@ func (s *stream) list(ctx context.Context) error {
 }
 
 var errNoColumns = errors.New("no columns event came before it")
-
-// cmpErr returns the first of the two that is not nil.
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
-}
 
 // resume reopens the stream where it ended. A subscription without a change so
 // far has no id to resume from; it replays its rows, which are those that are
@@ -214,7 +207,7 @@ func (s *stream) changes(ctx context.Context) error {
 		}
 		if err != nil {
 			// What came before the break is good.
-			return cmpErr(s.flush(ctx, changed), err)
+			return cmp.Or(s.flush(ctx, changed), err)
 		}
 		if err := s.handOver(ctx, changed); err != nil {
 			return err
