@@ -113,6 +113,11 @@ func newReply(m *dns.Msg, now time.Time) (*Reply, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packing the answer: %w", err)
 	}
+	// The library reads records whose data end early, for the sake of dynamic
+	// updates, and writes some of them as what nobody can read.
+	if err := new(dns.Msg).Unpack(packed); err != nil {
+		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+	}
 	sections := [3]int{len(out.Answer), len(out.Ns), len(out.Extra)}
 	start := 12
 	for packed[start] != 0 {
