@@ -177,6 +177,19 @@ func newResolver(t testing.TB, change ...func(*Config)) *Resolver {
 func start(t testing.TB, change ...func(*Config)) (r *Resolver, addr netip.AddrPort, stop func()) {
 	t.Helper()
 	r = newResolver(t, change...)
+	addr, stop = serve(t, r)
+	return r, addr, stop
+}
+
+// run is start for a resolver that is there.
+func run(t testing.TB, r *Resolver) netip.AddrPort {
+	t.Helper()
+	addr, _ := serve(t, r)
+	return addr
+}
+
+func serve(t testing.TB, r *Resolver) (addr netip.AddrPort, stop func()) {
+	t.Helper()
 	if err := r.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +208,7 @@ func start(t testing.TB, change ...func(*Config)) (r *Resolver, addr netip.AddrP
 		}
 	})
 	t.Cleanup(stop)
-	return r, r.Addresses()[0], stop
+	return r.Addresses()[0], stop
 }
 
 // query packs a question.

@@ -58,7 +58,7 @@ var controlSize = unix.CmsgSpace(unix.SizeofInet6Pktinfo)
 // interface is left to routing, but for link-local addresses, which mean
 // nothing without it. Empty in, empty out.
 func replyControl(oob []byte) []byte {
-	if len(oob) == 0 {
+	if len(oob) < unix.SizeofCmsghdr {
 		return nil
 	}
 	h, data, rest, err := unix.ParseOneSocketControlMessage(oob)

@@ -1,0 +1,201 @@
+package resolver
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+func listenOn(addrs ...string) func(*Config) {
+	return func(c *Config) {
+		c.Listen = nil
+		for _, a := range addrs {
+			c.Listen = append(c.Listen, netip.MustParseAddrPort(a))
+		}
+	}
+}
+
+// wantError checks that err says what would mend it.
+func wantError(t *testing.T, err error, is error, texts ...string) {
+	t.Helper()
+	if !errors.Is(err, is) {
+		t.Errorf("error is %v, want %v", err, is)
+		return
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			t.Errorf("error lacks %q: %v", text, err)
+		}
+	}
+}
+
+func TestListenWithoutTheAddress(t *testing.T) {
+	var err error
+	elsewhere(t, nil, func() { err = newResolver(t, listenOn("[fdaa::3]:53", "192.0.2.7:53")).Listen() })
+	wantError(t, err, syscall.EADDRNOTAVAIL, "[fdaa::3]:53 (udp)", "ip -6 addr add fdaa::3/128 dev lo",
+		"192.0.2.7:53", "ip -4 addr add 192.0.2.7/32 dev lo")
+}
+
+func TestListenWithoutPrivilege(t *testing.T) {
+	var err error
+	onThread(t, func() string {
+		// A network of its own has the usual first unprivileged port, 1024.
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil && unix.Geteuid() == 0 {
+			return "skip: no privilege to make a network namespace"
+		}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); err != nil {
+			return "dropping privileges: " + err.Error()
+		}
+		err = newResolver(t, listenOn("[::]:53")).Listen()
+		return ""
+	})
+	wantError(t, err, syscall.EACCES, "setcap cap_net_bind_service=+ep /", "root", "net.ipv4.ip_unprivileged_port_start=53")
+}
+
+// TestListenInUse: a second dnsd must not share the first one's packets, nor a
+// server of UDP or TCP alone be half replaced.
+func TestListenInUse(t *testing.T) {
+	_, addr, _ := start(t)
+	err := newResolver(t, listenOn(addr.String())).Listen()
+	wantError(t, err, syscall.EADDRINUSE, addr.String()+" (udp)", "ss -lunp 'sport = :")
+
+	tl, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tl.Close()
+	addr = tl.Addr().(*net.TCPAddr).AddrPort()
+	err = newResolver(t, listenOn(addr.String())).Listen()
+	wantError(t, err, syscall.EADDRINUSE, "(tcp)", "ss -ltnp 'sport = :")
+	if uc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr)); err != nil {
+		t.Errorf("UDP stays bound after a failure: %v", err)
+	} else {
+		uc.Close()
+	}
+}
+
+// TestListenAllOrNothing: what fails is named in full, and what did not fail is
+// free again.
+func TestListenAllOrNothing(t *testing.T) {
+	_, free, stop := start(t, listenOn("127.0.0.3:0"))
+	stop()
+	taken, taken2 := run(t, newResolver(t)), run(t, newResolver(t))
+	err := newResolver(t, listenOn(free.String(), taken.String(), taken2.String())).Listen()
+	wantError(t, err, syscall.EADDRINUSE, taken.String(), taken2.String())
+	if err != nil && strings.Contains(err.Error(), free.String()) {
+		t.Errorf("error names %s: %v", free, err)
+	}
+	run(t, newResolver(t, listenOn(free.String())))
+}
+
+func TestListenNowhere(t *testing.T) {
+	if err := newResolver(t, listenOn()).Listen(); err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestListenOnSeveral(t *testing.T) {
+	r := newResolver(t, listenOn("127.0.0.1:0", "[::1]:0", "127.0.0.2:0"))
+	run(t, r)
+	if len(r.Addresses()) != 3 {
+		t.Fatalf("addresses are %v", r.Addresses())
+	}
+	for _, addr := range r.Addresses() {
+		for _, proto := range []Proto{UDP, TCP} {
+			if m := unpack(t, ask(t, proto, addr, query(t, "my-app.internal.", dns.TypeAAAA))); len(m.Answer) != 3 {
+				t.Errorf("%s: %v", addr, m)
+			}
+		}
+	}
+}
+
+// TestBothWildcards: [::] leaves IPv4 to 0.0.0.0 where both are wanted.
+func TestBothWildcards(t *testing.T) {
+	r := newResolver(t, listenOn("0.0.0.0:53", "[::]:53"))
+	var err error
+	elsewhere(t, nil, func() { err = r.Listen() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range r.sockets {
+		s.closer.Close()
+	}
+	for _, a := range r.acceptors {
+		a.stop()
+	}
+}
+
+// TestSocketsShareTheLoad: every socket of an address gets its part of the clients.
+func TestSocketsShareTheLoad(t *testing.T) {
+	r, addr, _ := start(t, func(c *Config) { c.Sockets = 4 })
+	if len(r.sockets) != 4 {
+		t.Fatalf("%d sockets, want 4", len(r.sockets))
+	}
+	idle := func() (n int) {
+		for _, s := range r.sockets {
+			if s.stats.rcodes[0].Load() == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	for range 1000 {
+		ask(t, UDP, addr, query(t, "my-app.internal.", dns.TypeAAAA))
+		if idle() == 0 {
+			return
+		}
+	}
+	t.Errorf("%d of 4 sockets got nothing of 1000 clients", idle())
+}
+
+func TestReceiveBuffer(t *testing.T) {
+	r := newResolver(t)
+	run(t, r)
+	before, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	size := func(c *net.UDPConn) (n int) {
+		raw, err := c.SyscallConn()
+		if err == nil {
+			err = control(raw, func(fd int) (err error) {
+				n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+				return err
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if got, usual := size(r.sockets[0].conn.(*net.UDPConn)), size(before); got <= usual {
+		t.Errorf("receive buffer is %d bytes, the usual one %d", got, usual)
+	}
+}
+
+func TestReplyControl(t *testing.T) {
+	const iface = unix.SizeofCmsghdr + 16 // where the interface's index is
+	for _, tt := range []struct {
+		addr string
+		want byte
+	}{{"fdaa::3", 0}, {"fe80::1", 7}, {"::ffff:192.0.2.1", 0}} {
+		in := unix.PktInfo6(&unix.Inet6Pktinfo{Addr: netip.MustParseAddr(tt.addr).As16(), Ifindex: 7})
+		out := replyControl(in)
+		if len(out) != len(in) || out[iface] != tt.want {
+			t.Errorf("%s: control message is %x, want interface %d", tt.addr, out, tt.want)
+		}
+	}
+	for _, oob := range [][]byte{nil, {1, 2, 3}, unix.UnixRights(1)} {
+		if out := replyControl(oob); len(out) != 0 {
+			t.Errorf("%x makes %x, want nothing", oob, out)
+		}
+	}
+}
