@@ -142,6 +142,36 @@ func upsert(id, state string) string {
 	return fmt.Sprintf("INSERT INTO machines (id, network, app, state, metadata) VALUES ('%s', 'fdaa:0:18::/48', 'my-app', '%s', '{\"role\":\"primary\"}') ON CONFLICT (id) DO UPDATE SET state = excluded.state", id, state)
 }
 
+// fill adds so many machines, a multiple of 1000.
+func (a *realAgent) fill(machines int) {
+	a.t.Helper()
+	for base := 0; base < machines; base += 1000 {
+		var batch []string
+		for i := range 1000 {
+			batch = append(batch, upsert(fmt.Sprintf("x%d", base+i), "started"))
+		}
+		a.exec(batch...)
+	}
+}
+
+// The first subscriber of a large table gets its rows while the agent runs the
+// query, and is dropped when it reads too slowly.
+func TestRealAgentFirstSubscriber(t *testing.T) {
+	a := startReal(t)
+	a.fill(30000)
+	f := &fixture{t: t, world: newWorld()}
+	var err error
+	if f.src, err = New(Config{Addr: a.addr, Token: a.token}, testLog(t)); err != nil {
+		t.Fatal(err)
+	}
+	f.follow()
+	f.waitListed(1)
+	if n := f.world.get(func(w *world) int { return len(w.objects) }); n != 30001 {
+		t.Errorf("%d objects are known, want 30001", n)
+	}
+	t.Logf("Follow returned before: %q", f.failed())
+}
+
 func TestRealAgent(t *testing.T) {
 	a := startReal(t)
 	a.exec(upsert("m1", "started"), upsert("m2", "started"))
@@ -196,13 +226,7 @@ func TestRealAgent(t *testing.T) {
 		f.waitState("m1", "started")
 	})
 	t.Run("many rows and a crowd of changes", func(t *testing.T) {
-		for base := 0; base < 20000; base += 1000 {
-			var batch []string
-			for i := range 1000 {
-				batch = append(batch, upsert(fmt.Sprintf("x%d", base+i), "started"))
-			}
-			a.exec(batch...)
-		}
+		a.fill(20000)
 		a.exec(upsert("x19999", "stopped"))
 		f.waitState("x19999", "stopped")
 		f.wait("all", func() bool { return f.world.get(func(w *world) int { return len(w.objects) }) == 20002 })
