@@ -162,6 +162,27 @@ func TestFileChanges(t *testing.T) {
 			t.Errorf("not read after SIGHUP:\n%s", w.Stderr.String()[log:])
 		}
 	})
+	t.Run("OneAddressTwice", func(t *testing.T) {
+		// Seen for a moment while a key is renamed. An RRset holds a record once
+		// (RFC 2181, section 5).
+		writeFile(t, path, strings.Replace(pair("started"), "1:1:2:2", "1:1:1:2", 1))
+		if !lab.Until(lab.Patience, func() bool { return w.shown(t) == 1 }) {
+			t.Errorf("%d records for two machines with one address, want one", w.shown(t))
+		}
+		w.check(t, []row{
+			{"a", "m1.vm.my-app.internal", "AAAA", "fdaa:0:18:a7b:1:1:1:2", ""},
+			{"a", "m2.vm.my-app.internal", "AAAA", "fdaa:0:18:a7b:1:1:1:2", ""},
+			{"a", "top9.nearest.of.my-app.internal", "AAAA", "fdaa:0:18:a7b:1:1:1:2", ""},
+		})
+		resp := w.ask(t, "a", "udp", question(nibbles("fdaa:0:18:a7b:1:1:1:2", 32), dns.TypePTR, true))
+		if len(resp.Answer) == 0 {
+			t.Errorf("no PTR for an address that two machines have: %v", resp)
+		}
+		writeFile(t, path, pair("started"))
+		if !lab.Until(lab.Patience, func() bool { return w.shown(t) == 2 }) {
+			t.Error("two addresses again are not shown")
+		}
+	})
 	t.Run("BadObject", func(t *testing.T) { w.badObject(t, path) })
 }
 

@@ -253,3 +253,22 @@ func TestListenAddresses(t *testing.T) {
 		}
 	}
 }
+
+// TestWildcardIPv4 asks several addresses of an IPv4 wildcard listener: the
+// answer comes from the one that was asked, or the connected socket of the
+// client does not get it.
+func TestWildcardIPv4(t *testing.T) {
+	l := newLab(t)
+	path := fixture(t)
+	w := &world{ttl: 5, maxUDP: 1232, path: path, book: addressBook(t, path)}
+	w.Server = l.Serve(t, "--listen", "0.0.0.0:53", "--listen", "[::]:53", "--registry", "file:"+path, "--upstream", "none",
+		"--network", netA, "--allow", "203.0.113.0/24")
+	w.check(t, []row{
+		{"loop4", "my-app.internal", "AAAA", started, ""},
+		{"loop4-9", "my-app.internal", "AAAA", started, ""},
+		{"friend4", "my-app.internal", "AAAA", started, ""},
+		{"a-own", "my-app.internal", "AAAA", started, ""},
+		{"b-cross", "my-app.internal", "AAAA", "b1111111111111", ""},
+		{"loop", "my-app.internal", "AAAA", started, ""},
+	})
+}
