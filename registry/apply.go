@@ -62,10 +62,11 @@ func (f *Follower) batch(o op) {
 	}
 }
 
-// changes applies items as one transaction and notes what was rejected.
-func (f *Follower) changes(items []Item) {
+// changes applies items as one transaction, notes what was rejected, and
+// returns how many objects changed.
+func (f *Follower) changes(items []Item) int {
 	if len(items) == 0 {
-		return
+		return 0
 	}
 	var source *sourceError
 	logged := 0
@@ -87,10 +88,12 @@ func (f *Follower) changes(items []Item) {
 	if logged > maxLogged {
 		f.log.Error("more objects of the registry's source cannot be used", "objects", logged-maxLogged, "source", f.src)
 	}
-	if n := f.reg.Apply(items); n > 0 {
+	n := f.reg.Apply(items)
+	if n > 0 {
 		f.stats.changes.Add(int64(n))
 		f.dirty = true
 	}
+	return n
 }
 
 const (
@@ -141,13 +144,13 @@ func (f *Follower) complete(l *listing) {
 	}
 	items = append(items, l.late...)
 	f.reg.alive.Store(now.UnixNano())
-	f.changes(items)
+	changed := f.changes(items)
 	f.stats.listings.Add(1)
 	f.stats.held.Store(int64(f.guard.len()))
 	f.dirty = true // a listing is saved even where it changed nothing: it is proven
 	f.status.SyncedAt, f.status.Problem = now, ""
 	f.status.State = Live
-	f.log.Info("the registry is listed", "source", f.src, "added_or_changed", len(l.puts), "removed", len(pass),
+	f.log.Info("the registry is listed", "source", f.src, "changed", changed, "removed", len(pass),
 		"rejected", len(l.rejected), "held", f.guard.len())
 	if n := f.guard.len(); n > 0 {
 		f.log.Error("a listing would remove more than half of the registry: its removals are held back until a listing at least 30 s later agrees, or SIGUSR1 releases them",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -381,6 +382,37 @@ func TestBatches(t *testing.T) {
 	if r.Count(KindMachine) != 600 || !closed(done) {
 		t.Errorf("after the second batch there are %d machines, want 600", r.Count(KindMachine))
 	}
+}
+
+// Of an object listed twice the last one counts, also where it is the known one.
+func TestListedTwice(t *testing.T) {
+	peer := func(addr string) Item {
+		p, err := NewPeer(PeerSpec{Name: "p", PrivateIP: addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Put(p)
+	}
+	var now world
+	known := []Item{Put(machine(t, "m1")), peer("fdaa:0:18::1"), Put(&App{Name: "empty", Network: 24})}
+	other := []Item{Put(machine(t, "m1", inState("stopped"))), peer("fdaa:0:18::2"), Put(&App{Name: "Empty", Network: 24})}
+	now.set(known)
+	src := &script{steps: []func(context.Context, Feed, bool) error{list(now.get)}}
+	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
+		want := objects(r)
+		now.set(append(slices.Clone(other), known...))
+		f.relist <- struct{}{}
+		pass(time.Second)
+		if got := objects(r); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("holds %v, want %v", got, want)
+		}
+		now.set(append(slices.Clone(known), other...))
+		f.relist <- struct{}{}
+		pass(time.Second)
+		if got := objects(r); fmt.Sprint(got) == fmt.Sprint(want) || len(got) != len(want) {
+			t.Errorf("holds %v, want the other versions", got)
+		}
+	})
 }
 
 // A change that arrives while a listing is under way is newer than the listing.

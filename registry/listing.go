@@ -37,17 +37,19 @@ func (l *listing) fleet(key fleetKey) *listedFleet {
 	return f
 }
 
-// machine marks a machine as named and returns it as it was known, or nil.
-func (f *listedFleet) machine(id string) *Machine {
+// machine marks a machine as named and returns it as it was known, nil for a
+// new one, and whether it was named before.
+func (f *listedFleet) machine(id string) (known *Machine, again bool) {
 	if f == nil {
-		return nil
+		return nil, false
 	}
 	i, ok := find(f.fleet.all, id)
 	if !ok {
-		return nil
+		return nil, false
 	}
+	again = f.seen[i/64]&(1<<(i%64)) != 0
 	f.seen[i/64] |= 1 << (i % 64)
-	return f.fleet.all[i]
+	return f.fleet.all[i], again
 }
 
 // add takes one item of the listing.
@@ -57,23 +59,22 @@ func (l *listing) add(item *Item) {
 		l.rejected = append(l.rejected, key)
 		return
 	}
-	var old Object
+	// An object named twice is put even where it is what is known, because the
+	// one before may have differed: the last one wins.
+	unchanged := false
 	switch key.Kind {
 	case KindMachine:
-		if m := l.fleet(fleetKey{key.Network, key.Name}).machine(key.ID); m != nil {
-			old = m
-		}
+		known, again := l.fleet(fleetKey{key.Network, key.Name}).machine(key.ID)
+		unchanged = known != nil && !again && known.equal(item.Object)
 	case KindApp:
 		if f := l.fleet(fleetKey{key.Network, key.Name}); f != nil {
+			unchanged = !f.app && f.fleet.registered && f.fleet.name == item.Object.(*App).Name
 			f.app = true
-			if f.fleet.registered {
-				old = &App{Name: f.fleet.name, Network: key.Network}
-			}
 		}
-	default:
+	default: // few: those that are unchanged are found to be so when they are applied
 		l.others[key] = struct{}{}
 	}
-	if old == nil || !old.equal(item.Object) {
+	if !unchanged {
 		l.puts = append(l.puts, item.Object)
 	}
 }

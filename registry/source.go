@@ -28,8 +28,9 @@ type Source interface {
 // ctx has ended. The items belong to the feed afterwards; the slice stays the
 // caller's. All methods may be called from one goroutine at a time.
 type Feed interface {
-	// List adds items to the listing under way, or begins one. A listing that
-	// is not completed before Follow returns is dropped without a trace.
+	// List adds items to the listing under way, or begins one; of an object
+	// listed twice the last one counts. A listing that is not completed before
+	// Follow returns is dropped without a trace.
 	List(ctx context.Context, items []Item) error
 
 	// Listed completes the listing: what it held is applied as one transaction,
