@@ -106,9 +106,8 @@ type histogram[B any] struct {
 	sum     atomic.Uint64
 }
 
-// count counts a request and its response; nil is silence. start is when the
-// request had been read.
-func (x *exchange) count(resp []byte, start time.Time) {
+// count counts a request and its response; nil is silence.
+func (x *exchange) count(resp []byte) {
 	s := x.stats
 	if resp == nil {
 		s.ignored.Add(1)
@@ -119,21 +118,41 @@ func (x *exchange) count(resp []byte, start time.Time) {
 	if x.reply.Flags&wire.TC != 0 {
 		s.truncated.Add(1)
 	}
-	by := 0
-	if x.forwarded {
-		by = 1
-	}
-	took, i := time.Since(start), 0
-	for i < len(durationBounds) && took > durationBounds[i] {
-		i++
-	}
-	s.durations[by].buckets[i].Add(1)
-	s.durations[by].sum.Add(uint64(max(took, 0)))
-	for i = 0; i < len(sizeBounds) && len(resp) > sizeBounds[i]; {
+	i := 0
+	for i < len(sizeBounds) && len(resp) > sizeBounds[i] {
 		i++
 	}
 	s.sizes.buckets[i].Add(1)
 	s.sizes.sum.Add(uint64(len(resp)))
+}
+
+// countAlone is count for a request by itself, read at start.
+func (x *exchange) countAlone(resp []byte, start time.Time) {
+	x.count(resp)
+	if resp != nil {
+		x.stats.took(x.origin(), time.Since(start), 1)
+	}
+}
+
+// origin says who answered: 0 for dnsd's own zones and rules, 1 for the forwarder.
+func (x *exchange) origin() int {
+	if x.forwarded {
+		return 1
+	}
+	return 0
+}
+
+// took counts n responses of an origin as having taken d each.
+func (s *stats) took(origin int, d time.Duration, n uint64) {
+	if n == 0 {
+		return
+	}
+	i := 0
+	for i < len(durationBounds) && d > durationBounds[i] {
+		i++
+	}
+	s.durations[origin].buckets[i].Add(n)
+	s.durations[origin].sum.Add(n * uint64(max(d, 0)))
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {

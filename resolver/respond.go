@@ -39,6 +39,7 @@ type worker struct {
 	question Question
 	labels   [128]string // what question.Labels is cut from
 	query    forward.Query
+	keeper   *keeper // nil: nothing is kept
 }
 
 func newWorker(r *Resolver, proto Proto, s *stats) *worker {
@@ -64,8 +65,15 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 	if w.req.Class == dns.ClassCHAOS {
 		return w.identity(dst), nil
 	}
-	view := View{}
-	if w.r.cfg.Viewer != nil {
+	var key []byte
+	var view View
+	if w.keeper != nil {
+		known := w.keeper.client(client, w.r.cfg.Viewer)
+		key, view = w.keeper.keyOf(known, &w.req), known.view
+		if k := w.keeper.get(key); k != nil {
+			return w.replay(dst, k), nil
+		}
+	} else if w.r.cfg.Viewer != nil {
 		view, _ = w.r.cfg.Viewer.View(client)
 	}
 	z := w.r.route(&w.req)
@@ -79,7 +87,11 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeProhibited,
 			Text: "your address is in no private network: start dnsd with --network to give it one"}), nil
 	}
-	return w.answer(dst, z, z.Answer(w.ask(z, view, client)), dns.ClassINET), nil
+	a := z.Answer(w.ask(z, view, client))
+	if w.keeper != nil {
+		w.keeper.put(key, z, a, len(w.req.Name()))
+	}
+	return w.answer(dst, z, a, dns.ClassINET), nil
 }
 
 // check applies the rules that hold before the name is looked at. Who may not

@@ -196,7 +196,7 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen])
 	if later == nil {
-		w.count(resp, start)
+		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.
 		return c.write(*buf, resp) && !w.forbidden
 	}
@@ -204,7 +204,7 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	if !c.r.admit.enter(later.Network()) {
 		<-c.slots
 		resp := later.Shed((*buf)[lengthLen:lengthLen])
-		later.count(resp, start)
+		later.countAlone(resp, start)
 		return c.write(*buf, resp)
 	}
 	c.deferred.Go(func() {
@@ -212,7 +212,7 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 		defer tcpBuffers.Put(buf)
 		resp := later.Resolve(ctx, (*buf)[lengthLen:lengthLen])
 		c.r.admit.leave(later.Network())
-		later.count(resp, start)
+		later.countAlone(resp, start)
 		c.write(*buf, resp)
 		<-c.slots
 	})

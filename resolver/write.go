@@ -156,9 +156,11 @@ func plural(typ uint16) string {
 // authority writes the SOA of a negative answer (RFC 2308, section 3). Its owner
 // is the end of the question's name.
 func (x *exchange) authority(z *zone, soa *SOA) bool {
-	owner := wire.ToQuestion + uint16(len(x.req.Name())-len(z.origin))
-	return x.reply.Record(wire.Authority, owner, dns.TypeSOA, dns.ClassINET, soa.TTL, soa.Data)
+	return x.reply.Record(wire.Authority, soaOwner(z, len(x.req.Name())), dns.TypeSOA, dns.ClassINET, soa.TTL, soa.Data)
 }
+
+// soaOwner points to the end of a question's name of that length.
+func soaOwner(z *zone, nameLen int) uint16 { return wire.ToQuestion + uint16(nameLen-len(z.origin)) }
 
 // forward writes the forwarder's reply. AD goes to clients that show by DO or
 // AD that they know it (RFC 6840, section 5.8).

@@ -46,7 +46,11 @@ type batch struct {
 }
 
 func newBatch(c *Conn) (*batch, error) {
-	raw, err := c.udp.SyscallConn()
+	conn, ok := c.udp.(syscall.Conn)
+	if !ok {
+		return nil, nil
+	}
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
@@ -221,12 +225,11 @@ func sendmmsg(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
 	return int(r), errno
 }
 
-// Drops returns how many packets the kernel has dropped because the socket's
-// receive queue was full, since the socket was made (SO_MEMINFO, Linux 4.12).
-// It may be called from any goroutine. The second result is false where the
-// kernel does not say.
-func (c *Conn) Drops() (uint32, bool) {
-	raw, err := c.udp.SyscallConn()
+// Drops returns how many packets the kernel has dropped because the receive
+// queue of conn was full, since the socket was made (SO_MEMINFO, Linux 4.12).
+// The second result is false where the kernel does not say. Safe for concurrent use.
+func Drops(conn syscall.Conn) (uint32, bool) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return 0, false
 	}

@@ -2,7 +2,10 @@
 
 package udpbatch
 
-import "net/netip"
+import (
+	"net/netip"
+	"syscall"
+)
 
 const controlSize = 64
 
@@ -18,4 +21,4 @@ func (*batch) from(int) netip.AddrPort { return netip.AddrPort{} }
 func unsupported(error) bool { return false }
 
 // Drops returns false: only Linux says.
-func (c *Conn) Drops() (uint32, bool) { return 0, false }
+func Drops(syscall.Conn) (uint32, bool) { return 0, false }

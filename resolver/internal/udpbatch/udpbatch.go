@@ -30,10 +30,17 @@ const (
 	InSize = 4096
 )
 
+// PacketConn is what moves one packet a call: *net.UDPConn, whose documentation
+// is the contract. Only a connection that is a syscall.Conn too can be batched.
+type PacketConn interface {
+	ReadMsgUDPAddrPort(b, control []byte) (n, controln, flags int, from netip.AddrPort, err error)
+	WriteMsgUDPAddrPort(b, control []byte, to netip.AddrPort) (n, controln int, err error)
+}
+
 // Conn is a UDP socket with the memory of one batch. It belongs to one
 // goroutine; only the socket below it may be used from others.
 type Conn struct {
-	udp   *net.UDPConn
+	udp   PacketConn
 	slots [Size]slot
 	out   []byte // the replies' storage, outSize a slot
 	outSz int
@@ -55,7 +62,7 @@ type slot struct {
 }
 
 // New returns a Conn for udp, whose replies have at most outSize bytes.
-func New(udp *net.UDPConn, outSize int) (*Conn, error) {
+func New(udp PacketConn, outSize int) (*Conn, error) {
 	c := &Conn{udp: udp, out: make([]byte, Size*outSize), outSz: outSize}
 	var err error
 	c.batch, err = newBatch(c)

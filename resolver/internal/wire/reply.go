@@ -72,10 +72,27 @@ func (w *Reply) Record(section int, pointer, typ, class uint16, ttl uint32, rdat
 	if RecordLen(rdata) > w.Room() {
 		return false
 	}
-	w.buf = append(w.buf, byte(pointer>>8), byte(pointer), byte(typ>>8), byte(typ), byte(class>>8), byte(class),
-		byte(ttl>>24), byte(ttl>>16), byte(ttl>>8), byte(ttl), byte(len(rdata)>>8), byte(len(rdata)))
-	w.buf = append(w.buf, rdata...)
+	w.buf = AppendRecord(w.buf, pointer, typ, class, ttl, rdata)
 	w.counts[section]++
+	return true
+}
+
+// AppendRecord appends a record whose owner is the name that pointer points to.
+func AppendRecord(dst []byte, pointer, typ, class uint16, ttl uint32, rdata []byte) []byte {
+	dst = append(dst, byte(pointer>>8), byte(pointer), byte(typ>>8), byte(typ), byte(class>>8), byte(class),
+		byte(ttl>>24), byte(ttl>>16), byte(ttl>>8), byte(ttl), byte(len(rdata)>>8), byte(len(rdata)))
+	return append(dst, rdata...)
+}
+
+// Packed appends n records that AppendRecord has put together in packed, those
+// from offset first on before those before it. It reports false, and appends
+// nothing, where they do not all fit.
+func (w *Reply) Packed(section int, packed []byte, first int, n uint16) bool {
+	if len(packed) > w.Room() {
+		return false
+	}
+	w.buf = append(append(w.buf, packed[first:]...), packed[:first]...)
+	w.counts[section] += n
 	return true
 }
 

@@ -1,0 +1,262 @@
+package resolver
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
+)
+
+// keeping returns a worker of r that keeps answers, as a UDP socket's does.
+func keeping(r *Resolver) *worker {
+	w := newWorker(r, UDP, new(stats))
+	w.keeper = newKeeper(1 << 20)
+	return w
+}
+
+// sameButForTurns reports whether two responses are equal once the answers of
+// each are sorted: both were turned, by chance.
+func sameButForTurns(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	var x, y dns.Msg
+	if x.Unpack(a) != nil || y.Unpack(b) != nil || len(a) != len(b) || len(x.Answer) != len(y.Answer) {
+		return false
+	}
+	left := map[string]int{}
+	for i := range x.Answer {
+		left[x.Answer[i].String()]++
+		left[y.Answer[i].String()]--
+	}
+	for _, n := range left {
+		if n != 0 {
+			return false
+		}
+	}
+	x.Answer, y.Answer = nil, nil
+	return x.String() == y.String()
+}
+
+// changingZone answers with what a test last set, and closes the channels of the
+// answers before.
+type changingZone struct {
+	answer *Answer
+	watch  chan struct{}
+	asked  int
+}
+
+func (z *changingZone) Origin() string { return "internal." }
+
+func (z *changingZone) Answer(*Question) *Answer {
+	z.asked++
+	a := *z.answer
+	a.Watch = []<-chan struct{}{z.watch}
+	return &a
+}
+
+func (z *changingZone) change(a *Answer) {
+	if z.watch != nil {
+		close(z.watch)
+	}
+	z.answer, z.watch = a, make(chan struct{})
+}
+
+func keptWorker(t testing.TB, z Zone) *worker {
+	r, err := New(Config{Zones: []Zone{z}, Viewer: everyone{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keeping(r)
+}
+
+// everyone lets all clients see one network.
+type everyone struct{}
+
+func (everyone) View(netip.Addr) (View, []<-chan struct{}) {
+	return View{Network: netip.MustParsePrefix("fdaa:0:18::/48")}, nil
+}
+
+func TestKeptAnswersAreUsedUntilTheyChange(t *testing.T) {
+	z := &changingZone{}
+	z.change(&Answer{Type: dns.TypeAAAA, TTL: 5, Data: addresses(3), Turns: []int{3}})
+	w := keptWorker(t, z)
+	req := query(t, "my-app.internal.", dns.TypeAAAA)
+	out := make([]byte, 0, DefaultMaxUDPSize)
+	for range 3 {
+		if m := unpack(t, first(w.respond(req, loopback, out))); len(m.Answer) != 3 {
+			t.Fatalf("response is\n%v", m)
+		}
+	}
+	if z.asked != 1 {
+		t.Errorf("the zone was asked %d times, want once", z.asked)
+	}
+	z.change(&Answer{Type: dns.TypeAAAA, TTL: 5, Data: addresses(4), Turns: []int{4}})
+	if m := unpack(t, first(w.respond(req, loopback, out))); len(m.Answer) != 4 {
+		t.Errorf("after the change the response is\n%v", m)
+	}
+}
+
+func first(resp []byte, _ *Deferred) []byte { return resp }
+
+func TestWhatIsNotKept(t *testing.T) {
+	soa := &SOA{Owner: "internal.", TTL: 5, Data: make([]byte, 22)}
+	for name, a := range map[string]*Answer{
+		"a name that does not exist": {Rcode: dns.RcodeNameError, SOA: soa},
+		"a failure":                  {Rcode: dns.RcodeServerFailure},
+		"one client's own":           {Type: dns.TypeTXT, Data: [][]byte{{1, 'x'}}, NoStore: true},
+	} {
+		z := &changingZone{}
+		z.change(a)
+		w := keptWorker(t, z)
+		for range 2 {
+			w.respond(query(t, "x.internal.", dns.TypeTXT), loopback, make([]byte, 0, DefaultMaxUDPSize))
+		}
+		if z.asked != 2 || len(w.keeper.young) != 0 {
+			t.Errorf("%s was kept", name)
+		}
+	}
+}
+
+// TestKeeperIsBounded: random existing names replace each other; what is in
+// use stays.
+func TestKeeperIsBounded(t *testing.T) {
+	z := &changingZone{}
+	z.change(&Answer{Type: dns.TypeAAAA, TTL: 5, Data: addresses(5), Turns: []int{5}})
+	w := keptWorker(t, z)
+	out := make([]byte, 0, DefaultMaxUDPSize)
+	used := query(t, "used.internal.", dns.TypeAAAA)
+	w.respond(used, loopback, out)
+	for i := range 20_000 {
+		w.respond(query(t, fmt.Sprintf("n%d.internal.", i), dns.TypeAAAA), loopback, out)
+		before := z.asked
+		if i%100 == 0 {
+			if w.respond(used, loopback, out); z.asked != before {
+				t.Fatalf("a name in use was dropped after %d others", i)
+			}
+		}
+		if k := w.keeper; k.size > k.limit || len(k.young)+len(k.old) > 2*k.limit/keptOverhead {
+			t.Fatalf("%d bytes in the young generation, %d answers; the limit is %d bytes", k.size, len(k.young)+len(k.old), k.limit)
+		}
+	}
+}
+
+func TestClientsAreBounded(t *testing.T) {
+	k := newKeeper(1 << 20)
+	for i := range 3 * maxViews {
+		addr := netip.AddrFrom16([16]byte{0xfd, 0xaa, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i), 15: 2})
+		c := k.client(addr, ownNetwork{})
+		if k.views[c.view] != c.number {
+			t.Fatalf("client %s has number %d of view %v, want %d", addr, c.number, c.view, k.views[c.view])
+		}
+		if len(k.clients) > maxViews || len(k.views) > maxViews {
+			t.Fatalf("%d clients, %d views", len(k.clients), len(k.views))
+		}
+	}
+}
+
+// ownNetwork gives each client the view of its own /48.
+type ownNetwork struct{}
+
+func (ownNetwork) View(addr netip.Addr) (View, []<-chan struct{}) {
+	p, _ := addr.Prefix(48)
+	return View{Network: p}, nil
+}
+
+// viewZone answers with the network of the client's view.
+type viewZone struct{}
+
+func (viewZone) Origin() string { return "internal." }
+func (viewZone) Answer(q *Question) *Answer {
+	b := q.View.Network.Addr().As16()
+	return &Answer{Type: dns.TypeAAAA, TTL: 5, Data: [][]byte{b[:]}, Turns: []int{1}}
+}
+
+// TestKeptAnswersStayInTheirNetwork asks one name from many networks, also past
+// the point where the keeper forgets its views.
+func TestKeptAnswersStayInTheirNetwork(t *testing.T) {
+	r, err := New(Config{Zones: []Zone{viewZone{}}, Viewer: ownNetwork{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := keeping(r)
+	rng := rand.New(rand.NewPCG(5, 6))
+	req := query(t, "my-app.internal.", dns.TypeAAAA)
+	out := make([]byte, 0, DefaultMaxUDPSize)
+	for i := range 200_000 {
+		n := rng.IntN(2 * maxViews)
+		client := netip.AddrFrom16([16]byte{0xfd, 0xaa, 1, byte(n >> 16), byte(n >> 8), byte(n), 15: 2})
+		resp := first(w.respond(req, netip.AddrPortFrom(client, 5000), out))
+		want := netip.PrefixFrom(client, 48).Masked().Addr().As16()
+		if at := len(req) + 12; !bytes.Equal(resp[at:at+16], want[:]) {
+			t.Fatalf("query %d from %s got %x", i, client, resp)
+		}
+	}
+}
+
+// TestHotPathAllocatesNothing is the ceiling for kept answers, of any shape.
+func TestHotPathAllocatesNothing(t *testing.T) {
+	soa := &SOA{Owner: "internal.", TTL: 5, Data: make([]byte, 22)}
+	ede := []EDE{{Code: 3, Text: "stale"}}
+	for name, a := range map[string]*Answer{
+		"addresses": {Type: dns.TypeAAAA, TTL: 5, Data: addresses(5), Turns: []int{5}},
+		"nearest":   {Type: dns.TypeAAAA, TTL: 5, Data: addresses(5), Turns: []int{2, 3}, Limit: 3},
+		"truncated": {Type: dns.TypeAAAA, TTL: 5, Data: addresses(3000), Turns: []int{3000}},
+		"list":      {Type: dns.TypeTXT, TTL: 5, Data: [][]byte{append([]byte{200}, make([]byte, 200)...)}},
+		"negative":  {TTL: 5, SOA: soa, EDE: ede},
+	} {
+		for shape, req := range map[string][]byte{"plain": query(t, "My-App.internal.", a.Type), "EDNS": query(t, "My-App.internal.", a.Type, edns(1232))} {
+			z := &changingZone{}
+			z.change(a)
+			w := keptWorker(t, z)
+			w.keeper = newKeeper(keptBytes)
+			out := make([]byte, 0, DefaultMaxUDPSize)
+			if allocs := testing.AllocsPerRun(100, func() { w.count(first(w.respond(req, loopback, out))) }); allocs != 0 {
+				t.Errorf("%s, %s: %v allocations, want 0", name, shape, allocs)
+			}
+		}
+	}
+}
+
+// FuzzKept: a response from a kept answer is the one that the zone's answer
+// gives, whatever the request looks like.
+func FuzzKept(f *testing.F) {
+	for _, name := range []string{"my-app.internal.", "MY-app.iNternal.", "internal.", "none.internal.", "big.internal.", "x.example."} {
+		for _, typ := range []uint16{dns.TypeAAAA, dns.TypeTXT, dns.TypeANY, dns.TypeA} {
+			f.Add(query(f, name, typ), uint16(typ))
+			f.Add(query(f, name, typ, edns(1232)), uint16(0))
+		}
+	}
+	r := newResolver(f)
+	kept := keeping(r)
+	f.Fuzz(func(t *testing.T, req []byte, id uint16) {
+		fresh := newWorker(r, UDP, new(stats))
+		for range 2 { // kept by the first round at the latest
+			a, alater := kept.respond(req, loopback, make([]byte, 0, DefaultMaxUDPSize))
+			b, blater := fresh.respond(req, loopback, make([]byte, 0, DefaultMaxUDPSize))
+			if (alater == nil) != (blater == nil) || !sameButForTurns(a, b) {
+				t.Fatalf("kept:  %x\nfresh: %x", a, b)
+			}
+			if len(req) >= wire.HeaderLen {
+				req = append([]byte{byte(id >> 8), byte(id)}, req[2:]...)
+			}
+		}
+	})
+}
+
+func BenchmarkRespondKept(b *testing.B) {
+	z := &changingZone{}
+	z.change(&Answer{Type: dns.TypeAAAA, TTL: 5, Data: addresses(5), Turns: []int{5}})
+	w := keptWorker(b, z)
+	req := query(b, "my-app.internal.", dns.TypeAAAA, edns(1232))
+	out := make([]byte, 0, DefaultMaxUDPSize)
+	b.ReportAllocs()
+	for b.Loop() {
+		w.respond(req, loopback, out)
+	}
+}
