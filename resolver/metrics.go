@@ -2,11 +2,13 @@ package resolver
 
 import (
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dnsd/resolver/internal/udpbatch"
 	"dnsd/resolver/internal/wire"
 )
 
@@ -169,6 +171,7 @@ var (
 	descShed        = desc("requests_shed_total", "Questions for other names answered SERVFAIL at once because too many were waiting.", "proto")
 	descPanics      = desc("panics_total", "Questions that made dnsd panic.")
 	descReadErrors  = desc("read_errors_total", "Failed reads from UDP sockets and failed accepts of TCP connections.", "proto")
+	descDropped     = desc("receive_drops_total", "Requests that the kernel dropped because a UDP socket's receive queue was full.")
 	descWriteErrors = desc("write_errors_total", "Responses that could not be sent.", "proto")
 	descConns       = desc("tcp_connections", "TCP connections open now.")
 	descEvicted     = desc("tcp_connections_evicted_total", "Idle TCP connections closed to make room for new ones.")
@@ -178,7 +181,7 @@ var (
 // Describe implements prometheus.Collector.
 func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descSize, descTruncated, descIgnored,
-		descShed, descPanics, descReadErrors, descWriteErrors, descConns, descEvicted, descRefused} {
+		descShed, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
 		ch <- d
 	}
 }
@@ -186,7 +189,7 @@ func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector: it sums what the sockets counted.
 func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
-	all := r.stats
+	all, sockets := r.stats, r.sockets
 	r.mu.Unlock()
 
 	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
@@ -226,10 +229,22 @@ func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 		panics += s.panics.Load()
 	}
 	counter(descPanics, panics)
+	counter(descDropped, dropped(sockets))
 	open, evicted, refused := r.conns.counts()
 	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(open))
 	counter(descEvicted, evicted)
 	counter(descRefused, refused)
+}
+
+// dropped sums what the kernel dropped at the sockets, where it says so.
+func dropped(sockets []*socket) (sum uint64) {
+	for _, s := range sockets {
+		if conn, ok := s.conn.(syscall.Conn); ok {
+			n, _ := udpbatch.Drops(conn)
+			sum += uint64(n)
+		}
+	}
+	return sum
 }
 
 // collectHistogram emits one histogram: n buckets with their bounds, what is

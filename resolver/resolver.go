@@ -114,7 +114,7 @@ type Resolver struct {
 
 	messageTime time.Duration // defaultMessageTime; tests are less patient
 
-	sockets   []*socket   // set by Listen
+	sockets   []*socket   // set by Listen, under mu
 	acceptors []*acceptor // set by Listen
 
 	panicLog once

@@ -1,0 +1,38 @@
+package resolver
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// TestDropsAreCounted: what the kernel throws away before dnsd sees it shows.
+func TestDropsAreCounted(t *testing.T) {
+	r := newResolver(t)
+	if err := r.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	defer r.acceptors[0].listener.Close()
+	for _, s := range r.sockets { // nobody reads them
+		defer s.closer.Close()
+		if err := s.conn.(*net.UDPConn).SetReadBuffer(4096); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := net.Dial("udp", netip.AddrPortFrom(loopback.Addr(), r.Addresses()[0].Port()).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for deadline := time.Now().Add(patience); gathered(t, r, "dnsd_receive_drops_total") == 0; {
+		for range 100 {
+			if _, err := c.Write(make([]byte, 1000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the queue overflows and no drop is counted")
+		}
+	}
+}
