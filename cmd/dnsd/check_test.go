@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,7 +90,12 @@ func TestExport(t *testing.T) {
 	}
 
 	var errs strings.Builder
-	err := run(t.Context(), []string{"export", "--log-level=error", "--registry", "file:" + dir + "/none.json"}, environment(), &out, &log)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := run(ctx, []string{"export", "--log-level=error", "--registry", "file:" + dir + "/none.json"}, environment(), &out, &log)
+	if ctx.Err() != nil {
+		t.Error("a missing file is waited for")
+	}
 	if status := report(&errs, err); status != 1 || !strings.Contains(errs.String(), "none.json: the file does not exist") {
 		t.Errorf("%d %q", status, errs.String())
 	}

@@ -26,11 +26,12 @@ func TestHelpAndVersion(t *testing.T) {
 func TestExitStatus(t *testing.T) {
 	tests := []struct {
 		name, args, want string
-		status           int
+		status, lines    int
 	}{
-		{"unknown_command", "serve", `dnsd: unknown command "serve": write check, export or healthcheck, or no command to serve`, 2},
-		{"too_many_operands", "healthcheck now", `dnsd: unexpected argument "now"`, 2},
-		{"mistakes", "--ttl x --advertise y", "dnsd: --advertise y: it becomes", 2},
+		{"unknown_command", "serve", `dnsd: unknown command "serve": write check, export or healthcheck, or no command to serve`, 2, 1},
+		{"too_many_operands", "healthcheck now", `dnsd: unexpected argument "now"`, 2, 1},
+		{"values_of_unknown_flags", "--colour red --size big", "dnsd: unknown flag --colour: dnsd --help lists them all\n", 2, 2},
+		{"mistakes", "--ttl x --advertise y", "dnsd: --advertise y: it becomes", 2, 2},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -38,6 +39,9 @@ func TestExitStatus(t *testing.T) {
 			var out strings.Builder
 			if status := report(&out, err); status != tt.status || !strings.HasPrefix(out.String(), tt.want) {
 				t.Errorf("%d %q, want %d %q", status, out.String(), tt.status, tt.want)
+			}
+			if n := strings.Count(out.String(), "\n"); n != tt.lines {
+				t.Errorf("%d lines, want %d: %s", n, tt.lines, out.String())
 			}
 		})
 	}

@@ -324,7 +324,7 @@ func TestIsSelf(t *testing.T) {
 }
 
 // A question that waits for an upstream when dnsd is told to end is still
-// answered: the forwarder outlives the sockets' reading.
+// answered, and everything behind the sockets stays up until then.
 func TestDrain(t *testing.T) {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -342,6 +342,8 @@ func TestDrain(t *testing.T) {
 		upstream.Shutdown()
 		<-done
 	}()
+	release := sync.OnceFunc(func() { close(answer) })
+	defer release()
 
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
@@ -361,7 +363,13 @@ func TestDrain(t *testing.T) {
 		code, reason := d.readyz()
 		return code == 503 && reason == "shutting down\n"
 	})
-	close(answer)
+	for range 20 { // and it stays so while a question is in hand
+		if code, reason := d.readyz(); code != 503 {
+			t.Fatalf("/readyz while draining: %d %s", code, reason)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	release()
 	if m := <-response; m == nil || m.Rcode != dns.RcodeNameError {
 		t.Errorf("answered %v", m)
 	}
