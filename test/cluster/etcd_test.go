@@ -1,0 +1,222 @@
+package cluster
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"dnsd/registry/etcd/etcdtest"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const prefix = "/dnsd/v1/"
+
+func newEtcd(t testing.TB, o etcdtest.Options) *etcdStore {
+	c := etcdtest.Start(t, o)
+	return &etcdStore{c: c, cli: c.Client(), prefix: prefix, t: t}
+}
+
+// on returns the same cluster for another test, with keys of its own.
+func (e *etcdStore) on(t testing.TB) *etcdStore {
+	return &etcdStore{c: e.c, cli: e.cli, prefix: "/" + strings.ReplaceAll(t.Name(), "/", "-") + "/", t: t}
+}
+
+// TestMember is about one member that fails, or loses what it had.
+func TestMember(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t, etcdtest.Options{})
+
+	t.Run("killed", func(t *testing.T) {
+		e := e.on(t)
+		s := play(t, e, e.c.URL(e.prefix))
+		for range 3 {
+			e.c.Kill(0)
+			e.c.Restart(0)
+		}
+		s.turn()
+		s.heals()
+	})
+	t.Run("compacted_while_away", func(t *testing.T) {
+		e := e.on(t)
+		p, url := e.through()
+		s := play(t, e, url)
+		p.part()
+		s.turn()
+		e.compact()
+		p.join()
+		s.heals()
+		if n := p.count(); n != 1 {
+			t.Errorf("%d connections, want 1", n)
+		}
+	})
+	t.Run("restored", func(t *testing.T) {
+		e := e.on(t)
+		s := play(t, e, e.c.URL(e.prefix))
+		backup := e.c.Backup()
+		late := machineNumber(9001)
+		s.put(late) // not in the backup
+		s.del(s.dead)
+		s.agrees()
+		e.c.Restore(backup)
+		delete(s.world, late.key())
+		s.world[s.dead.key()] = s.dead
+		s.heals()
+	})
+	t.Run("wiped", func(t *testing.T) {
+		e := e.on(t)
+		p, url := e.through()
+		s := play(t, e, url)
+		for i := range 50 { // so that the revision is well ahead of what comes
+			s.put(machineNumber(100 + i))
+		}
+		s.agrees()
+		p.part()
+		e.c.Wipe()
+		delete(s.world, s.dead.key())
+		for _, o := range s.world {
+			e.put(o)
+		}
+		p.join()
+		s.heals()
+	})
+	t.Run("emptied", func(t *testing.T) {
+		e := e.on(t)
+		p, url := e.through()
+		s := play(t, e, url)
+		known := len(s.world)
+		p.part()
+		_, err := e.cli.Delete(e.c.Context(), e.prefix, clientv3.WithPrefix())
+		e.must(err)
+		e.compact()
+		p.join()
+		s.awaitState(t, "held")
+		if n := s.metrics()["dnsd_registry_held"]; n != float64(known) {
+			t.Errorf("%v removals are held, want %d", n, known)
+		}
+		s.agrees() // with all that was there before
+		s.put(s.fresh)
+		s.agrees() // additions pass
+		s.asker.end(t)
+		s.Signal(syscall.SIGUSR1)
+		s.world = truth{s.fresh.key(): s.fresh}
+		s.heals()
+	})
+}
+
+// TestSecondListing is about a prefix that was emptied on purpose: half a minute
+// later another listing says the same.
+func TestSecondListing(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t, etcdtest.Options{})
+	p, url := e.through()
+	s := play(t, e, url)
+	p.part()
+	_, err := e.cli.Delete(e.c.Context(), e.prefix, clientv3.WithPrefix())
+	e.must(err)
+	e.compact()
+	p.join()
+	s.awaitState(t, "held")
+	held := time.Now()
+	s.asker.end(t)
+	s.world = truth{}
+	s.heals()
+	if took := time.Since(held); took < 25*time.Second {
+		t.Errorf("held for %v, want 30 s", took)
+	}
+}
+
+// TestFrozen is about a server that is there and says nothing.
+func TestFrozen(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t, etcdtest.Options{})
+	s := play(t, e, e.c.URL(e.prefix))
+	thaw := time.Now().Add(15 * time.Second)
+	e.c.Stop(0)
+	s.goesStale()
+	time.Sleep(time.Until(thaw))
+	e.c.Cont(0)
+	s.turn()
+	s.heals()
+}
+
+// TestQuorum is about a cluster of which too little is left.
+func TestQuorum(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t, etcdtest.Options{Members: 3})
+	s := play(t, e, e.c.URL(e.prefix))
+	e.c.Kill(1)
+	s.turn()
+	s.agrees() // two of three are enough
+	e.c.Kill(2)
+	s.goesStale("no leader")
+	e.c.Restart(1, 2)
+	s.put(s.dead)
+	s.del(s.fresh)
+	s.heals()
+}
+
+// TestRefused is about a role that is taken away.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t, etcdtest.Options{})
+	ctx := e.c.Context()
+	for _, user := range []string{"root", "dnsd"} {
+		_, err := e.cli.UserAdd(ctx, user, "s3cret-"+user)
+		e.must(err)
+		_, err = e.cli.RoleAdd(ctx, user)
+		e.must(err)
+		_, err = e.cli.UserGrantRole(ctx, user, user)
+		e.must(err)
+	}
+	end := clientv3.GetPrefixRangeEnd(e.prefix)
+	grant := func() {
+		_, err := e.cli.RoleGrantPermission(e.c.Context(), "dnsd", e.prefix, end, clientv3.PermissionType(clientv3.PermRead))
+		e.must(err)
+	}
+	grant()
+	_, err := e.cli.AuthEnable(ctx)
+	e.must(err)
+	e.cli = e.c.ClientAs("root", "s3cret-root")
+	password := filepath.Join(t.TempDir(), "password")
+	e.must(os.WriteFile(password, []byte("s3cret-dnsd\n"), 0o600))
+
+	p, url := e.through()
+	s := play(t, e, url, "--etcd-user", "dnsd", "--etcd-password-file", password)
+	_, err = e.cli.RoleRevokePermission(e.c.Context(), "dnsd", e.prefix, end)
+	e.must(err)
+	p.part()
+	p.join()
+	s.goesStale("permission denied")
+	s.turn()
+	grant()
+	s.heals()
+}
+
+// TestCertificate is about a client certificate that expires.
+func TestCertificate(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t, etcdtest.Options{TLS: true})
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key")
+	renew := func(l etcdtest.Leaf) {
+		t.Helper()
+		newCert, newKey := e.c.CA.Issue(l)
+		e.must(os.Rename(newKey, key))
+		e.must(os.Rename(newCert, cert))
+	}
+	expiry := time.Now().Add(8 * time.Second) // time enough to begin with it
+	renew(etcdtest.Leaf{User: "dnsd", Expiry: expiry})
+	p, url := e.through()
+	s := play(t, e, url, "--etcd-ca", e.c.CA.File, "--etcd-cert", cert, "--etcd-key", key)
+	time.Sleep(time.Until(expiry.Add(time.Second)))
+	p.part()
+	p.join()
+	s.goesStale("client certificate " + cert + " expired on ")
+	s.turn()
+	renew(etcdtest.Leaf{User: "dnsd"})
+	s.heals()
+}

@@ -1,0 +1,288 @@
+package cluster
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"dnsd/registry/etcd/etcdtest"
+	"dnsd/test/internal/lab"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// store is where a platform writes its objects. Calls that fail fail the test.
+type store interface {
+	put(...object)
+	del(...object)
+}
+
+// etcdStore is an etcd cluster.
+type etcdStore struct {
+	c      *etcdtest.Cluster
+	cli    *clientv3.Client
+	prefix string
+	t      testing.TB
+}
+
+func (e *etcdStore) must(err error) {
+	e.t.Helper()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// maxTxn is how many operations etcd takes in one transaction.
+const maxTxn = 128
+
+func (e *etcdStore) commit(ops []clientv3.Op) {
+	e.t.Helper()
+	for part := range slices.Chunk(ops, maxTxn) {
+		_, err := e.cli.Txn(e.c.Context()).Then(part...).Commit()
+		e.must(err)
+	}
+}
+
+func (e *etcdStore) put(objects ...object) {
+	e.t.Helper()
+	var ops []clientv3.Op
+	for _, o := range objects {
+		ops = append(ops, clientv3.OpPut(e.prefix+o.key(), o.value()))
+	}
+	e.commit(ops)
+}
+
+func (e *etcdStore) del(objects ...object) {
+	e.t.Helper()
+	var ops []clientv3.Op
+	for _, o := range objects {
+		ops = append(ops, clientv3.OpDelete(e.prefix+o.key()))
+	}
+	e.commit(ops)
+}
+
+// compact forgets all but the newest revision.
+func (e *etcdStore) compact() {
+	e.t.Helper()
+	r, err := e.cli.Get(e.c.Context(), "x")
+	e.must(err)
+	_, err = e.cli.Compact(e.c.Context(), r.Header.Revision)
+	e.must(err)
+}
+
+// through returns a proxy to the cluster's only member, and the URL through it.
+// It has the member's host, which its certificate names.
+func (e *etcdStore) through() (*proxy, string) {
+	to := e.c.Endpoints()[0]
+	host, _, _ := net.SplitHostPort(to)
+	p := interpose(e.t, net.JoinHostPort(host, "12379"), to)
+	return p, "etcd://" + p.addr + e.prefix
+}
+
+// machineNumber is a machine of my-app in netA.
+func machineNumber(i int) *machine {
+	return &machine{id: fmt.Sprintf("m%04d", i), app: "my-app", network: netA, state: "started", region: "fra",
+		addr: fmt.Sprintf("fdaa:0:18:a7b:1:%x:1:2", i+1), meta: map[string]string{"fly_process_group": "web"}}
+}
+
+// lasting is how many machines of a scene last.
+const lasting = 25
+
+// scene is a failure under way: a dnsd, its platform, what is true, and a client
+// that never stops asking for the names of what lasts.
+type scene struct {
+	t testing.TB
+	*server
+	store store
+	world truth
+	light weight // of dnsd, before
+	asker *asker
+
+	dead, fresh *machine // one that is there at first, and one that is not
+}
+
+// play writes the world to the platform and starts dnsd on it.
+func play(t testing.TB, st store, url string, flags ...string) *scene {
+	t.Helper()
+	s := &scene{t: t, store: st, world: truth{}, dead: machineNumber(8000), fresh: machineNumber(9000)}
+	first := []object{&app{"my-app", netA}, &peer{"office", netA, "fdaa:0:18:a7b:d6b:0:a:102", "ams"},
+		&address{"my-app", netA, "fdaa:0:18:0:1::7"}, s.dead,
+		&machine{id: "other1", app: "my-app", network: netB, state: "started", region: "fra", addr: "fdaa:0:99:a7b:1:1:1:2"}}
+	for i := range lasting {
+		first = append(first, machineNumber(i))
+	}
+	s.put(first...)
+	s.server = serve(t, lab.Binary(t), append([]string{"--registry", url, "--stale-after", "12s"}, flags...)...)
+	s.awaitState(t, "live")
+	s.agrees()
+	for range 5 {
+		w := s.weight()
+		s.light.goroutines, s.light.files = max(s.light.goroutines, w.goroutines), max(s.light.files, w.files)
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.asker = s.begin(t)
+	return s
+}
+
+func (s *scene) put(objects ...object) {
+	s.t.Helper()
+	s.store.put(objects...)
+	for _, o := range objects {
+		s.world[o.key()] = o
+	}
+}
+
+func (s *scene) del(objects ...object) {
+	s.t.Helper()
+	s.store.del(objects...)
+	for _, o := range objects {
+		delete(s.world, o.key())
+	}
+}
+
+// turn lets one machine die and another come to life.
+func (s *scene) turn() {
+	s.t.Helper()
+	s.put(s.fresh)
+	s.del(s.dead)
+}
+
+// questions are those whose answers make up the world of a scene.
+func questions() []question {
+	return []question{instances(true), instances(false), aaaa("", "my-app", nil), peerList(), peerNamed("office"), flycast("my-app")}
+}
+
+// agrees waits until all names are as the world is.
+func (s *scene) agrees() {
+	s.t.Helper()
+	var why string
+	if !lab.Until(patience, func() bool {
+		for _, q := range questions() {
+			resp, err := s.ask(q.name, q.typ)
+			if err != nil {
+				why = err.Error()
+				return false
+			}
+			if got, want := said(resp), q.answer(s.world); got != want || marked(resp) {
+				why = fmt.Sprintf("%s (marked stale: %v) is %s, want %s", q.name, marked(resp), got, want)
+				return false
+			}
+		}
+		return true
+	}) {
+		_, text := s.ready()
+		s.t.Fatalf("%s\n%s", why, text)
+	}
+}
+
+// heals waits until all is well again: live, true, and no heavier than before.
+func (s *scene) heals() {
+	s.t.Helper()
+	s.awaitState(s.t, "live")
+	s.agrees()
+	s.asker.end(s.t)
+	var now weight
+	if !lab.Until(patience, func() bool {
+		now = s.weight()
+		return now.goroutines <= s.light.goroutines && now.files <= s.light.files
+	}) {
+		_, stacks := s.get("/debug/pprof/goroutine?debug=1")
+		s.t.Errorf("dnsd holds %+v, before the failure %+v\n%s", now, s.light, stacks)
+	}
+	if m := s.metrics(); m["dnsd_registry_held"] != 0 || m["dnsd_registry_age_seconds"] > 12 {
+		s.t.Errorf("healed, and held is %v, the age %v s", m["dnsd_registry_held"], m["dnsd_registry_age_seconds"])
+	}
+}
+
+// goesStale waits until the silence is noticed, and checks what is said of it.
+func (s *scene) goesStale(words ...string) {
+	s.t.Helper()
+	s.awaitState(s.t, "stale", words...)
+	s.await(s.t, "answers that are marked", s.asker.sees)
+	if age := s.metrics()["dnsd_registry_age_seconds"]; age < 12 {
+		s.t.Errorf("stale at an age of %v s", age)
+	}
+	if age := s.info()["age"]; len(age) < len("12s") || age < "12s" {
+		s.t.Errorf("stale, and _dnsd.internal says that the age is %q", age)
+	}
+}
+
+// asker asks for the names of what lasts, without end. None may be missing, ever.
+type asker struct {
+	s    *server
+	stop chan struct{}
+	wg   sync.WaitGroup
+
+	mu    sync.Mutex
+	asked int
+	stale bool // whether the last answer was marked
+	wrong []string
+}
+
+func (s *server) begin(t testing.TB) *asker {
+	a := &asker{s: s, stop: make(chan struct{})}
+	a.wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-a.stop:
+				return
+			case <-time.After(2 * time.Millisecond):
+				a.once(i)
+			}
+		}
+	})
+	t.Cleanup(func() { a.end(t) })
+	return a
+}
+
+func (a *asker) once(i int) {
+	m := machineNumber(i % lasting)
+	kept := truth{m.key(): m}
+	for _, q := range []question{vm(m.app, m.id), aaaa("", m.app, nil), owner(m.addr), peerNamed("office"), flycast("my-app")}[i%5:][:1] {
+		want := q.answer(kept)
+		if q.kind != "machines" {
+			want = "fdaa:0:18:"
+		}
+		resp, err := a.s.ask(q.name, q.typ)
+		a.mu.Lock()
+		a.asked++
+		switch {
+		case err != nil:
+			a.wrong = append(a.wrong, err.Error())
+		case !strings.Contains(said(resp), want):
+			a.wrong = append(a.wrong, fmt.Sprintf("%s: %s lacks %s", q.name, said(resp), want))
+		default:
+			a.stale = marked(resp)
+		}
+		a.mu.Unlock()
+	}
+}
+
+// sees reports whether the last answer was marked as stale.
+func (a *asker) sees() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stale
+}
+
+// end stops asking and reports what was wrong.
+func (a *asker) end(t testing.TB) {
+	t.Helper()
+	select {
+	case <-a.stop:
+		return
+	default:
+	}
+	close(a.stop)
+	a.wg.Wait()
+	if a.asked == 0 {
+		t.Error("nothing was asked")
+	}
+	for _, w := range a.wrong[:min(5, len(a.wrong))] {
+		t.Errorf("a name was lost: %s", w)
+	}
+}
