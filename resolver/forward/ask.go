@@ -90,6 +90,9 @@ func (a *ask) wait(ctx context.Context) outcome {
 			if o.final() {
 				return o
 			}
+			if a.watch.hasLooped() { // and the failure is only its echo
+				return outcome{err: a.watch.loopError()}
+			}
 			worst = moreTelling(worst, o)
 			if !a.try(ctx, false) && !a.retry(ctx, o) && a.pending == 0 {
 				return worst

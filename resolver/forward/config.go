@@ -130,7 +130,11 @@ func parseDomain(s string) (string, error) {
 
 // parseAddr reads an address with or without a port.
 func parseAddr(s string, port uint16) (netip.AddrPort, error) {
-	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
+	bare := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		bare = s[1 : len(s)-1]
+	}
+	if addr, err := netip.ParseAddr(bare); err == nil {
 		return netip.AddrPortFrom(addr.Unmap(), port), nil
 	}
 	ap, err := netip.ParseAddrPort(s)

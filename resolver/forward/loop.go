@@ -76,6 +76,15 @@ func (e *loopError) Error() string {
 	return fmt.Sprintf("forwarding loop: upstream %s sends this question back to dnsd", e.upstream)
 }
 
+func (w *watch) hasLooped() bool {
+	select {
+	case <-w.looped:
+		return true
+	default:
+		return false
+	}
+}
+
 func (w *watch) loopError() error { return &loopError{w.culprit.label} }
 
 // watchFor returns the watch of a question, counting a new flight. The caller holds f.mu.
