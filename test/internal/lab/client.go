@@ -16,6 +16,16 @@ type Client struct {
 	To   netip.AddrPort
 }
 
+// patience is Patience, until answers fail to come again and again: then the
+// server is broken, and a table of hundreds of questions shall say so soon.
+func (c Client) patience() time.Duration {
+	const enough = 3
+	if c.Lab.unanswered.Load() >= enough {
+		return Patience / 40
+	}
+	return Patience
+}
+
 // Open opens a socket: "udp" or "tcp". Whatever it does must be done within
 // Patience; the caller closes it.
 func (c Client) Open(proto string) (net.Conn, error) {
@@ -23,7 +33,7 @@ func (c Client) Open(proto string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(c.patience())); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -46,6 +56,7 @@ func (c Client) Exchange(proto string, req []byte) ([]byte, error) {
 		buf := make([]byte, 65535)
 		n, err := conn.Read(buf)
 		if err != nil {
+			c.Lab.unanswered.Add(1)
 			return nil, fmt.Errorf("no response over udp from %s to %s: %w", c.To, c.From, err)
 		}
 		return buf[:n], nil
@@ -55,6 +66,7 @@ func (c Client) Exchange(proto string, req []byte) ([]byte, error) {
 	}
 	resp, err := ReadFrame(conn)
 	if err != nil {
+		c.Lab.unanswered.Add(1)
 		return nil, fmt.Errorf("no response over tcp from %s to %s: %w", c.To, c.From, err)
 	}
 	return resp, nil

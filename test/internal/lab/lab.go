@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +36,8 @@ const Patience = 20 * time.Second
 type Lab struct {
 	work chan func()
 	done chan struct{}
+
+	unanswered atomic.Int32 // questions of Client.Exchange
 }
 
 // Open makes a lab whose loopback device has the given addresses, and removes
