@@ -134,10 +134,12 @@ var errRelist = errors.New("time to list again")
 
 // follow runs the source, again and again, until ctx ends.
 func (f *Follower) follow(ctx context.Context) {
+	// A stream may be resumed only behind a complete listing: one that was due
+	// and broke off is still due.
 	bound, resume := backoffMin, false
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := f.followOnce(ctx, resume)
+		listed, err := f.followOnce(ctx, resume)
 		if ctx.Err() != nil {
 			return
 		}
@@ -145,7 +147,7 @@ func (f *Follower) follow(ctx context.Context) {
 			resume = false
 			continue
 		}
-		resume = true
+		resume = resume || listed
 		if time.Since(began) >= healthyAfter {
 			bound = backoffMin
 		}
@@ -161,8 +163,9 @@ func (f *Follower) follow(ctx context.Context) {
 	}
 }
 
-// followOnce follows until the stream breaks or it is time to list again.
-func (f *Follower) followOnce(ctx context.Context, resume bool) error {
+// followOnce follows until the stream breaks or it is time to list again. It
+// reports whether a listing was completed.
+func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	span := relistEvery*4/5 + rand.N(relistEvery*2/5)
@@ -179,14 +182,15 @@ func (f *Follower) followOnce(ctx context.Context, resume bool) error {
 		case <-ended:
 		}
 	})
-	err := f.src.Follow(ctx, &feed{f: f}, resume)
+	d := &feed{f: f}
+	err = f.src.Follow(ctx, d, resume)
 	if cause := context.Cause(ctx); cause != nil {
-		return cause
+		return d.listed, cause
 	}
 	if err == nil {
 		err = errors.New("the stream ended without a reason")
 	}
-	return err
+	return d.listed, err
 }
 
 // problem tells the apply loop, which owns the status, what the source failed with.
@@ -203,7 +207,8 @@ type sourceError struct{ error }
 // feed is what the source writes to. It lives for one call of Follow.
 type feed struct {
 	f       *Follower
-	listing *listing
+	listing *listing // under way; nil: none
+	listed  bool     // one was completed
 }
 
 func (d *feed) send(ctx context.Context, o op) error {
@@ -253,7 +258,11 @@ func (d *feed) Listed(ctx context.Context) error {
 	}
 	l := d.listing
 	d.listing = nil
-	return d.send(ctx, op{listing: l, done: make(chan struct{})})
+	if err := d.send(ctx, op{listing: l, done: make(chan struct{})}); err != nil {
+		return err
+	}
+	d.listed = true
+	return nil
 }
 
 // Change implements Feed.

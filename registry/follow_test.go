@@ -294,6 +294,26 @@ func TestListsAgainEveryQuarterOfAnHour(t *testing.T) {
 	})
 }
 
+// A listing that was due and broke off is still due: the stream is not resumed.
+func TestAListingThatBrokeOffIsStillDue(t *testing.T) {
+	all := fleetOf(t, 5)
+	src := &script{steps: []func(context.Context, Feed, bool) error{
+		list(func() []Item { return all }),
+		func(ctx context.Context, feed Feed, _ bool) error {
+			return errors.Join(feed.List(ctx, all[:2]), errors.New("broken off"))
+		},
+		list(func() []Item { return all[:4] }),
+		func(context.Context, Feed, bool) error { return errors.New("not reached") },
+	}}
+	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
+		f.relist <- struct{}{}
+		pass(time.Second)
+		if want := []bool{false, false, false}; fmt.Sprint(src.calls) != fmt.Sprint(want) {
+			t.Errorf("resume was %v, want %v", src.calls, want)
+		}
+	})
+}
+
 func TestBackOffGrowsAndStaysBelowHalfAMinute(t *testing.T) {
 	var at []time.Time
 	src := &script{steps: []func(context.Context, Feed, bool) error{func(context.Context, Feed, bool) error {
