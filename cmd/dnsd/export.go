@@ -32,7 +32,7 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
 	var following sync.WaitGroup
-	following.Go(func() { follower.Run(ctx) }) // never fails
+	following.Go(func() { _ = follower.Run(ctx) }) // it returns only when ctx ends
 	defer following.Wait()
 	defer cancel()
 
