@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"dnsd/registry/etcd/etcdtest"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// prefix is where the fleets lie in etcd.
+const prefix = "/dnsd/v1/"
+
+// cluster is an etcd of one real member, in a process of its own whose CPU time
+// counts for nobody.
+type cluster struct {
+	rig    *rig
+	url    string // as --registry takes it
+	client *clientv3.Client
+}
+
+// startCluster starts an etcd. The caller closes it.
+func (b *bench) startCluster(ctx context.Context) (c *cluster, err error) {
+	r := &rig{ctx: ctx, dir: b.dir}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	defer r.rescue(&err)
+	etcd := etcdtest.Start(r, etcdtest.Options{})
+	return &cluster{rig: r, url: etcd.URL(prefix), client: etcd.Client()}, nil
+}
+
+func (c *cluster) close() { c.rig.close() }
+
+// rig is as much of testing.TB as the etcd of the tests wants. A failure leaves
+// by a panic that rescue turns into an error.
+type rig struct {
+	testing.TB // nil: what is not listed below is not called
+
+	ctx      context.Context
+	dir      string
+	dirs     int
+	cleanups []func()
+}
+
+type rigFailure struct{ err error }
+
+func (r *rig) Helper()                  {}
+func (r *rig) Failed() bool             { return false }
+func (r *rig) Context() context.Context { return r.ctx }
+func (r *rig) Cleanup(fn func())        { r.cleanups = append(r.cleanups, fn) }
+func (r *rig) Fatal(args ...any)        { panic(rigFailure{errors.New(fmt.Sprint(args...))}) }
+func (r *rig) Fatalf(f string, a ...any) {
+	panic(rigFailure{fmt.Errorf(f, a...)})
+}
+
+func (r *rig) TempDir() string {
+	r.dirs++
+	dir := filepath.Join(r.dir, fmt.Sprintf("etcd-%d", r.dirs))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		r.Fatal(err)
+	}
+	return dir
+}
+
+func (r *rig) rescue(err *error) {
+	switch p := recover().(type) {
+	case nil:
+	case rigFailure:
+		*err = p.err
+	default:
+		panic(p)
+	}
+}
+
+func (r *rig) close() {
+	for len(r.cleanups) > 0 {
+		last := len(r.cleanups) - 1
+		r.cleanups[last]()
+		r.cleanups = r.cleanups[:last]
+	}
+}
+
+// fill writes a whole fleet.
+func (c *cluster) fill(ctx context.Context, f *fleet) error {
+	const (
+		atOnce  = 128 // operations a transaction: etcd's own bound
+		writers = 4   // enough that etcd and not the network is waited for
+	)
+	work := make(chan []clientv3.Op)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for ops := range work {
+				if _, err := c.client.Txn(ctx).Then(ops...).Commit(); err != nil {
+					cancel(fmt.Errorf("writing to etcd: %w", err))
+				}
+			}
+		})
+	}
+	var ops []clientv3.Op
+	send := func() {
+		select {
+		case work <- ops:
+		case <-ctx.Done():
+		}
+		ops = nil
+	}
+	for _, a := range f.apps {
+		for _, m := range a.machines {
+			key, value := a.keyValue(m)
+			if ops = append(ops, clientv3.OpPut(prefix+key, value)); len(ops) == atOnce {
+				send()
+			}
+		}
+	}
+	if len(ops) > 0 {
+		send()
+	}
+	close(work)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// put writes one machine.
+func (c *cluster) put(ctx context.Context, a *app, m instance) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	key, value := a.keyValue(m)
+	_, err := c.client.Put(ctx, prefix+key, value)
+	return err
+}
+
+// churn changes machines of apps in turns, rate times a second, each by a put
+// of its own: every change moves a machine to another address of its /112, so
+// that answers change while their numbers of records do not. The caller ends it
+// with the function returned, which gives the rate that etcd really took.
+func (c *cluster) churn(ctx context.Context, apps []*app, rate int) (end func() (float64, error)) {
+	const writers = 16 // a put waits for etcd's answer
+	ctx, cancel := context.WithCancel(ctx)
+	began := time.Now()
+	var done, next atomic.Int64
+	var failed atomic.Pointer[error]
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				// The n-th change is due at a moment of its own; what could not
+				// be done in time is done late, not dropped.
+				n := next.Add(1) - 1
+				due := began.Add(time.Duration(n) * time.Second / time.Duration(rate))
+				select {
+				case <-time.After(time.Until(due)):
+				case <-ctx.Done():
+					return
+				}
+				a, m := change(apps, int(n))
+				if err := c.put(ctx, a, m); err != nil && ctx.Err() == nil {
+					failed.CompareAndSwap(nil, &err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	return func() (float64, error) {
+		cancel()
+		wg.Wait()
+		if err := failed.Load(); err != nil {
+			return 0, fmt.Errorf("changing machines in etcd: %w", *err)
+		}
+		return float64(done.Load()) / time.Since(began).Seconds(), nil
+	}
+}
+
+// change returns the n-th change: app by app, and in each the next machine,
+// with the last byte of its address counted on.
+func change(apps []*app, n int) (*app, instance) {
+	a := apps[n%len(apps)]
+	turn := n / len(apps)
+	m := a.machines[turn%len(a.machines)]
+	b := m.addr.As16()
+	b[15] = byte(3 + turn/len(a.machines)%250)
+	m.addr = netip.AddrFrom16(b)
+	return a, m
+}
