@@ -2,13 +2,22 @@ package main
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asMain in the environment makes this test binary be dnsd itself.
+const asMain = "TEST_AS_DNSD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestHelpAndVersion(t *testing.T) {
 	for _, flag := range []string{"--help", "-h"} {
