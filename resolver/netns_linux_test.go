@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,9 +36,34 @@ func elsewhere(t *testing.T, addrs []string, f func()) {
 				return "ip " + strings.Join(cmd, " ") + ": " + string(out)
 			}
 		}
+		if missing := waitForRoutes(addrs); missing != "" {
+			return "never reachable: " + missing
+		}
 		f()
 		return ""
 	})
+}
+
+// waitForRoutes waits until IPv6 addresses are not only there but local: the
+// kernel adds their routes a little later, and what is sent until then is lost.
+// It returns an address that stays without, if any.
+func waitForRoutes(addrs []string) (missing string) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		routes, err := exec.Command("ip", "-6", "route", "show", "table", "local").Output()
+		if missing = ""; err != nil {
+			return err.Error()
+		}
+		for _, a := range addrs {
+			a, _, _ = strings.Cut(a, "/")
+			if strings.Contains(a, ":") && !strings.Contains(string(routes), "local "+a+" dev lo") {
+				missing = a
+			}
+		}
+		if missing == "" {
+			return ""
+		}
+	}
+	return missing
 }
 
 // onThread runs f on a thread that ends with it. f returns what failed, or why

@@ -267,7 +267,7 @@ func TestDrain(t *testing.T) {
 	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
 		t.Run(name, func(t *testing.T) {
 			g := newGate(t)
-			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, patience })
+			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain, c.TCPIdle = g, patience, time.Hour })
 			idle := dial(t, TCP, addr)
 			defer idle.Close()
 			c := dial(t, Proto(proto), addr)
@@ -276,8 +276,8 @@ func TestDrain(t *testing.T) {
 			eventually(t, "the question is waiting", func() bool { return g.waiting.Load() == 1 })
 			var stopped sync.WaitGroup
 			stopped.Go(stop)
-			if _, err := receive(TCP, idle); err == nil {
-				t.Error("the idle connection got a response")
+			if !closed(t, idle) {
+				t.Error("the idle connection is not closed")
 			}
 			close(g.open)
 			resp, err := receive(Proto(proto), c)

@@ -51,6 +51,26 @@ func TestWildcardAnswersFromTheAddressAsked(t *testing.T) {
 	}
 }
 
+// TestDeferredAnswerFromTheAddressAsked: what is asked at another address
+// meanwhile does not change where an answer comes from.
+func TestDeferredAnswerFromTheAddressAsked(t *testing.T) {
+	for _, listen := range []string{"0.0.0.0:0", "[::]:0"} {
+		g := newGate(t)
+		_, addr, _ := start(t, listenOn(listen), func(c *Config) { c.Forward, c.Sockets = g, 1 })
+		c := dial(t, UDP, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), addr.Port()))
+		defer c.Close()
+		send(t, UDP, c, query(t, "waiting01.", dns.TypeA))
+		eventually(t, "the question is waiting", func() bool { return g.waiting.Load() == 1 })
+		for _, other := range []string{"127.0.0.1", "127.8.9.10"} {
+			ask(t, UDP, netip.AddrPortFrom(netip.MustParseAddr(other), addr.Port()), query(t, "my-app.internal.", dns.TypeAAAA))
+		}
+		close(g.open)
+		if resp, err := receive(UDP, c); err != nil || len(unpack(t, resp).Answer) != 1 {
+			t.Errorf("asked at %s, the response is %x, %v", listen, resp, err)
+		}
+	}
+}
+
 // TestNetworkOfItsOwn serves real private addresses: those of two networks, the
 // server's in each of them, and a stranger's.
 func TestNetworkOfItsOwn(t *testing.T) {
