@@ -30,7 +30,7 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"UnknownFlag", nil, []string{"--lisen", "[::]:53"}, 2, []string{"--lisen"}},
 		{"UnknownCommand", nil, []string{"serv"}, 2, []string{"serv", "check"}},
-		{"BadListen", nil, []string{"--listen", "fdaa::3:53"}, 2, []string{"--listen", "[fdaa::3"}},
+		{"BadListen", nil, []string{"--listen", "fdaa::3:53"}, 2, []string{"--listen", "[fdaa::3]:53"}},
 		{"BadListenPort", nil, []string{"--listen", "[::]:99999"}, 2, []string{"--listen", "99999"}},
 		{"BadNetwork", nil, []string{"--network", "fdaa:0:18::/40"}, 2, []string{"--network", "/48"}},
 		{"NetworkOutside", nil, []string{"--network", "fd00:0:18::/48"}, 2, []string{"--network", "fdaa::/16"}},

@@ -24,6 +24,12 @@ func listenAddr(s string) (netip.AddrPort, error) {
 		if a.Is4() {
 			return netip.AddrPort{}, fmt.Errorf("no port: write %s:53", a)
 		}
+		// fdaa::3:53 is an address, but the person meant fdaa::3 and port 53.
+		if i := strings.LastIndexByte(s, ':'); !strings.HasSuffix(s[:i], ":") {
+			if meant, err := netip.ParseAddr(s[:i]); err == nil {
+				return netip.AddrPort{}, fmt.Errorf("an IPv6 address without brackets: write [%s]:%s", meant, s[i+1:])
+			}
+		}
 		return netip.AddrPort{}, fmt.Errorf("no port: write [%s]:53", a)
 	}
 	if port, ok := strings.CutPrefix(s, ":"); ok {
