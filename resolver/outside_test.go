@@ -192,6 +192,11 @@ func TestTooManyWaiting(t *testing.T) {
 				t.Errorf("dnsd_requests_shed_total is %v, want 1", n)
 			}
 			close(g.open)
+			eventually(t, "all places are free again", func() bool {
+				r.admit.mu.Lock()
+				defer r.admit.mu.Unlock()
+				return r.admit.free == 8 && len(r.admit.holds) == 0
+			})
 		})
 	}
 }
