@@ -80,7 +80,7 @@ func (indexer) FromArgs(args ...any) ([]byte, error) {
 }
 
 // PrefixFromArgs implements memdb.PrefixIndexer.
-func (i indexer) PrefixFromArgs(args ...any) ([]byte, error) { return i.FromArgs(args...) }
+func (key indexer) PrefixFromArgs(args ...any) ([]byte, error) { return key.FromArgs(args...) }
 
 // networkKey is the prefix of all keys of one network.
 func networkKey(n Network) []byte { return []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)} }

@@ -228,7 +228,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 func FuzzKept(f *testing.F) {
 	for _, name := range []string{"my-app.internal.", "MY-app.iNternal.", "internal.", "none.internal.", "big.internal.", "x.example."} {
 		for _, typ := range []uint16{dns.TypeAAAA, dns.TypeTXT, dns.TypeANY, dns.TypeA} {
-			f.Add(query(f, name, typ), uint16(typ))
+			f.Add(query(f, name, typ), typ)
 			f.Add(query(f, name, typ, edns(1232)), uint16(0))
 		}
 	}

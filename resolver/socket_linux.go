@@ -50,9 +50,6 @@ func shareUDP(c *net.UDPConn) error {
 	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 }
 
-// controlSize is room for the one control message that prepareUDP asks for.
-var controlSize = unix.CmsgSpace(unix.SizeofInet6Pktinfo)
-
 // replyControl turns the control message of a request into that of its
 // response, in place: the address that was asked is the one that answers. The
 // interface is left to routing, but for link-local addresses, which mean

@@ -8,8 +8,6 @@ import "net"
 // listener answers from the address that the system chooses.
 const maxSockets = 1
 
-const controlSize = 0
-
 func prepareUDP(int, bool, bool) error { return nil }
 func shareUDP(*net.UDPConn) error      { return nil }
 func replyControl([]byte) []byte       { return nil }

@@ -76,7 +76,7 @@ func (x *exchange) answer(dst []byte, z *zone, a *Answer, class uint16) []byte {
 	if x.proto == TCP && (!full || a.Partial != nil) {
 		// There is no larger transport to turn to, so the client is told what
 		// it misses: that EDE comes before the last records.
-		shown, errors = x.counted(dst, a, total, class)
+		errors = x.counted(dst, a, total, class)
 	}
 	if !full || a.Partial != nil {
 		x.reply.Flags |= wire.TC
@@ -124,16 +124,16 @@ func (x *exchange) records(dst []byte, a *Answer, total int, class uint16, reser
 }
 
 // counted writes a's records again with room for an EDE that says how many of
-// them there are, and returns it in front of a's own.
-func (x *exchange) counted(dst []byte, a *Answer, total int, class uint16) (int, []EDE) {
+// them there are, and returns that in front of a's own.
+func (x *exchange) counted(dst []byte, a *Answer, total int, class uint16) []EDE {
 	if p := a.Partial; p != nil {
 		text := fmt.Sprintf("%d of %d %s", p.Shown, p.Total, p.What)
-		shown := x.records(dst, a, total, class, x.edeLen(text))
-		return shown, append([]EDE{{Text: text}}, a.EDE...)
+		x.records(dst, a, total, class, x.edeLen(text))
+		return append([]EDE{{Text: text}}, a.EDE...)
 	}
 	count := func(n int) string { return fmt.Sprintf("%d of %d %s", n, total, plural(a.Type)) }
 	shown := x.records(dst, a, total, class, x.edeLen(count(total)))
-	return shown, append([]EDE{{Text: count(shown)}}, a.EDE...)
+	return append([]EDE{{Text: count(shown)}}, a.EDE...)
 }
 
 func (x *exchange) edeLen(text string) int {

@@ -88,7 +88,7 @@ func (a *Agent) Start() error {
 	a.mu.Unlock()
 	go func() {
 		defer close(served)
-		server.Serve(&listener{l, a})
+		_ = server.Serve(&listener{l, a}) // until Stop
 	}()
 	return nil
 }

@@ -50,9 +50,9 @@ func TestRefusedDestination(t *testing.T) {
 				if left == 0 && refused == 0 {
 					return -1, errno
 				}
-				n, err := sendmmsg(fd, hdrs, 1)
+				n, errno := sendmmsg(fd, hdrs, 1)
 				left -= n
-				return n, err
+				return n, errno
 			}
 			for _, text := range []string{"a", "b", "c"} {
 				send(t, client, server, text)
