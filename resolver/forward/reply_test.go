@@ -95,7 +95,9 @@ func TestAppendCountsDown(t *testing.T) {
 		if got := response(t, q, s, 512).Answer[0].Header().Ttl; got != staleTTL {
 			t.Errorf("stale: TTL %d", got)
 		}
-		if got := response(t, q, r, 512).Answer[0].Header().Ttl; got != 0 {
+		r = replyTo(t, q, answerTo(newMessage(q, true), dns.RcodeSuccess, "a.example. 60 IN A 192.0.2.1"))
+		r.stale("why")
+		if got := response(t, q, r, 512).Answer[0].Header().Ttl; got != 60 {
 			t.Errorf("making a stale copy changed the original: TTL %d", got)
 		}
 	})

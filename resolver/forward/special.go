@@ -36,7 +36,7 @@ var (
 // special returns the special zone that a name in wire form lies in, or nil.
 func special(name []byte) *specialZone {
 	for i := range specialZones {
-		if _, ok := below(name, specialZones[i].origin); ok {
+		if below(name, specialZones[i].origin) {
 			return &specialZones[i]
 		}
 	}
@@ -52,14 +52,14 @@ func specialReply(q *Query) *Reply {
 	return z.reply(len(q.Name) == len(z.origin), q.Type)
 }
 
-// below says whether name is origin or lies below it, and where in name the
-// origin begins. Both are in wire form and lower case.
-func below(name, origin []byte) (int, bool) {
+// below says whether name is origin or lies below it. Both are in wire form and
+// lower case.
+func below(name, origin []byte) bool {
 	off := 0
 	for len(name)-off > len(origin) {
 		off += 1 + int(name[off])
 	}
-	return off, len(name)-off == len(origin) && bytes.Equal(name[off:], origin)
+	return bytes.Equal(name[off:], origin)
 }
 
 // localhost answers as RFC 6761, section 6.3, asks of a caching server: the

@@ -343,9 +343,29 @@ func TestClosingUpstream(t *testing.T) {
 		q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
 		wantText(t, q, f.Resolve(t.Context(), q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
 	}
+	if n := value(f.upstreams[0].metrics.requests); n != 6 {
+		t.Errorf("%v tries for 6 questions: what is lost with a connection is asked again over a new one", n)
+	}
 	s.closeConns() // while idle
 	q := query("idle.example", dns.TypeA)
 	wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; idle.example. 60 IN A 192.0.2.1")
+}
+
+// TestStreamIDs: an id that was answered may be the next question's before the first
+// has been let go.
+func TestStreamIDs(t *testing.T) {
+	s := &stream{pending: make(map[uint16]*waiter), reserved: 2}
+	first, second := &waiter{}, &waiter{}
+	id := s.register(first)
+	s.pending[id] = second
+	s.release(id, first)
+	if s.pending[id] != second {
+		t.Error("letting go of one question lost another")
+	}
+	s.release(id, second)
+	if len(s.pending) != 0 || s.reserved != 0 {
+		t.Errorf("%d pending, %d reserved", len(s.pending), s.reserved)
+	}
 }
 
 // TestTCPRefused: what answers over UDP stays up although TCP does not get through.
