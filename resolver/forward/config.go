@@ -33,8 +33,8 @@ const (
 	DefaultTimeout = 5 * time.Second
 	// DefaultTryTimeout leaves room for two whole tries and half a third.
 	DefaultTryTimeout = 2 * time.Second
-	// DefaultMaxInflight is what one unbound thread takes by default, twice
-	// over; beyond it questions only queue inside the upstream.
+	// DefaultMaxInflight is what four threads of Debian's unbound work on by
+	// default (num-queries-per-thread: 1024); beyond that it drops questions.
 	DefaultMaxInflight = 4096
 	// DefaultCacheBytes holds some 100,000 answers of the usual size.
 	DefaultCacheBytes = 64 << 20
