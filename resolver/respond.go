@@ -40,6 +40,7 @@ type worker struct {
 	labels   [128]string // what question.Labels is cut from
 	query    forward.Query
 	keeper   *keeper // nil: nothing is kept
+	number   uint8   // of the socket; see forward.Query
 }
 
 func newWorker(r *Resolver, proto Proto, s *stats) *worker {
@@ -159,6 +160,7 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 		CD:      w.req.Flags&wire.CD != 0,
 		RD:      w.req.Flags&wire.RD != 0,
 		Network: view.Network,
+		Worker:  w.number,
 	}
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil

@@ -31,6 +31,7 @@ type socket struct {
 	closer io.Closer
 	stats  *stats
 	log    *slog.Logger
+	number uint8 // among the sockets; beyond 255 they begin anew
 
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
@@ -49,6 +50,7 @@ func (s *socket) serve(ctx context.Context) error {
 	b.SendFailed = s.sendFailed
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(keptBytes / max(len(s.r.sockets), 1))
+	w.number = s.number
 	var fails trouble
 	for {
 		n, err := b.Read()

@@ -185,7 +185,7 @@ func (f *Forwarder) kept(q *Query) *Reply {
 	if e.fixed {
 		f.metrics.stale.Inc()
 	} else {
-		f.metrics.hits.Inc()
+		f.metrics.hits.inc(q.Worker)
 	}
 	if !e.refresh.IsZero() && now.After(e.refresh) && e.refreshing.CompareAndSwap(false, true) {
 		select {

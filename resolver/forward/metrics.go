@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"sync/atomic"
+
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -14,9 +16,28 @@ type metrics struct {
 	duration                            *prometheus.HistogramVec
 	up                                  *prometheus.GaugeVec
 
-	hits, misses, stale, refreshed, refused, loops prometheus.Counter
+	hits stripes
+
+	misses, stale, refreshed, refused, loops prometheus.Counter
 
 	all []prometheus.Collector
+}
+
+// stripes is a counter that several sockets add to at once, each on a cache line
+// of its own (of 64 bytes): a hit costs less than a line that travels between cores.
+type stripes [32]struct {
+	n atomic.Uint64
+	_ [56]byte
+}
+
+func (s *stripes) inc(worker uint8) { s[int(worker)%len(s)].n.Add(1) }
+
+func (s *stripes) sum() float64 {
+	var sum uint64
+	for i := range s {
+		sum += s[i].n.Load()
+	}
+	return float64(sum)
 }
 
 func newMetrics() *metrics {
@@ -50,7 +71,9 @@ func newMetrics() *metrics {
 	}, []string{"upstream"})
 	m.all = append(m.all, m.duration, m.up)
 
-	m.hits = counter("cache_hits_total", "Questions answered with a fresh answer that was kept.")
+	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "dnsd_forward_cache_hits_total", Help: "Questions answered with a fresh answer that was kept.",
+	}, m.hits.sum))
 	m.misses = counter("cache_misses_total", "Questions that needed an upstream.")
 	m.stale = counter("cache_stale_total", "Questions answered with an expired answer because upstreams failed.")
 	m.refreshed = counter("cache_refreshed_total", "Answers in use that were renewed before they expired.")

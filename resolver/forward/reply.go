@@ -22,6 +22,7 @@ type Query struct {
 	CD      bool         // the client checks signatures itself (RFC 4035, section 3.2.2)
 	RD      bool         // recursion desired; without it only the cache answers
 	Network netip.Prefix // whose question it is, for fairness; zero: a client without a network
+	Worker  uint8        // which of the caller's sockets asks; equal ones may share a counter's cache line
 }
 
 // Reply is what a question outside dnsd's own zones is answered with. It is
