@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -72,11 +74,39 @@ func churnRow(ctx context.Context, b *bench) error {
 	if err := check(s.v4, changing(qs)); err != nil {
 		return err
 	}
+	alone, err := b.changesAlone(ctx, s, own)
+	if err != nil {
+		return err
+	}
 	b.heading("Churn", "The plain mix while machines change, %d times a second, through a real etcd (its CPU time not counted): "+
 		"among the 5,000 machines of other apps, or among the 5,000 asked for, so that each app asked for changes twice a second. "+
 		"A change moves a machine to another address. Reached: %.0f and %.0f changes a second.", churnRate, median(others.reached), median(own.reached))
 	b.comparison(all, "quiet")
+	fmt.Fprintf(b.out, "With no questions asked, the changes alone take %.0f µs of dnsd's CPU each: "+
+		"what they add to a question depends on how many questions share it.\n\n", alone)
 	return nil
+}
+
+// changesAlone returns what a change costs dnsd while nobody asks, in µs of CPU.
+func (b *bench) changesAlone(ctx context.Context, s *server, c *churned) (float64, error) {
+	if err := s.rest(ctx); err != nil {
+		return 0, err
+	}
+	from, err := cpuTime(s.pids)
+	if err != nil {
+		return 0, err
+	}
+	if err := c.before(ctx); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	waited := pause(ctx, b.duration())
+	if err := errors.Join(waited, c.after()); err != nil {
+		return 0, err
+	}
+	changes := c.reached[len(c.reached)-1] * time.Since(began).Seconds()
+	to, err := cpuTime(s.pids)
+	return float64((to - from).Microseconds()) / changes, err
 }
 
 // bigMachines is the size of the large app of PERFORMANCE's goal.
