@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dnsd/registry/etcd/etcdtest"
+	"dnsd/test/internal/lab"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -37,6 +38,23 @@ func TestMember(t *testing.T) {
 			e.c.Kill(0)
 			e.c.Restart(0)
 		}
+		s.turn()
+		s.heals()
+	})
+	t.Run("dead_when_the_host_reboots", func(t *testing.T) {
+		e, dir := e.on(t), t.TempDir()
+		url := e.c.URL(e.prefix)
+		s := play(t, e, url, "--state-dir", dir)
+		s.await(t, "the state on disk", func() bool { return s.metrics()["dnsd_registry_state_saved_timestamp_seconds"] > 0 })
+		s.asker.end(t)
+		s.Signal(syscall.SIGKILL)
+		s.Wait(t)
+		e.c.Kill(0)
+		s.server = serve(t, lab.Binary(t), "--registry", url, "--state-dir", dir)
+		s.awaitState(t, "cached")
+		s.asker = s.begin(t)
+		s.await(t, "answers that are marked", s.asker.sees)
+		e.c.Restart(0)
 		s.turn()
 		s.heals()
 	})

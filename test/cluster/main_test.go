@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -13,6 +14,12 @@ import (
 
 func TestMain(m *testing.M) {
 	etcdtest.RunIfMember()
+	// Most tests here wait for a silence to be noticed; more of them at once
+	// than there are processors cost nothing.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
 	code := lab.Main(m)
 	if code == 0 {
 		if err := goleak.Find(); err != nil {

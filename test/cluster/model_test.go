@@ -66,17 +66,20 @@ func (p *peer) value() string    { return encode(p.json()) }
 func (a *app) value() string     { return encode(a.json()) }
 func (a *address) value() string { return encode(a.json()) }
 
-// fileText returns objects as a registry file.
-func fileText(all map[string]object) string {
-	lists := map[string][]fields{"apps": {}, "machines": {}, "peers": {}, "addresses": {}}
-	machines := map[string][]fields{}
+// inFull returns an object's JSON.
+func inFull(o object) json.RawMessage { return json.RawMessage(o.value()) }
+
+// fileText returns objects, each in the JSON that text gives, as a registry file.
+func fileText(all truth, text func(object) json.RawMessage) string {
+	lists := map[string][]any{"apps": {}, "machines": {}, "peers": {}, "addresses": {}}
+	machines := map[string][]json.RawMessage{}
 	for _, o := range all {
 		if m, ok := o.(*machine); ok {
 			owner := (&app{m.app, m.network}).key()
 			if all[owner] == nil {
-				lists["machines"] = append(lists["machines"], m.json())
+				lists["machines"] = append(lists["machines"], text(m))
 			}
-			machines[owner] = append(machines[owner], m.json())
+			machines[owner] = append(machines[owner], text(m))
 		}
 	}
 	for _, o := range all {
@@ -86,9 +89,9 @@ func fileText(all map[string]object) string {
 			f["machines"] = machines[o.key()]
 			lists["apps"] = append(lists["apps"], f)
 		case *peer:
-			lists["peers"] = append(lists["peers"], o.json())
+			lists["peers"] = append(lists["peers"], text(o))
 		case *address:
-			lists["addresses"] = append(lists["addresses"], o.json())
+			lists["addresses"] = append(lists["addresses"], text(o))
 		}
 	}
 	return encode(lists)

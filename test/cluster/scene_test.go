@@ -47,19 +47,17 @@ func (e *etcdStore) commit(ops []clientv3.Op) {
 	}
 }
 
-func (e *etcdStore) put(objects ...object) {
+func (e *etcdStore) put(objects ...object) { e.t.Helper(); e.write(objects, nil) }
+func (e *etcdStore) del(objects ...object) { e.t.Helper(); e.write(nil, objects) }
+
+// write puts some objects and deletes others, in one transaction if it can.
+func (e *etcdStore) write(put, gone []object) {
 	e.t.Helper()
 	var ops []clientv3.Op
-	for _, o := range objects {
+	for _, o := range put {
 		ops = append(ops, clientv3.OpPut(e.prefix+o.key(), o.value()))
 	}
-	e.commit(ops)
-}
-
-func (e *etcdStore) del(objects ...object) {
-	e.t.Helper()
-	var ops []clientv3.Op
-	for _, o := range objects {
+	for _, o := range gone {
 		ops = append(ops, clientv3.OpDelete(e.prefix+o.key()))
 	}
 	e.commit(ops)
@@ -119,13 +117,18 @@ func play(t testing.TB, st store, url string, flags ...string) *scene {
 	s.server = serve(t, lab.Binary(t), append([]string{"--registry", url, "--stale-after", "12s"}, flags...)...)
 	s.awaitState(t, "live")
 	s.agrees()
+	s.weigh()
+	s.asker = s.begin(t)
+	return s
+}
+
+// weigh notes what dnsd holds while all is well.
+func (s *scene) weigh() {
 	for range 5 {
 		w := s.weight()
 		s.light.goroutines, s.light.files = max(s.light.goroutines, w.goroutines), max(s.light.files, w.files)
 		time.Sleep(20 * time.Millisecond)
 	}
-	s.asker = s.begin(t)
-	return s
 }
 
 func (s *scene) put(objects ...object) {

@@ -1,0 +1,233 @@
+package cluster
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"dnsd/registry/corrosion/corrosiontest"
+	"dnsd/test/internal/lab"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	fleetSize = 100_000
+	perApp    = 100
+)
+
+// large is the i-th machine of a large fleet.
+func large(i int) *machine {
+	return &machine{id: fmt.Sprintf("%014x", i), app: fmt.Sprintf("app-%d", i/perApp), network: netA, state: "started", region: "fra",
+		addr: fmt.Sprintf("fdaa:0:18:a7b:2:%x:%x:2", 1+i/50_000, 1+i%50_000), meta: map[string]string{"fly_process_group": "web"}}
+}
+
+// newAgent starts an agent that ends with the test.
+func newAgent(t testing.TB, o corrosiontest.Options) *corrosiontest.Agent {
+	t.Helper()
+	a, err := corrosiontest.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Close)
+	return a
+}
+
+// fallen is a host: dnsd on it ends without notice, and comes back.
+type fallen struct {
+	t     testing.TB
+	agent *corrosiontest.Agent
+	dir   string // of the state
+}
+
+func (h *fallen) boot() *server {
+	h.t.Helper()
+	return serve(h.t, lab.PlainBinary(h.t), "--registry", "corrosion://"+h.agent.Addr(), "--state-dir", h.dir)
+}
+
+func (h *fallen) pull(s *server) {
+	s.Signal(syscall.SIGKILL)
+	s.Wait(h.t)
+}
+
+// saved waits until the state has been written in full.
+func (h *fallen) saved(s *server) {
+	h.t.Helper()
+	s.await(h.t, "the state on disk", func() bool { return s.metrics()["dnsd_registry_state_saved_timestamp_seconds"] > 0 })
+}
+
+// cached waits for the fleet from disk and checks names of it, which must all be
+// marked stale.
+func (h *fallen) cached(s *server, want ...*machine) {
+	h.t.Helper()
+	s.awaitState(h.t, "cached")
+	if n := s.metrics()[`dnsd_registry_objects{kind="machine"}`]; n != fleetSize {
+		h.t.Errorf("%v machines from disk, want %d", n, fleetSize)
+	}
+	for range 200 {
+		want = append(want, large(1+rand.IntN(fleetSize-1)))
+	}
+	for _, m := range want {
+		q := vm(m.app, m.id)
+		resp, err := s.ask(q.name, q.typ)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if got := said(resp); got != q.answer(truth{m.key(): m, m.app: &app{m.app, netA}}) || !marked(resp) {
+			h.t.Fatalf("%s is %s, marked stale: %v", q.name, got, marked(resp))
+		}
+	}
+}
+
+// TestLastKnownState is about a host that comes back while its source is gone.
+func TestLastKnownState(t *testing.T) {
+	t.Parallel()
+	h := &fallen{t: t, agent: newAgent(t, corrosiontest.Options{}), dir: t.TempDir()}
+	rows := make([]corrosiontest.Row, fleetSize)
+	for i := range rows {
+		rows[i] = large(i).row()
+	}
+	h.agent.Put("machines", rows...)
+	s := h.boot()
+	h.saved(s)
+	h.pull(s)
+
+	h.agent.Stop()
+	began := time.Now()
+	s = h.boot()
+	m := large(fleetSize - 1)
+	s.await(t, "the first answer", func() bool {
+		resp, err := s.ask(m.id+".vm."+m.app+".internal", dns.TypeAAAA)
+		return err == nil && said(resp) == m.addr
+	})
+	took := time.Since(began).Round(time.Millisecond)
+	t.Logf("%d machines are answered from disk %v after the start of the process", fleetSize, took)
+	if took > 15*time.Second { // a second on a machine that does nothing else
+		t.Errorf("that is too long")
+	}
+	h.cached(s)
+
+	// The source comes back, with one machine dead: all is as it was, or dead.
+	gone := large(0)
+	h.agent.Delete("machines", gone.row())
+	if err := h.agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitState(t, "live")
+	if resp, err := s.ask(gone.id+".vm."+gone.app+".internal", dns.TypeAAAA); err != nil || said(resp) != "NXDOMAIN" || marked(resp) {
+		t.Errorf("the dead machine is answered: %v %v", resp, err)
+	}
+	h.agent.Put("machines", gone.row())
+	h.pull(s)
+
+	t.Run("killed_while_writing", func(t *testing.T) {
+		h := &fallen{t, h.agent, h.dir}
+		for range 3 {
+			h.pullWhileWriting()
+			h.agent.Stop()
+			s := h.boot()
+			h.cached(s)
+			h.pull(s)
+			if err := h.agent.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	t.Run("damaged", func(t *testing.T) {
+		h := &fallen{t, h.agent, h.dir}
+		h.damaged()
+	})
+}
+
+// pullWhileWriting ends dnsd while it writes its state.
+func (h *fallen) pullWhileWriting() {
+	h.t.Helper()
+	s := h.boot()
+	s.await(h.t, "a state being written", func() bool {
+		some, _ := filepath.Glob(filepath.Join(h.dir, "*.tmp"))
+		for _, name := range some {
+			info, err := os.Stat(name)
+			if err == nil && info.ModTime().After(time.Now().Add(-time.Second)) {
+				return true
+			}
+		}
+		return false
+	})
+	time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
+	h.pull(s)
+	for _, name := range tmpFiles(h.t, h.dir) {
+		if err := os.Remove(name); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+}
+
+// tmpFiles returns the files that a write which never ended left.
+func tmpFiles(t testing.TB, dir string) []string {
+	names, err := fs.Glob(os.DirFS(dir), "*.tmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range names {
+		names[i] = filepath.Join(dir, names[i])
+	}
+	return names
+}
+
+// damaged spoils the newest state and then both.
+func (h *fallen) damaged() {
+	h.t.Helper()
+	newest, previous := filepath.Join(h.dir, "registry.state"), filepath.Join(h.dir, "registry.state.previous")
+	// Two whole states that differ: the newer one lacks a machine.
+	s := h.boot()
+	h.saved(s)
+	h.pull(s)
+	h.agent.Delete("machines", large(0).row())
+	s = h.boot()
+	h.saved(s)
+	h.pull(s)
+	h.agent.Stop()
+
+	data, err := os.ReadFile(newest)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	spoilt := bytes.Clone(data)
+	spoilt[len(spoilt)/2] ^= 1
+	h.write(newest, spoilt)
+	s = h.boot()
+	h.cached(s, large(0)) // which only the previous one has
+	if log := s.Stderr.String(); !strings.Contains(log, "cannot be used") || !strings.Contains(log, newest) {
+		h.t.Errorf("the damage is not in the log:\n%s", log)
+	}
+	h.pull(s)
+
+	h.write(newest, data[:len(data)/3])
+	h.write(previous, nil)
+	s = h.boot()
+	s.awaitState(h.t, "listing")
+	m := large(7)
+	resp, err := s.ask(m.id+".vm."+m.app+".internal", dns.TypeAAAA)
+	if err != nil || resp.Rcode != dns.RcodeServerFailure {
+		h.t.Errorf("of two damaged states, something is served: %v %v", resp, err)
+	}
+	if err := h.agent.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	s.awaitState(h.t, "live") // the damage is never fatal
+	h.pull(s)
+}
+
+func (h *fallen) write(path string, data []byte) {
+	h.t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
