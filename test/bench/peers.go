@@ -26,6 +26,8 @@ const (
 	portAdmin        // of dnsd
 	portAdminAgainst // of the other dnsd
 	portSlow         // of the scripted upstream
+	portSpread       // of a third dnsd
+	portAdminSpread
 )
 
 func at(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
