@@ -25,6 +25,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"dnsd/registry"
 )
@@ -107,7 +108,7 @@ func read(path, prefix string) (map[string]string, error) {
 func (s *settings) connect(ctx context.Context) (*clientv3.Client, error) {
 	config := clientv3.Config{
 		Context: ctx, Endpoints: strings.Split(s.endpoints, ","), DialTimeout: 5 * time.Second,
-		Username: s.user, Password: os.Getenv("ETCD_PASSWORD"),
+		Username: s.user, Password: os.Getenv("ETCD_PASSWORD"), Logger: zap.NewNop(),
 	}
 	if s.user == "" {
 		config.Password = ""
