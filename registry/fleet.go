@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 )
@@ -17,22 +19,41 @@ type Fleet struct {
 	all        []*Machine // every machine, sorted by lower-case id
 	deployed   []*Machine // those that names speak of; the same array where that is all
 
-	once  sync.Once // guards index, which the first look-up in a large fleet builds
-	index *fleetIndex
+	regions lazy[map[string][]*Machine]
+	groups  lazy[map[string][]*Machine]
+	keys    lazy[map[string]*keyIndex]
+	shared  lazy[bool]
 }
 
 // indexFrom is the number of machines from which on a fleet is indexed: below
 // it a scan is cheaper than the maps and their memory.
 const indexFrom = 32
 
-// fleetIndex finds the machines of a large fleet, so that a question costs the
-// same in an app of ten machines and of ten thousand. Keys are in lower case.
-type fleetIndex struct {
-	region map[string][]*Machine
-	group  map[string][]*Machine
-	key    map[string][]*Machine
-	pair   map[Pair][]*Machine
-	ends   map[Pair]struct{} // see HasValueEnd
+// maxNameable is more than any metadata value that can be asked for has: with
+// its key, its app and the rest the whole name must fit into 255 bytes (RFC
+// 1035, section 2.3.4). Longer values are in no index, since who writes
+// metadata is a tenant, and what answering costs is paid by all.
+const maxNameable = 240
+
+// lazy is what the first look-up that needs it works out, for all after it. A
+// large fleet's indexes are of this kind, one for each sort of name, so that a
+// change costs only what is asked for afterwards.
+type lazy[T any] struct {
+	once  sync.Once
+	value T
+}
+
+func (l *lazy[T]) get(work func() T) T {
+	l.once.Do(func() { l.value = work() })
+	return l.value
+}
+
+// keyIndex finds the machines that have one metadata key, by its value.
+type keyIndex struct {
+	key      string
+	machines []*Machine
+	values   lazy[map[string][]*Machine]
+	ends     lazy[[]string] // the values backwards, sorted: what they end in is what these begin with
 }
 
 // newFleet returns a fleet of machines, which it sorts and keeps.
@@ -98,102 +119,171 @@ func find(machines []*Machine, id string) (int, bool) {
 
 // InRegion returns the deployed machines of a region, sorted by id.
 func (f *Fleet) InRegion(code string) []*Machine {
-	if i := f.indexed(); i != nil {
-		return i.region[code]
+	of := func(m *Machine) string { return m.Region }
+	if len(f.deployed) < indexFrom {
+		return f.filter(code, of)
 	}
-	return f.filter(func(m *Machine) bool { return Lower(m.Region) == code })
+	return f.regions.get(func() map[string][]*Machine { return indexBy(f.deployed, of) })[code]
 }
 
 // InGroup returns the deployed machines of a process group, sorted by id.
 func (f *Fleet) InGroup(group string) []*Machine {
-	if i := f.indexed(); i != nil {
-		return i.group[group]
+	if len(f.deployed) < indexFrom {
+		return f.filter(group, (*Machine).Group)
 	}
-	return f.filter(func(m *Machine) bool { return Lower(m.Group()) == group })
+	return f.groups.get(func() map[string][]*Machine { return indexBy(f.deployed, (*Machine).Group) })[group]
 }
 
 // WithKey returns the deployed machines that have the metadata key, sorted by id.
-func (f *Fleet) WithKey(key string) []*Machine {
-	if i := f.indexed(); i != nil {
-		return i.key[key]
-	}
-	return f.filter(func(m *Machine) bool { return m.has(func(k, _ string) bool { return k == key }) })
-}
+func (f *Fleet) WithKey(key string) []*Machine { return f.withKey(key).machines }
 
 // WithPair returns the deployed machines that have the metadata pair, sorted by id.
 func (f *Fleet) WithPair(key, value string) []*Machine {
-	if i := f.indexed(); i != nil {
-		return i.pair[Pair{key, value}]
-	}
-	return f.filter(func(m *Machine) bool {
-		return m.has(func(k, v string) bool { return k == key && v == value })
-	})
+	k := f.withKey(key)
+	return k.values.get(func() map[string][]*Machine {
+		values := make(map[string][]*Machine)
+		for _, m := range k.machines {
+			m.eachValue(key, func(v string) { addMachine(values, v, m) })
+		}
+		return values
+	})[value]
 }
 
 // HasValueEnd reports whether a deployed machine has a metadata value under key
 // of which end is what follows a dot: "b.c" and "c" of "a.b.c".
 func (f *Fleet) HasValueEnd(key, end string) bool {
-	if i := f.indexed(); i != nil {
-		_, ok := i.ends[Pair{key, end}]
-		return ok
+	k := f.withKey(key)
+	ends := k.ends.get(func() []string {
+		var ends []string
+		for _, m := range k.machines {
+			m.eachValue(key, func(v string) {
+				if strings.IndexByte(v, '.') > 0 {
+					ends = append(ends, backwards(v))
+				}
+			})
+		}
+		slices.Sort(ends)
+		return slices.Compact(ends)
+	})
+	// The first that is greater begins with want, and goes on behind it (no
+	// label is empty), if any does.
+	want := backwards(end) + "."
+	i := sort.Search(len(ends), func(i int) bool { return ends[i] > want })
+	return i < len(ends) && strings.HasPrefix(ends[i], want)
+}
+
+func backwards(s string) string {
+	b := []byte(s)
+	slices.Reverse(b)
+	return string(b)
+}
+
+// withKey returns what is known of a metadata key; never nil.
+func (f *Fleet) withKey(key string) *keyIndex {
+	if len(f.deployed) < indexFrom {
+		k := &keyIndex{key: key}
+		for _, m := range f.deployed {
+			has := false
+			for _, p := range m.Metadata {
+				has = has || equalFold(p.Key, key)
+			}
+			if has {
+				k.machines = append(k.machines, m)
+			}
+		}
+		return k
 	}
-	return slices.ContainsFunc(f.deployed, func(m *Machine) bool {
-		return m.has(func(k, v string) bool { return k == key && len(v) > len(end)+1 && strings.HasSuffix(v, "."+end) })
+	k := f.keys.get(func() map[string]*keyIndex {
+		keys := make(map[string]*keyIndex)
+		for _, m := range f.deployed {
+			for _, p := range m.Metadata {
+				if len(p.Key) > maxNameable {
+					continue
+				}
+				lower := Lower(p.Key)
+				k := keys[lower]
+				if k == nil {
+					k = &keyIndex{key: lower}
+					keys[lower] = k
+				}
+				if n := len(k.machines); n == 0 || k.machines[n-1] != m { // two keys may differ in case alone
+					k.machines = append(k.machines, m)
+				}
+			}
+		}
+		return keys
+	})[key]
+	if k == nil {
+		return &keyIndex{key: key}
+	}
+	return k
+}
+
+// eachValue calls fn with the values, in lower case, that the machine has under
+// a key and that can be asked for.
+func (m *Machine) eachValue(key string, fn func(value string)) {
+	for _, p := range m.Metadata {
+		if len(p.Value) <= maxNameable && equalFold(p.Key, key) {
+			fn(Lower(p.Value))
+		}
+	}
+}
+
+// equalFold reports whether s is lower, which is in lower case, without regard
+// to case.
+func equalFold(s, lower string) bool {
+	if len(s) != len(lower) {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// SharesAddresses reports whether two deployed machines have one address, as is
+// so for a moment while one is renamed.
+func (f *Fleet) SharesAddresses() bool {
+	return f.shared.get(func() bool {
+		seen := make(map[netip.Addr]struct{}, len(f.deployed))
+		for _, m := range f.deployed {
+			if _, twice := seen[m.Addr]; twice && m.Addr.IsValid() {
+				return true
+			}
+			seen[m.Addr] = struct{}{}
+		}
+		return false
 	})
 }
 
-// has reports whether a metadata pair, in lower case, satisfies want.
-func (m *Machine) has(want func(key, value string) bool) bool {
-	for _, p := range m.Metadata {
-		if want(Lower(p.Key), Lower(p.Value)) {
-			return true
-		}
-	}
-	return false
-}
-
-func (f *Fleet) filter(want func(*Machine) bool) []*Machine {
+func (f *Fleet) filter(want string, of func(*Machine) string) []*Machine {
 	var found []*Machine
 	for _, m := range f.deployed {
-		if want(m) {
+		if equalFold(of(m), want) {
 			found = append(found, m)
 		}
 	}
 	return found
 }
 
-// indexed returns the fleet's index, nil for a fleet too small to need one.
-func (f *Fleet) indexed() *fleetIndex {
-	if len(f.deployed) < indexFrom {
-		return nil
+// indexBy sorts machines by what of says of them, in lower case.
+func indexBy(machines []*Machine, of func(*Machine) string) map[string][]*Machine {
+	index := make(map[string][]*Machine)
+	for _, m := range machines {
+		addMachine(index, Lower(of(m)), m)
 	}
-	f.once.Do(func() {
-		i := &fleetIndex{
-			region: map[string][]*Machine{}, group: map[string][]*Machine{},
-			key: map[string][]*Machine{}, pair: map[Pair][]*Machine{}, ends: map[Pair]struct{}{},
-		}
-		for _, m := range f.deployed {
-			addMachine(i.region, Lower(m.Region), m)
-			addMachine(i.group, Lower(m.Group()), m)
-			for _, p := range m.Metadata {
-				key, value := Lower(p.Key), Lower(p.Value)
-				addMachine(i.key, key, m)
-				addMachine(i.pair, Pair{key, value}, m)
-				for at := 1; at < len(value); at++ { // no label is empty, so nothing ends behind a dot at 0
-					if value[at] == '.' {
-						i.ends[Pair{key, value[at+1:]}] = struct{}{}
-					}
-				}
-			}
-		}
-		f.index = i
-	})
-	return f.index
+	return index
 }
 
 // addMachine appends m under key, once: two metadata keys of one machine may
 // differ in case alone.
-func addMachine[K comparable](index map[K][]*Machine, key K, m *Machine) {
+func addMachine(index map[string][]*Machine, key string, m *Machine) {
 	if list := index[key]; len(list) == 0 || list[len(list)-1] != m {
 		index[key] = append(list, m)
 	}

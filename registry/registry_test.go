@@ -130,23 +130,31 @@ func TestFleetFindsTheSameWithAndWithoutIndex(t *testing.T) {
 			machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) {
 				s.Region, s.State = pick("iad", "IAD", "ams", ""), pick("started", "stopped", "destroyed")
 				s.SkipRegistration = rng.IntN(9) == 0
-				s.Metadata = map[string]string{processGroupKey: pick("web", "Web", "worker"), "Role": pick("a.b", "A.B", "c", ".b"), "role": "c"}
+				s.Metadata = map[string]string{processGroupKey: pick("web", "Web", "worker"), "Role": pick("a.b", "A.B", "c", ".b", "x.a.b", strings.Repeat("x", 300)), "role": "c"}
 			}))
 		}
 		f := newFleet(1, "web", false, machines)
+		scan := func(want func(*Machine) bool) []*Machine {
+			return slices.DeleteFunc(slices.Clone(f.Deployed()), func(m *Machine) bool { return !want(m) })
+		}
+		has := func(want func(key, value string) bool) func(*Machine) bool {
+			return func(m *Machine) bool {
+				return slices.ContainsFunc(m.Metadata, func(p Pair) bool { return want(Lower(p.Key), Lower(p.Value)) })
+			}
+		}
 		for what, pair := range map[string][2][]*Machine{
-			"region": {f.InRegion("iad"), f.filter(func(m *Machine) bool { return Lower(m.Region) == "iad" })},
-			"group":  {f.InGroup("web"), f.filter(func(m *Machine) bool { return Lower(m.Group()) == "web" })},
-			"key":    {f.WithKey("role"), f.filter(func(m *Machine) bool { return len(m.Metadata) > 0 })},
-			"pair": {f.WithPair("role", "a.b"), f.filter(func(m *Machine) bool {
-				return m.has(func(k, v string) bool { return k == "role" && v == "a.b" })
-			})},
-			"none": {f.InRegion("fra"), nil},
+			"region": {f.InRegion("iad"), scan(func(m *Machine) bool { return Lower(m.Region) == "iad" })},
+			"group":  {f.InGroup("web"), scan(func(m *Machine) bool { return Lower(m.Group()) == "web" })},
+			"key":    {f.WithKey("role"), scan(has(func(k, _ string) bool { return k == "role" }))},
+			"pair":   {f.WithPair("role", "a.b"), scan(has(func(k, v string) bool { return k == "role" && v == "a.b" }))},
+			"none":   {f.InRegion("fra"), nil},
+			"no key": {f.WithPair("rol", "a.b"), nil},
+			"long":   {f.WithPair("role", strings.Repeat("x", 300)), nil},
 		} {
 			for _, end := range []string{"b", "c", "a.b", ""} {
-				want := slices.ContainsFunc(f.Deployed(), func(m *Machine) bool {
-					return m.has(func(k, v string) bool { return k == "role" && len(v) > len(end)+1 && strings.HasSuffix(v, "."+end) })
-				})
+				want := len(scan(has(func(k, v string) bool {
+					return k == "role" && len(v) > len(end)+1 && strings.HasSuffix(v, "."+end)
+				}))) > 0
 				if got := f.HasValueEnd("role", end); got != want {
 					t.Errorf("%d machines: a value ends in .%s: %t, want %t", n, end, got, want)
 				}
@@ -160,6 +168,34 @@ func TestFleetFindsTheSameWithAndWithoutIndex(t *testing.T) {
 				t.Errorf("%s is hidden or gone but named", m.ID)
 			}
 		}
+	}
+}
+
+func TestSharesAddresses(t *testing.T) {
+	for want, addrs := range map[bool][]string{true: {"fdaa:0:18::1", "fdaa:0:18::2", "fdaa:0:18::1"}, false: {"fdaa:0:18::1", "", ""}} {
+		var machines []*Machine
+		for i, addr := range addrs {
+			machines = append(machines, machine(t, fmt.Sprint("m", i), func(s *MachineSpec) { s.PrivateIP = addr }))
+		}
+		if got := newFleet(24, "web", false, machines).SharesAddresses(); got != want {
+			t.Errorf("%v: %t", addrs, got)
+		}
+	}
+}
+
+// A tenant writes its metadata; what answering from them costs all pay.
+func TestLongMetadataCostNothing(t *testing.T) {
+	value := strings.Repeat("a.", 50_000)
+	var machines []*Machine
+	for i := range indexFrom {
+		machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"k": value} }))
+	}
+	f := newFleet(24, "web", false, machines)
+	if allocs := testing.AllocsPerRun(1, func() { f.HasValueEnd("k", "a"); f.WithPair("k", "a") }); allocs > 10 || f.HasValueEnd("k", "a") {
+		t.Errorf("%v allocations for values that nobody can ask for", allocs)
+	}
+	if len(f.WithKey("k")) != indexFrom {
+		t.Error("their key can be asked for")
 	}
 }
 
