@@ -98,7 +98,7 @@ func (l *lookup) addresses(f *registry.Fleet, n *name, machines []*registry.Mach
 	if !l.wants(dns.TypeAAAA) {
 		return l.otherType(dns.TypeAAAA)
 	}
-	data, _ := pickAddresses([][]*registry.Machine{machines}, 0)
+	data, _ := pickAddresses(f, [][]*registry.Machine{machines}, 0)
 	if len(data) == 0 {
 		return l.nodata(noneStarted(f.Name(), n, machines))
 	}
@@ -148,32 +148,53 @@ func (l *lookup) peer(label string) *resolver.Answer {
 // an RRset holds no record twice (RFC 2181, section 5), and two machines share
 // an address for a moment when one is renamed. With a limit, runs after the one
 // that reaches it are left out, since no response would ever show them.
-func pickAddresses(runs [][]*registry.Machine, limit int) (data [][]byte, turns []int) {
-	size := 0
-	for _, run := range runs {
-		size += len(run)
+//
+// What it returns is kept as long as the answer, so it holds no byte more than
+// it needs.
+func pickAddresses(f *registry.Fleet, runs [][]*registry.Machine, limit int) (data [][]byte, turns []int) {
+	var seen map[netip.Addr]struct{}
+	if f.SharesAddresses() {
+		seen = make(map[netip.Addr]struct{})
 	}
-	seen := make(map[netip.Addr]struct{}, size)
-	bytes := make([]byte, 0, 16*size) // never grows: data points into it
+	takes := func(m *registry.Machine) bool {
+		if !m.Started() {
+			return false
+		}
+		if seen == nil {
+			return true
+		}
+		_, twice := seen[m.Addr]
+		seen[m.Addr] = struct{}{}
+		return !twice
+	}
+	total := 0
 	for _, run := range runs {
-		before := len(data)
+		before := total
 		for _, m := range run {
-			if !m.Started() {
-				continue
+			if takes(m) {
+				total++
 			}
-			if _, twice := seen[m.Addr]; twice {
-				continue
-			}
-			seen[m.Addr] = struct{}{}
-			addr := m.Addr.As16()
-			bytes = append(bytes, addr[:]...)
-			data = append(data, bytes[len(bytes)-16:len(bytes):len(bytes)])
 		}
-		if n := len(data) - before; n > 0 {
-			turns = append(turns, n)
+		if total > before {
+			turns = append(turns, total-before)
 		}
-		if limit > 0 && len(data) >= limit {
+		if limit > 0 && total >= limit {
 			break
+		}
+	}
+	clear(seen)
+	data = make([][]byte, 0, total)
+	bytes := make([]byte, 0, 16*total) // never grows: data points into it
+	for _, run := range runs {
+		for _, m := range run {
+			if len(data) == total {
+				return data, turns
+			}
+			if takes(m) {
+				addr := m.Addr.As16()
+				bytes = append(bytes, addr[:]...)
+				data = append(data, bytes[len(bytes)-16:len(bytes):len(bytes)])
+			}
 		}
 	}
 	return data, turns

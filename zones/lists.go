@@ -9,10 +9,11 @@ import (
 	"github.com/miekg/dns"
 )
 
-// maxList bounds a list's rdata, so that with the longest question (271 bytes
-// with the header), OPT, NSID and the EDE that gives the counts the response
-// stays within the 65,535 bytes of a TCP message.
-const maxList = 64_000
+// maxList bounds a list's rdata so that the response stays within the 65,535
+// bytes of a TCP message: the header and the longest question take 271, the
+// record's own fields 12, the OPT 11, and 200 are left for the EDE that gives
+// the counts and an NSID.
+const maxList = 65_535 - 271 - 12 - 11 - 200
 
 // entries is a list to be written: how many, what they are, and how entry i is
 // appended. Only the entries that fit are ever written.

@@ -16,11 +16,14 @@ import (
 // turns, and the limit is counted after that, so that a region's whole load does
 // not meet one machine.
 func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
+	// Every N is a name of its own, of which all beyond the fleet's size have
+	// one answer: made-up ones are not worth keeping.
+	l.noStore = n.top >= maxKeptTop
 	if !l.wants(dns.TypeAAAA) {
 		return l.otherType(dns.TypeAAAA)
 	}
 	runs, known := l.cfg.Regions.runs(l.q.View.Region, f.Deployed())
-	data, turns := pickAddresses(runs, n.top)
+	data, turns := pickAddresses(f, runs, n.top)
 	if len(data) == 0 {
 		return l.nodata(noneStarted(f.Name(), n, f.Deployed()))
 	}
@@ -37,6 +40,10 @@ func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	}
 	return a
 }
+
+// maxKeptTop is beyond any N that a client has a use for: a thousand addresses
+// fit into no UDP packet.
+const maxKeptTop = 1000
 
 // unknownPlace says why the order of nearest is arbitrary.
 func unknownPlace(region string) string {
