@@ -55,7 +55,7 @@ type Request struct {
 	Flags uint16
 
 	// Question is the question as it stands in the message, at offset 12:
-	// name, type, class. Empty where there is none or it could not be read.
+	// name, type, class. Empty where there is not exactly one or it could not be read.
 	Question []byte
 	Type     uint16
 	Class    uint16
@@ -95,8 +95,8 @@ func (q *Request) LabelStart(i int) int {
 func (q *Request) Keep() { q.Question = q.question[:copy(q.question[:], q.Question)] }
 
 // Parse reads a request. Everything that could be read is in q, whatever the
-// form that it returns: a FORMERR carries the question and an OPT where the
-// request did. Where a question cannot be read nothing behind it can.
+// form that it returns: a FORMERR carries an OPT where the request did, and its
+// question where it had one. Where a question cannot be read nothing behind it can.
 func (q *Request) Parse(msg []byte) Form {
 	q.Question, q.Fault, q.nameLen, q.labels = nil, "", 0, 0
 	q.Type, q.Class = 0, 0
@@ -109,8 +109,8 @@ func (q *Request) Parse(msg []byte) Form {
 	if q.Flags&QR != 0 {
 		return Silent
 	}
-	if binary.BigEndian.Uint16(msg[4:]) != 1 {
-		return q.fault("not exactly one question")
+	if n := binary.BigEndian.Uint16(msg[4:]); n != 1 {
+		return q.parseCount(msg, int(n))
 	}
 	off, ok := q.parseName(msg)
 	if !ok || off+4 > len(msg) {
@@ -121,6 +121,19 @@ func (q *Request) Parse(msg []byte) Form {
 	off += 4
 	q.Question = msg[HeaderLen:off]
 	return q.parseRecords(msg, off)
+}
+
+// parseCount reads the OPT of a request with n questions, n not being one.
+func (q *Request) parseCount(msg []byte, n int) Form {
+	off := HeaderLen
+	for range n {
+		end, ok := skipName(msg, off)
+		if off = end + 4; !ok || off > len(msg) {
+			return q.fault("a question that cannot be read")
+		}
+	}
+	q.parseRecords(msg, off) // its fault gives way: one is told, and this comes first
+	return q.fault("not exactly one question")
 }
 
 func (q *Request) fault(s string) Form {
@@ -159,7 +172,7 @@ func (q *Request) parseName(msg []byte) (int, bool) {
 	}
 }
 
-// parseRecords walks the three sections behind the question and reads the OPT.
+// parseRecords walks the three sections behind the questions and reads the OPT.
 func (q *Request) parseRecords(msg []byte, off int) Form {
 	answers := int(binary.BigEndian.Uint16(msg[6:])) + int(binary.BigEndian.Uint16(msg[8:]))
 	all := answers + int(binary.BigEndian.Uint16(msg[10:]))
