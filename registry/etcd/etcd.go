@@ -62,7 +62,9 @@ type Source struct {
 	pace  pace
 	pages pages
 
-	at position // owned by Follow; calls never overlap
+	// Owned by Follow; calls never overlap.
+	at   position
+	term uint64 // of the cluster, when last it was asked as a whole
 }
 
 // New returns a source. It connects to nothing, but reads the files that cfg
@@ -220,6 +222,12 @@ func (s *Source) verify(ctx context.Context, c *client) error {
 	if err := backwards(r.Header.Revision, s.at.rev); err != nil {
 		return err
 	}
+	// A term only rises. The witness alone could lie: whoever fills a wiped
+	// cluster with the program that filled the old one writes the same keys at
+	// the same revisions.
+	if got := r.Header.RaftTerm; got < s.term {
+		return fmt.Errorf("%w: the cluster is in term %d, it was in %d", errHistory, got, s.term)
+	}
 	mod := int64(0)
 	if len(r.Kvs) > 0 {
 		mod = r.Kvs[0].ModRevision
@@ -227,5 +235,6 @@ func (s *Source) verify(ctx context.Context, c *client) error {
 	if mod != s.at.mod {
 		return fmt.Errorf("%w: at revision %d it has other data", errHistory, s.at.rev)
 	}
+	s.term = r.Header.RaftTerm
 	return nil
 }

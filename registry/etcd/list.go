@@ -51,6 +51,7 @@ func (s *Source) list(ctx context.Context, c *client, feed registry.Feed) error 
 		}
 		if r.rev == 0 {
 			r.rev, at.rev = page.Header.Revision, page.Header.Revision
+			s.term = page.Header.RaftTerm
 		}
 		items = items[:0]
 		for _, kv := range page.Kvs {

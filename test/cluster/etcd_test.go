@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -86,6 +88,8 @@ func TestMember(t *testing.T) {
 	})
 	t.Run("wiped", func(t *testing.T) {
 		e := e.on(t)
+		e.c.Kill(0)
+		e.c.Restart(0) // an election, as an old cluster has seen some
 		p, url := e.through()
 		s := play(t, e, url)
 		for i := range 50 { // so that the revision is well ahead of what comes
@@ -98,6 +102,28 @@ func TestMember(t *testing.T) {
 		for _, o := range s.world {
 			e.put(o)
 		}
+		p.join()
+		s.heals()
+	})
+	t.Run("wiped_and_filled_alike", func(t *testing.T) {
+		e := e.on(t)
+		e.c.Wipe()
+		e.c.Kill(0)
+		e.c.Restart(0) // an election, as before
+		p, url := e.through()
+		last := machineNumber(9001)
+		s := play(t, e, url)
+		s.put(last)
+		s.agrees()
+		p.part()
+		e.c.Wipe()
+		// The same program as before writes as many transactions in the same
+		// order: only the dead machine is another.
+		delete(s.world, s.dead.key())
+		delete(s.world, last.key())
+		s.world[s.fresh.key()] = s.fresh
+		e.put(slices.Collect(maps.Values(s.world))...)
+		s.put(last)
 		p.join()
 		s.heals()
 	})
