@@ -80,8 +80,11 @@ func (f *Follower) changes(items []Item) int {
 			f.status.Problem = source.Error()
 		case f.reject(item):
 			if logged++; logged <= maxLogged {
-				f.log.Error("an object of the registry's source cannot be used; the version known before stays",
-					"object", item.Key.String(), "where", item.Where, "reason", item.Err)
+				msg := "an object of the registry's source cannot be used; the version known before stays"
+				if item.Key.Name == "" && item.Key.ID == "" {
+					msg = "an object of the registry's source cannot be used, nor can be told which it is"
+				}
+				f.log.Error(msg, "object", item.Key.String(), "where", item.Where, "reason", item.Err)
 			}
 		}
 	}

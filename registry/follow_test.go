@@ -243,6 +243,29 @@ func TestSweepGuard(t *testing.T) {
 	}
 }
 
+// A second listing that comes sooner than 30 s confirms nothing.
+func TestSweepGuardWaitsForTheSecondListing(t *testing.T) {
+	var now world
+	now.set(fleetOf(t, 100))
+	src := &script{steps: []func(context.Context, Feed, bool) error{list(now.get)}}
+	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
+		now.set(nil)
+		for range 29 {
+			f.relist <- struct{}{}
+			pass(time.Second)
+		}
+		if r.Count(KindMachine) != 100 || r.Status().State != Held {
+			t.Errorf("after 29 s and as many listings: %d machines, %s; want all, held", r.Count(KindMachine), r.Status().State)
+		}
+		pass(2 * time.Second)
+		f.relist <- struct{}{}
+		pass(time.Second)
+		if r.Count(KindMachine) != 0 {
+			t.Errorf("after 31 s and another: %d machines, want none", r.Count(KindMachine))
+		}
+	})
+}
+
 // Additions of a held listing are applied; a source that comes to its senses
 // takes the hold away; a small registry is not guarded.
 func TestSweepGuardKeepsAddingAndForgets(t *testing.T) {
@@ -364,6 +387,52 @@ func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 	})
 	if n := strings.Count(log.String(), "cannot be used"); n != 4 {
 		t.Errorf("%d rejections logged, want each of four once:\n%s", n, log.String())
+	}
+}
+
+// An object is known by whatever of it can be read.
+func TestWhatARejectedObjectKeeps(t *testing.T) {
+	peer := func(name, addr string) Item {
+		p, err := NewPeer(PeerSpec{Name: name, PrivateIP: addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Put(p)
+	}
+	known := []Item{Put(machine(t, "m1")), Put(machine(t, "m2")), Put(machine(t, "d1", inApp("db"))), Put(machine(t, "d2", inApp("db"))),
+		peer("p1", "fdaa:0:18::1"), peer("p2", "fdaa:0:18::2"), Put(&App{Name: "empty", Network: 24}), Put(&App{Name: "other", Network: 24})}
+	for name, c := range map[string]struct {
+		key  Key
+		left string
+	}{
+		"a machine by its id, app unreadable": {Key{Kind: KindMachine, Network: 24, ID: "m1"}, "[web/m1]"},
+		"a machine by its id, elsewhere":      {Key{Kind: KindMachine, Network: 25, ID: "m1"}, "[]"},
+		"a machine by its id, moving":         {Key{Kind: KindMachine, Network: 24, Name: "db", ID: "m1"}, "[web/m1]"},
+		"a machine anywhere":                  {Key{Kind: KindMachine, AnyNetwork: true, ID: "d2"}, "[db/d2]"},
+		"an app's machines":                   {Key{Kind: KindMachine, Network: 24, Name: "db"}, "[db/d1 db/d2]"},
+		"a peer by its name":                  {Key{Kind: KindPeer, Network: 24, Name: "p1"}, "[p1/]"},
+		"a peer by its address":               {Key{Kind: KindPeer, Network: 24, ID: "fdaa:0:18::2"}, "[p2/]"},
+		"a peer by either":                    {Key{Kind: KindPeer, Network: 24, Name: "p1", ID: "fdaa:0:18::2"}, "[p1/ p2/]"},
+		"an app by its name":                  {Key{Kind: KindApp, Network: 24, Name: "other"}, "[other/]"},
+		"nothing by nothing":                  {Key{Kind: KindApp, AnyNetwork: true}, "[]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var now world
+			now.set(known)
+			src := &script{steps: []func(context.Context, Feed, bool) error{list(now.get)}}
+			follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
+				now.set([]Item{Reject(c.key, "", errors.New("unusable"))})
+				f.relist <- struct{}{}
+				pass(time.Second)
+				var left []string
+				for key := range objects(r) {
+					left = append(left, key.Name+"/"+key.ID)
+				}
+				if slices.Sort(left); fmt.Sprint(left) != c.left {
+					t.Errorf("left are %v, want %s", left, c.left)
+				}
+			})
+		})
 	}
 }
 

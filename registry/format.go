@@ -316,11 +316,11 @@ func (s Scope) key(kind Kind, address string) Key {
 		key.Name = Lower(s.App)
 	}
 	addr, errAddr := netip.ParseAddr(address)
-	if kind == KindAddress && errAddr == nil {
-		key.ID = addr.String()
-	}
 	network, errNetwork := ParseNetwork(s.Network)
 	in, inside := NetworkOf(addr)
+	if kind == KindAddress && errAddr == nil || kind == KindPeer && inside {
+		key.ID = addr.String()
+	}
 	switch {
 	case s.Network == "" && inside:
 		key.Network, key.AnyNetwork = in, false

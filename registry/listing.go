@@ -80,24 +80,38 @@ func (l *listing) add(item *Item) {
 }
 
 // keeper tells which objects a listing named without being readable: of those
-// the versions known before stay. A key whose network could not be read keeps
-// the object in any network, one whose id could not be read all of its app.
-func (l *listing) keeper() func(Key) bool {
+// the versions known before stay. An object is known by what could be read of
+// it: a machine or a flycast address by its id, whatever its app was to be, in
+// any network where that could not be read; a peer by its name or its address;
+// an app by its name. A machine without id keeps all of its app.
+func (l *listing) keeper() func(Object) bool {
 	kept := make(map[Key]struct{}, len(l.rejected))
 	for _, key := range l.rejected {
-		if key.Name != "" {
+		if key.ID != "" {
+			named := key
+			named.Name = ""
+			kept[named] = struct{}{}
+		}
+		if key.Name != "" && (key.ID == "" || key.Kind == KindPeer) {
+			key.ID = ""
 			kept[key] = struct{}{}
 		}
 	}
-	return func(key Key) bool {
+	return func(o Object) bool {
+		key := o.Key()
+		id := key.ID
+		if p, ok := o.(*Peer); ok {
+			id = p.Addr.String()
+		}
 		for _, k := range [...]Key{
-			key,
-			{Kind: key.Kind, Name: key.Name, ID: key.ID, AnyNetwork: true},
+			{Kind: key.Kind, Network: key.Network, ID: id},
 			{Kind: key.Kind, Network: key.Network, Name: key.Name},
-			{Kind: key.Kind, Name: key.Name, AnyNetwork: true},
 		} {
-			if _, ok := kept[k]; ok {
-				return true
+			anywhere := Key{Kind: k.Kind, Name: k.Name, ID: k.ID, AnyNetwork: true}
+			for _, k := range [...]Key{k, anywhere} {
+				if _, ok := kept[k]; ok {
+					return true
+				}
 			}
 		}
 		return false
@@ -108,9 +122,9 @@ func (l *listing) keeper() func(Key) bool {
 func (l *listing) absent(v *View) []Key {
 	kept := l.keeper()
 	var gone []Key
-	lacks := func(key Key) {
-		if !kept(key) {
-			gone = append(gone, key)
+	lacks := func(o Object) {
+		if !kept(o) {
+			gone = append(gone, o.Key())
 		}
 	}
 	each(v, tableFleets, func(f *Fleet) bool {
@@ -120,18 +134,18 @@ func (l *listing) absent(v *View) []Key {
 			return true
 		}
 		if f.registered && listed.fleet.registered && !listed.app {
-			lacks((&App{Name: f.name, Network: f.network}).Key())
+			lacks(&App{Name: f.name, Network: f.network})
 		}
 		for _, m := range f.all {
 			if i, ok := find(listed.fleet.all, Lower(m.ID)); ok && listed.seen[i/64]&(1<<(i%64)) == 0 {
-				lacks(m.Key())
+				lacks(m)
 			}
 		}
 		return true
 	})
 	other := func(o Object) bool {
 		if _, ok := l.others[o.Key()]; !ok {
-			lacks(o.Key())
+			lacks(o)
 		}
 		return true
 	}

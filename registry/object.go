@@ -86,7 +86,7 @@ type Key struct {
 	Kind    Kind
 	Network Network
 	Name    string // app of an app, machine or address; name of a peer
-	ID      string // machine id, or the address in its canonical form; otherwise empty
+	ID      string // machine id, or the address in its canonical form (of a rejected peer too); otherwise empty
 
 	// AnyNetwork says that the network could not be read. Such a key serves
 	// only to protect what is known under the name: see Item.
