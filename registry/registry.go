@@ -16,12 +16,19 @@ import (
 // Registry is the database. Reading is safe for concurrent use and takes no
 // lock; there is one writer at a time.
 type Registry struct {
-	db     *memdb.MemDB
-	writer sync.Mutex // held by Apply; guards nothing that readers touch
-	counts [4]atomic.Int64
-	status atomic.Pointer[Status]
-	alive  atomic.Int64 // when the source last proved to be alive, Unix nanoseconds; 0: never
+	db      *memdb.MemDB
+	writer  sync.Mutex // held while a change is made; guards nothing that readers touch
+	version atomic.Uint64
+	counts  [4]atomic.Int64
+	status  atomic.Pointer[Status]
+	alive   atomic.Int64 // when the source last proved to be alive, Unix nanoseconds; 0: never
 }
+
+// Version returns a number that is odd while a change is being published and
+// goes up by two with each. While it is even and the same, no channel that a
+// view or a status has handed out can have closed: looking at one number saves
+// looking at many channels. Safe for concurrent use.
+func (r *Registry) Version() uint64 { return r.version.Load() }
 
 // New returns an empty registry in state listing.
 func New() *Registry {
@@ -88,6 +95,8 @@ func (r *Registry) LastAlive() time.Time {
 // what answers say of it has changed. The follower calls it; so do tests that
 // need a registry in a given state.
 func (r *Registry) SetStatus(s Status) {
+	r.writer.Lock()
+	defer r.writer.Unlock()
 	old := r.status.Load()
 	if old.Synced() == s.Synced() && old.Stale() == s.Stale() {
 		s.changed = old.changed
@@ -95,8 +104,10 @@ func (r *Registry) SetStatus(s Status) {
 		return
 	}
 	s.changed = make(chan struct{})
+	r.version.Add(1)
 	r.status.Store(&s)
 	close(old.changed)
+	r.version.Add(1)
 }
 
 // Apply makes changes in one transaction, in order, and returns how many
@@ -298,7 +309,9 @@ func (e *edit) commit() int {
 		e.txn.Abort()
 		return 0
 	}
+	e.r.version.Add(1)
 	e.txn.Commit()
+	e.r.version.Add(1)
 	for k, by := range e.counts {
 		e.r.counts[k].Add(by)
 	}

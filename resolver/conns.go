@@ -6,20 +6,26 @@ import (
 )
 
 // perClientShare is the part of all connections that one client may hold: with
-// an eighth it takes eight of them acting together to fill the table.
+// an eighth, one machine does not take the half that its network can get.
 const perClientShare = 8
 
-// connTable bounds the TCP connections, in all and for each client. Where there
-// is no place, the connection that has been idle longest gives up its own, since
-// idle ones cost nothing to open again (RFC 7766, section 6.1) and clients that hoard
-// them must not lock out others; only where all are busy is the new one turned away.
+// connTable bounds the TCP connections, in all, for each network and for each
+// client. A network takes places while it holds fewer than are free, as in
+// admission. Beyond that a connection has to go for the new one: the network's own that
+// has been idle longest, since idle ones cost nothing to open again (RFC 7766,
+// section 6.1); else one of the network that holds most. A network that holds
+// none gets its first even where that one is busy, so that however many networks
+// conspire nobody is locked out.
 type connTable struct {
-	max, perClient int // set once
+	// Set once.
+	max, perClient int
+	turns          *turns
 
 	mu       sync.Mutex
 	draining bool
 	open     map[*conn]struct{}
-	clients  map[netip.Prefix]int
+	clients  map[netip.Prefix]int // connections of each
+	networks map[netip.Prefix]int
 	evicted  uint64
 	refused  uint64
 }
@@ -28,8 +34,10 @@ func newConnTable(most int) *connTable {
 	return &connTable{
 		max:       most,
 		perClient: max(most/perClientShare, 1),
+		turns:     newTurns(tcpProcessors()),
 		open:      make(map[*conn]struct{}),
 		clients:   make(map[netip.Prefix]int),
+		networks:  make(map[netip.Prefix]int),
 	}
 }
 
@@ -45,34 +53,67 @@ func clientOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
+// networkOf is what counts as one network: a private network's /48, and all that
+// lies outside of them (NAMES.md, "Who is asking"), the zero Prefix.
+func networkOf(a netip.Addr) netip.Prefix {
+	a = a.WithZone("")
+	if !ula.Contains(a) {
+		return netip.Prefix{}
+	}
+	p, _ := a.Prefix(48)
+	return p
+}
+
 // add takes a place for c. It reports false where there is none.
 func (t *connTable) add(c *conn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ok := !t.draining
-	if ok && t.clients[c.client] >= t.perClient {
-		ok = t.evict(func(old *conn) bool { return old.client == c.client })
-	}
-	if ok && len(t.open) >= t.max {
-		ok = t.evict(func(*conn) bool { return true })
-	}
-	if !ok {
+	if t.draining || !t.makeRoom(c) {
 		t.refused++
 		return false
 	}
 	t.open[c] = struct{}{}
 	t.clients[c.client]++
+	t.networks[c.network]++
 	return true
 }
 
-// evict closes the connection that has been idle longest of those that match.
-// Needs mu.
-func (t *connTable) evict(match func(*conn) bool) bool {
+// makeRoom reports whether c gets a place, for which another connection may have
+// had to go. Needs mu.
+func (t *connTable) makeRoom(c *conn) bool {
+	if t.clients[c.client] >= t.perClient {
+		return t.evict(false, func(old *conn) bool { return old.client == c.client })
+	}
+	holds := t.networks[c.network]
+	if holds < t.max-len(t.open) || t.evict(false, func(old *conn) bool { return old.network == c.network }) {
+		return true
+	}
+	var largest netip.Prefix
+	for n, held := range t.networks {
+		if held > t.networks[largest] {
+			largest = n
+		}
+	}
+	if holds+1 >= t.networks[largest] {
+		return false // or the two would take places from each other for ever
+	}
+	return t.evict(holds == 0, func(old *conn) bool { return old.network == largest })
+}
+
+// evict closes the connection that has been idle longest of those that match;
+// where none is idle and busy ones may go, the one that has been so longest. It
+// reports whether there was one. Needs mu.
+func (t *connTable) evict(busy bool, match func(*conn) bool) bool {
 	var oldest *conn
 	var since int64
+	var oldestIdle bool
 	for c := range t.open {
-		if used, idle := c.idle(); idle && match(c) && (oldest == nil || used < since) {
-			oldest, since = c, used
+		used, idle := c.idle()
+		if !match(c) || !idle && (!busy || oldestIdle) {
+			continue
+		}
+		if oldest == nil || idle && !oldestIdle || used < since {
+			oldest, since, oldestIdle = c, used, idle
 		}
 	}
 	if oldest == nil {
@@ -99,6 +140,9 @@ func (t *connTable) drop(c *conn) {
 	delete(t.open, c)
 	if t.clients[c.client]--; t.clients[c.client] == 0 {
 		delete(t.clients, c.client)
+	}
+	if t.networks[c.network]--; t.networks[c.network] == 0 {
+		delete(t.networks, c.network)
 	}
 }
 

@@ -11,33 +11,42 @@ import (
 )
 
 const (
-	// keptBytes bounds the answers that all sockets together keep. Most are of
-	// some 600 bytes, so that this is 200,000 of them: more names than the
-	// machines of one host ask for.
+	// keptBytes bounds the answers that all sockets together keep. One of five
+	// machines takes some 450 bytes, so that this is 300,000 of them: more
+	// names than the machines of one host ask for.
 	keptBytes = 128 << 20
+
+	// minKeptBytes is what a socket may keep however many there are: room for
+	// the names of some large app beside all others.
+	minKeptBytes = 8 << 20
 
 	// maxViews bounds the clients, and the views, that a socket remembers. A
 	// host has some hundred machines; more are a scan of made-up addresses,
 	// and forgetting all of them costs each real one a look-up.
-	maxViews = 1 << 16
+	maxViews = 1 << 14
 
 	// keptOverhead is what a kept answer takes beside its records and its key:
-	// Answer, packed, slice headers, channels and a map's slot; in bytes.
-	keptOverhead = 500
+	// itself, a map's slot, slices' own memory; in bytes.
+	keptOverhead = 250
+
+	// answerOverhead is what one that holds its Answer takes more.
+	answerOverhead = 250
 )
 
 // keeper holds the answers that one socket has given, packed and ready to go out
 // again. An answer is kept with the channels that close when it may have
 // changed, and looked at before it is used: so it is never stale, and nobody has
-// to tell the keeper of anything. Names that do not exist are not kept, so that
-// random ones cannot push real ones out. The socket's goroutine owns it.
+// to tell the keeper of anything. Names that do not exist are not kept, nor are
+// types that nobody asks for, so that made-up questions cannot push real ones
+// out. The socket's goroutine owns it.
 type keeper struct {
+	version func() uint64 // see Config.Version; nil: channels are always looked at
 	clients map[netip.Addr]*knownClient
 	views   map[View]uint32 // a number for each view: what keys begin with
 
 	// Two generations: what is used moves to the young one, and when that is
 	// full it becomes the old one, whose unused rest is dropped. A hit in the
-	// young one writes nothing.
+	// young one writes nothing that others read.
 	young, old map[string]*kept
 	size       int // of young, in bytes
 	limit      int // of young and of old, in bytes
@@ -48,29 +57,47 @@ type keeper struct {
 // keyPrefix is a view's number and a type.
 const keyPrefix = 4 + 2
 
+// guarded is what holds until one of its channels closes.
+type guarded struct {
+	watch []<-chan struct{}
+	// at is the version at which all of watch were last seen open; odd: never.
+	at uint64
+}
+
+// unseen marks channels that no version vouches for.
+const unseen = 1
+
 // knownClient is a client with its view.
 type knownClient struct {
+	guarded
 	view   View
 	number uint32
-	watch  []<-chan struct{}
 }
 
 // kept is an answer and its records in wire form, as a response has them.
 type kept struct {
-	*Answer
-	zone *zone
+	guarded
+	rcode uint16
+	ede   []EDE
 
 	section int
-	packed  []byte // the section's records; nil: they are written one by one
 	records uint16
-	turn    int // length of each of the records, all of which take turns; 0: the order is fixed
+	turn    int    // length of each of the records, all of which take turns; 0: the order is fixed
+	packed  []byte // the section's records, one behind the other
+
+	// answer and its zone stand in where it is not packed; nil otherwise.
+	answer *Answer
+	zone   *zone
 }
 
-func newKeeper(limit int) *keeper {
-	k := &keeper{limit: limit / 2}
+func newKeeper(limit int, version func() uint64) *keeper {
+	k := &keeper{version: version, limit: limit / 2}
 	k.forget()
 	return k
 }
+
+// share is what each of n sockets may keep, in bytes.
+func share(n int) int { return max(keptBytes/max(n, 1), minKeptBytes) }
 
 // forget drops everything.
 func (k *keeper) forget() {
@@ -78,10 +105,30 @@ func (k *keeper) forget() {
 	k.young, k.old, k.size = make(map[string]*kept), nil, 0
 }
 
+// holds reports whether none of g's channels has closed. Where the version is
+// the one they were last seen open at, there is no need to look again.
+func (k *keeper) holds(g *guarded) bool {
+	version := uint64(unseen)
+	if k.version != nil {
+		if version = k.version(); version == g.at && version%2 == 0 {
+			return true
+		}
+	}
+	for _, ch := range g.watch {
+		select {
+		case <-ch:
+			return false
+		default:
+		}
+	}
+	g.at = version
+	return true
+}
+
 // client returns what is known of a client.
 func (k *keeper) client(addr netip.Addr, viewer Viewer) *knownClient {
 	c := k.clients[addr]
-	if c != nil && open(c.watch) {
+	if c != nil && k.holds(&c.guarded) {
 		return c
 	}
 	if len(k.views) >= maxViews {
@@ -89,7 +136,7 @@ func (k *keeper) client(addr netip.Addr, viewer Viewer) *knownClient {
 	} else if len(k.clients) >= maxViews {
 		clear(k.clients)
 	}
-	c = new(knownClient)
+	c = &knownClient{guarded: guarded{at: unseen}}
 	if viewer != nil {
 		c.view, c.watch = viewer.View(addr)
 	}
@@ -101,18 +148,6 @@ func (k *keeper) client(addr netip.Addr, viewer Viewer) *knownClient {
 	c.number = number
 	k.clients[addr] = c
 	return c
-}
-
-// open reports whether none of the channels has closed.
-func open(watch []<-chan struct{}) bool {
-	for _, ch := range watch {
-		select {
-		case <-ch:
-			return false
-		default:
-		}
-	}
-	return true
 }
 
 // keyOf returns the key of a question, which lives in the keeper until the next.
@@ -131,13 +166,13 @@ func (k *keeper) get(key []byte) *kept {
 			return nil
 		}
 		delete(k.old, string(key))
-		if open(a.Watch) {
+		if k.holds(&a.guarded) {
 			k.insert(string(key), a)
 			return a
 		}
 		return nil
 	}
-	if !open(a.Watch) {
+	if !k.holds(&a.guarded) {
 		k.size -= a.bytes(len(key))
 		delete(k.young, string(key))
 		return nil
@@ -145,13 +180,13 @@ func (k *keeper) get(key []byte) *kept {
 	return a
 }
 
-// put keeps a zone's answer, if it is one to keep.
-func (k *keeper) put(key []byte, z *zone, a *Answer, nameLen int) {
-	if a.NoStore || a.Rcode != dns.RcodeSuccess {
+// put keeps a zone's answer to a question of a type, if it is one to keep.
+func (k *keeper) put(key []byte, typ uint16, z *zone, a *Answer, nameLen int) {
+	if a.NoStore || a.Rcode != dns.RcodeSuccess || typeSlot(typ) == 0 {
 		return
 	}
 	e := pack(z, a, nameLen)
-	if e.bytes(len(key)) > k.limit/8 {
+	if e.bytes(len(key)) > k.limit/2 {
 		return // one giant would push out all others
 	}
 	k.insert(string(key), e)
@@ -168,61 +203,71 @@ func (k *keeper) insert(key string, a *kept) {
 
 // bytes is about what the answer takes, with a key of that length.
 func (a *kept) bytes(keyLen int) int {
-	n := keptOverhead + keyLen + len(a.packed)
-	for _, d := range a.Data {
-		n += len(d) + 24 // a slice header
+	n := keptOverhead + keyLen + cap(a.packed)
+	if a.answer != nil {
+		n += answerOverhead
+		for _, d := range a.answer.Data {
+			n += len(d) + 24 // a slice header
+		}
 	}
 	return n
 }
 
+// maxPacked is how many records are packed. Of larger sets a response has some
+// dozen, and they take less room as the zone gave them.
+const maxPacked = 256
+
 // pack puts an answer's records into wire form. What depends on more than the
 // question is left to the writer: runs that are turned one by one, limits that
-// cut through them, sets that are larger than a message.
+// cut through them, records of a fixed order that may have to be cut off, and
+// sets that are larger than a message.
 func pack(z *zone, a *Answer, nameLen int) *kept {
-	e := &kept{Answer: a, zone: z}
-	if a.Partial != nil {
+	e := &kept{guarded: guarded{watch: a.Watch, at: unseen}, rcode: a.Rcode, ede: a.EDE}
+	n := len(a.Data)
+	turns := n > 1 && len(a.Turns) == 1 && sameLength(a.Data)
+	switch {
+	case n == 0 && a.SOA != nil:
+		e.section, e.records = wire.Authority, 1
+		e.packed = wire.AppendRecord(nil, soaOwner(z, nameLen), dns.TypeSOA, dns.ClassINET, a.SOA.TTL, a.SOA.Data)
+		return e
+	case a.Partial != nil || a.Limit > 0 && a.Limit < n || n == 0 || n > maxPacked || n > 1 && !turns:
+		e.answer, e.zone = a, z
 		return e
 	}
-	if len(a.Data) == 0 {
-		if a.SOA != nil {
-			e.section, e.records = wire.Authority, 1
-			e.packed = wire.AppendRecord(nil, soaOwner(z, nameLen), dns.TypeSOA, dns.ClassINET, a.SOA.TTL, a.SOA.Data)
-		}
-		return e
-	}
-	turns := len(a.Turns) == 1 && len(a.Data) > 1
-	if len(a.Turns) > 1 || a.Limit > 0 && a.Limit < len(a.Data) || len(a.Data) > maxPacked {
-		return e
-	}
-	for _, d := range a.Data {
-		if turns && len(d) != len(a.Data[0]) {
-			return e
-		}
-		e.packed = wire.AppendRecord(e.packed, wire.ToQuestion, a.Type, dns.ClassINET, a.TTL, d)
-	}
-	e.section, e.records = wire.Answer, uint16(len(a.Data))
+	size := wire.RecordLen(a.Data[0])
 	if turns {
-		e.turn = wire.RecordLen(a.Data[0])
+		e.turn = size
+	}
+	e.section, e.records = wire.Answer, uint16(n)
+	e.packed = make([]byte, 0, n*size)
+	for _, d := range a.Data {
+		e.packed = wire.AppendRecord(e.packed, wire.ToQuestion, a.Type, dns.ClassINET, a.TTL, d)
 	}
 	return e
 }
 
-// maxPacked is how many records are packed: those of larger sets go out by
-// the dozen, cut off, and over TCP, which keeps nothing.
-const maxPacked = 256
-
-// replay writes a kept answer: a copy where it is packed and fits.
-func (x *exchange) replay(dst []byte, k *kept) []byte {
-	if k.packed != nil {
-		x.begin(dst, k.Rcode)
-		x.reply.Flags |= wire.AA
-		first := 0
-		if k.turn > 0 {
-			first = rand.IntN(int(k.records)) * k.turn
-		}
-		if x.reply.Packed(k.section, k.packed, first, k.records) {
-			return x.finish(k.EDE)
+func sameLength(data [][]byte) bool {
+	for _, d := range data {
+		if len(d) != len(data[0]) {
+			return false
 		}
 	}
-	return x.answer(dst, k.zone, k.Answer, dns.ClassINET)
+	return true
+}
+
+// replay writes a kept answer.
+func (x *exchange) replay(dst []byte, k *kept) []byte {
+	if k.answer != nil {
+		return x.answer(dst, k.zone, k.answer, dns.ClassINET)
+	}
+	x.begin(dst, k.rcode)
+	x.reply.Flags |= wire.AA
+	first := 0
+	if k.turn > 0 {
+		first = rand.IntN(int(k.records)) * k.turn
+	}
+	if !x.reply.Packed(k.section, k.packed, first, k.turn, k.records) {
+		x.reply.Flags |= wire.TC
+	}
+	return x.finish(k.ede)
 }

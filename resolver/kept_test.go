@@ -15,7 +15,7 @@ import (
 // keeping returns a worker of r that keeps answers, as a UDP socket's does.
 func keeping(r *Resolver) *worker {
 	w := newWorker(r, UDP, new(stats))
-	w.keeper = newKeeper(1 << 20)
+	w.keeper = newKeeper(1<<20, nil)
 	return w
 }
 
@@ -102,6 +102,91 @@ func TestKeptAnswersAreUsedUntilTheyChange(t *testing.T) {
 	}
 }
 
+// TestVersionVouchesForChannels: while the version stands still and is even, a
+// closed channel is not even looked at; otherwise each is.
+func TestVersionVouchesForChannels(t *testing.T) {
+	version := uint64(2)
+	k := newKeeper(1<<20, func() uint64 { return version })
+	ch := make(chan struct{})
+	g := guarded{watch: []<-chan struct{}{ch}, at: unseen}
+	if !k.holds(&g) {
+		t.Error("an open channel does not hold")
+	}
+	close(ch) // nobody does this without a new version; it shows who looks
+	if !k.holds(&g) {
+		t.Error("the channel is looked at although the version vouches for it")
+	}
+	for _, version = range []uint64{3, 4} {
+		if k.holds(&g) {
+			t.Errorf("version %d: a closed channel holds", version)
+		}
+	}
+	version = 5 // a change is being published
+	open := guarded{watch: []<-chan struct{}{make(chan struct{})}, at: unseen}
+	if !k.holds(&open) || open.at%2 == 0 {
+		t.Errorf("seen open at version %d, in the middle of a change", open.at)
+	}
+}
+
+// movingClient sees the region that a test last set.
+type movingClient struct {
+	region string
+	watch  chan struct{}
+}
+
+func (m *movingClient) View(netip.Addr) (View, []<-chan struct{}) {
+	return View{Network: network, Region: m.region}, []<-chan struct{}{m.watch}
+}
+
+// regionZone answers with the region of the client's view.
+type regionZone struct{}
+
+func (regionZone) Origin() string { return "internal." }
+func (regionZone) Answer(q *Question) *Answer {
+	return &Answer{Type: dns.TypeTXT, TTL: 5, Data: [][]byte{append([]byte{byte(len(q.View.Region))}, q.View.Region...)}}
+}
+
+func TestAClientsViewIsLookedUpAgain(t *testing.T) {
+	m := &movingClient{}
+	r, err := New(Config{Zones: []Zone{regionZone{}}, Viewer: m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := keeping(r)
+	for _, region := range []string{"iad", "ams", "iad"} {
+		if m.watch != nil {
+			close(m.watch)
+		}
+		m.region, m.watch = region, make(chan struct{})
+		for range 2 {
+			resp := unpack(t, first(w.respond(query(t, "where.internal.", dns.TypeTXT), loopback, make([]byte, 0, DefaultMaxUDPSize))))
+			if got := resp.Answer[0].(*dns.TXT).Txt[0]; got != region {
+				t.Errorf("the client is in %s and is answered as if in %s", region, got)
+			}
+		}
+	}
+}
+
+// TestKeptAnswersAreCutOff at every size, as answers that are not kept are.
+func TestKeptAnswersAreCutOff(t *testing.T) {
+	z := &changingZone{}
+	z.change(&Answer{Type: dns.TypeAAAA, TTL: 5, Data: addresses(60), Turns: []int{60}})
+	w := keptWorker(t, z)
+	for size := uint16(512); size <= 1300; size++ {
+		resp := first(w.respond(query(t, "my-app.internal.", dns.TypeAAAA, edns(size)), loopback, make([]byte, 0, DefaultMaxUDPSize)))
+		m := unpack(t, resp)
+		limit := min(int(size), DefaultMaxUDPSize)
+		want := (limit - 12 - len("\x06my-app\x08internal\x00") - 4 - 11) / 28
+		seen := map[string]bool{}
+		for _, rr := range m.Answer {
+			seen[rr.String()] = true
+		}
+		if len(resp) > limit || len(seen) != want || !m.Truncated {
+			t.Fatalf("size %d: %d bytes, %d different addresses (want %d), TC=%t", size, len(resp), len(seen), want, m.Truncated)
+		}
+	}
+}
+
 func first(resp []byte, _ *Deferred) []byte { return resp }
 
 func TestWhatIsNotKept(t *testing.T) {
@@ -110,12 +195,17 @@ func TestWhatIsNotKept(t *testing.T) {
 		"a name that does not exist": {Rcode: dns.RcodeNameError, SOA: soa},
 		"a failure":                  {Rcode: dns.RcodeServerFailure},
 		"one client's own":           {Type: dns.TypeTXT, Data: [][]byte{{1, 'x'}}, NoStore: true},
+		"a type of no use":           {SOA: soa},
 	} {
 		z := &changingZone{}
 		z.change(a)
 		w := keptWorker(t, z)
+		typ := dns.TypeTXT
+		if a.Rcode == 0 && a.Data == nil {
+			typ = 65280
+		}
 		for range 2 {
-			w.respond(query(t, "x.internal.", dns.TypeTXT), loopback, make([]byte, 0, DefaultMaxUDPSize))
+			w.respond(query(t, "x.internal.", typ), loopback, make([]byte, 0, DefaultMaxUDPSize))
 		}
 		if z.asked != 2 || len(w.keeper.young) != 0 {
 			t.Errorf("%s was kept", name)
@@ -147,7 +237,7 @@ func TestKeeperIsBounded(t *testing.T) {
 }
 
 func TestClientsAreBounded(t *testing.T) {
-	k := newKeeper(1 << 20)
+	k := newKeeper(1<<20, nil)
 	for i := range 3 * maxViews {
 		addr := netip.AddrFrom16([16]byte{0xfd, 0xaa, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i), 15: 2})
 		c := k.client(addr, ownNetwork{})
@@ -208,13 +298,13 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 		"nearest":   {Type: dns.TypeAAAA, TTL: 5, Data: addresses(5), Turns: []int{2, 3}, Limit: 3},
 		"truncated": {Type: dns.TypeAAAA, TTL: 5, Data: addresses(3000), Turns: []int{3000}},
 		"list":      {Type: dns.TypeTXT, TTL: 5, Data: [][]byte{append([]byte{200}, make([]byte, 200)...)}},
-		"negative":  {TTL: 5, SOA: soa, EDE: ede},
+		"negative":  {Type: dns.TypeA, TTL: 5, SOA: soa, EDE: ede},
 	} {
 		for shape, req := range map[string][]byte{"plain": query(t, "My-App.internal.", a.Type), "EDNS": query(t, "My-App.internal.", a.Type, edns(1232))} {
 			z := &changingZone{}
 			z.change(a)
 			w := keptWorker(t, z)
-			w.keeper = newKeeper(keptBytes)
+			w.keeper = newKeeper(keptBytes, nil)
 			out := make([]byte, 0, DefaultMaxUDPSize)
 			if allocs := testing.AllocsPerRun(100, func() { w.count(first(w.respond(req, loopback, out))) }); allocs != 0 {
 				t.Errorf("%s, %s: %v allocations, want 0", name, shape, allocs)

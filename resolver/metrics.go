@@ -174,7 +174,7 @@ var (
 	descDropped     = desc("receive_drops_total", "Requests that the kernel dropped because a UDP socket's receive queue was full.")
 	descWriteErrors = desc("write_errors_total", "Responses that could not be sent.", "proto")
 	descConns       = desc("tcp_connections", "TCP connections open now.")
-	descEvicted     = desc("tcp_connections_evicted_total", "Idle TCP connections closed to make room for new ones.")
+	descEvicted     = desc("tcp_connections_evicted_total", "TCP connections closed to make room for new ones.")
 	descRefused     = desc("tcp_connections_refused_total", "TCP connections closed at once because none could make room.")
 )
 

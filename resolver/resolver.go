@@ -55,6 +55,10 @@ const (
 	// defaultMaxInflight is twice what the forwarder sends upstream at once,
 	// so that the forwarder's finer rules of fairness decide first.
 	defaultMaxInflight = 8192
+	// mostSockets is how many sockets an address gets where nobody asks for
+	// more: each answers some 100,000 queries a second, and keeps answers of
+	// its own.
+	mostSockets = 8
 	// defaultMaxTCPConns bounds descriptors and some 10 KiB a connection.
 	// TCP carries only what does not fit into UDP.
 	defaultMaxTCPConns = 1024
@@ -71,6 +75,12 @@ type Config struct {
 	Zones  []Zone           // the longest matching origin answers
 	Viewer Viewer           // needed where there are zones
 
+	// Version goes up by two with every change that closes a channel of the
+	// zones' or the viewer's, and is odd while that happens. While it is even
+	// and the same, their channels need not be looked at. Nil: they always are.
+	// Safe for concurrent use.
+	Version func() uint64
+
 	// Forward answers the names outside the zones. Nil (and not a nil pointer of
 	// some type): they are REFUSED.
 	Forward Forwarder
@@ -79,7 +89,7 @@ type Config struct {
 	Allow []netip.Prefix
 
 	MaxUDPSize  int           // bytes; the most a UDP response has; default 1232
-	Sockets     int           // UDP sockets per address of Listen; default GOMAXPROCS
+	Sockets     int           // UDP sockets per address of Listen; default GOMAXPROCS, but at most 8
 	MaxInflight int           // questions waiting for the forwarder at a time; default 8192
 	MaxTCPConns int           // default 1024
 	TCPIdle     time.Duration // how long a TCP connection may say nothing; default 10 s
@@ -174,7 +184,7 @@ func New(cfg Config) (*Resolver, error) {
 
 func withDefaults(cfg Config) Config {
 	setDefault(&cfg.MaxUDPSize, DefaultMaxUDPSize)
-	setDefault(&cfg.Sockets, runtime.GOMAXPROCS(0))
+	setDefault(&cfg.Sockets, min(runtime.GOMAXPROCS(0), mostSockets))
 	setDefault(&cfg.MaxInflight, defaultMaxInflight)
 	setDefault(&cfg.MaxTCPConns, defaultMaxTCPConns)
 	setDefault(&cfg.TCPIdle, defaultTCPIdle)

@@ -90,7 +90,7 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 	}
 	a := z.Answer(w.ask(z, view, client))
 	if w.keeper != nil {
-		w.keeper.put(key, z, a, len(w.req.Name()))
+		w.keeper.put(key, w.req.Type, z, a, len(w.req.Name()))
 	}
 	return w.answer(dst, z, a, dns.ClassINET), nil
 }

@@ -91,7 +91,8 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 		nc.Close()
 		return
 	}
-	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(from.AddrPort().Addr()),
+	addr := from.AddrPort().Addr()
+	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stats: a.stats, slots: make(chan struct{}, maxPipelined)}
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
@@ -115,12 +116,13 @@ func (a *acceptor) stop() {
 // goroutines of deferred questions write, one at a time.
 type conn struct {
 	// Set once.
-	r      *Resolver
-	nc     *net.TCPConn
-	from   netip.AddrPort
-	client netip.Prefix // see clientOf
-	stats  *stats
-	slots  chan struct{} // one for each deferred question
+	r       *Resolver
+	nc      *net.TCPConn
+	from    netip.AddrPort
+	client  netip.Prefix // see clientOf
+	network netip.Prefix // see networkOf
+	stats   *stats
+	slots   chan struct{} // one for each deferred question
 
 	draining atomic.Bool
 	busy     atomic.Int32 // requests in hand
@@ -192,9 +194,11 @@ func (c *conn) readBy(d time.Duration) error {
 // connection goes on.
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
-	buf := tcpBuffers.Get().(*[]byte)
+	c.r.conns.turns.enter(c.network)
+	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
-	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen])
+	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
+	c.r.conns.turns.leave()
 	if later == nil {
 		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.

@@ -49,7 +49,7 @@ func (s *socket) serve(ctx context.Context) error {
 	}
 	b.SendFailed = s.sendFailed
 	w := newWorker(s.r, UDP, s.stats)
-	w.keeper = newKeeper(keptBytes / max(len(s.r.sockets), 1))
+	w.keeper = newKeeper(share(len(s.r.sockets)), s.r.cfg.Version)
 	w.number = s.number
 	var fails trouble
 	for {

@@ -110,7 +110,7 @@ func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, er
 		outside = d.forwarder
 	}
 	return resolver.New(resolver.Config{
-		Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
+		Version: d.reg.Version, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
 		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside,
 		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
 		Log:      log,

@@ -84,16 +84,26 @@ func AppendRecord(dst []byte, pointer, typ, class uint16, ttl uint32, rdata []by
 	return append(dst, rdata...)
 }
 
-// Packed appends n records that AppendRecord has put together in packed, those
-// from offset first on before those before it. It reports false, and appends
-// nothing, where they do not all fit.
-func (w *Reply) Packed(section int, packed []byte, first int, n uint16) bool {
-	if len(packed) > w.Room() {
+// Packed appends the n records that AppendRecord has put together in packed,
+// those from offset first on before those before it. Each has size bytes; a size
+// of zero says that they stay together. It reports false where not all fit, and
+// appends those that do.
+func (w *Reply) Packed(section int, packed []byte, first, size int, n uint16) bool {
+	room := w.Room()
+	if len(packed) <= room {
+		w.buf = append(append(w.buf, packed[first:]...), packed[:first]...)
+		w.counts[section] += n
+		return true
+	}
+	if size == 0 {
 		return false
 	}
-	w.buf = append(append(w.buf, packed[first:]...), packed[:first]...)
-	w.counts[section] += n
-	return true
+	fit := room / size
+	w.counts[section] += uint16(fit)
+	behind := packed[first:min(first+fit*size, len(packed))]
+	w.buf = append(w.buf, behind...)
+	w.buf = append(w.buf, packed[:fit*size-len(behind)]...)
+	return false
 }
 
 // Splice lets add append whole records of its own. It gets the message so far
