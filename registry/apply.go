@@ -24,7 +24,10 @@ func (f *Follower) applyLoop(ctx context.Context, saver *saver) {
 		case <-ticker.C:
 		}
 		f.settle(time.Now())
-		if f.dirty && f.guard.empty() && f.status.State != Cached && saver.offer() {
+		if saver.failed.CompareAndSwap(true, false) {
+			f.dirty = true
+		}
+		if f.worthSaving() && saver.offer() {
 			f.dirty = false
 		}
 	}
@@ -77,7 +80,7 @@ func (f *Follower) changes(items []Item) int {
 			delete(f.rejected, item.key())
 			f.guard.forget(item.key())
 		case errors.As(item.Err, &source):
-			f.status.Problem = source.Error()
+			f.status.Problem, f.problemAt = source.Error(), time.Now()
 		case f.reject(item):
 			if logged++; logged <= maxLogged {
 				msg := "an object of the registry's source cannot be used; the version known before stays"
@@ -136,11 +139,15 @@ func (f *Follower) complete(l *listing) {
 	for _, k := range Kinds() {
 		total += f.reg.Count(k)
 	}
+	view := f.reg.View()
 	items := make([]Item, 0, len(l.puts)+len(l.late))
+	for _, o := range l.undone(view) { // before puts, which are newer
+		items = append(items, Put(o))
+	}
 	for _, o := range l.puts {
 		items = append(items, Put(o))
 	}
-	gone := l.absent(f.reg.View())
+	gone := l.absent(view)
 	pass := f.guard.judge(gone, total, now)
 	for _, key := range pass {
 		items = append(items, Delete(key))
@@ -176,6 +183,9 @@ func (f *Follower) releaseHeld(why string) {
 // settle brings the status up to date with the clock.
 func (f *Follower) settle(now time.Time) {
 	s := &f.status
+	if s.Problem != "" && f.reg.LastAlive().After(f.problemAt) {
+		s.Problem = "" // heard since
+	}
 	s.Held = f.guard.len()
 	f.stats.held.Store(int64(s.Held))
 	if s.State != Listing && s.State != Cached {
@@ -188,7 +198,7 @@ func (f *Follower) settle(now time.Time) {
 		case silent:
 		case s.State == Stale:
 			f.log.Info("the registry's source is heard again", "source", f.src)
-			s.State, s.Problem = Live, ""
+			s.State = Live
 		}
 		if s.State == Live && s.Held > 0 {
 			s.State = Held

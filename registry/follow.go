@@ -58,10 +58,11 @@ type Follower struct {
 	relist  chan struct{}
 
 	// Owned by the apply loop.
-	guard    guard
-	status   Status
-	rejected map[Key]string // reasons already logged
-	dirty    bool           // the registry has changed since it was last saved
+	guard     guard
+	status    Status
+	problemAt time.Time      // when status.Problem came up
+	rejected  map[Key]string // reasons already logged
+	dirty     bool           // the registry has changed since it was last saved
 
 	// Written by one goroutine each, read by the collector.
 	stats followerStats
@@ -125,7 +126,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	wg.Go(func() { f.follow(ctx) })
 	f.applyLoop(ctx, saver)
 	wg.Wait()
-	f.finalSave()
+	saver.last()
 	return nil
 }
 

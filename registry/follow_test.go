@@ -504,6 +504,57 @@ func TestListedTwice(t *testing.T) {
 	})
 }
 
+// SIGUSR1 during a listing that has the held objects again: what the listing
+// found unchanged must not stay removed.
+func TestReleaseDuringAListing(t *testing.T) {
+	step := func(ctx context.Context, feed Feed, _ bool) error {
+		all := append(fleetOf(t, 100), Put(&App{Name: "empty", Network: 24}))
+		_ = errors.Join(feed.List(ctx, all), feed.Listed(ctx), feed.Listed(ctx), feed.List(ctx, all))
+		time.Sleep(10 * time.Second)
+		_ = feed.Listed(ctx)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	follow(t, &script{steps: []func(context.Context, Feed, bool) error{step}}, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
+		if r.Status().Held != 101 {
+			t.Fatalf("%d held, want all 101", r.Status().Held)
+		}
+		f.Release()
+		pass(time.Second)
+		if r.Count(KindMachine) != 0 {
+			t.Errorf("%d machines after the release", r.Count(KindMachine))
+		}
+		pass(10 * time.Second)
+		if r.Count(KindMachine) != 100 || r.Count(KindApp) != 1 {
+			t.Errorf("%d machines and %d apps after a listing of 100 and 1", r.Count(KindMachine), r.Count(KindApp))
+		}
+	})
+}
+
+func TestAProblemEndsWhenTheSourceIsHeard(t *testing.T) {
+	src := &script{steps: []func(context.Context, Feed, bool) error{
+		func(ctx context.Context, feed Feed, _ bool) error {
+			return errors.Join(feed.List(ctx, fleetOf(t, 3)), feed.Listed(ctx), errors.New("connection refused"))
+		},
+		func(ctx context.Context, feed Feed, _ bool) error {
+			time.Sleep(5 * time.Second)
+			_ = feed.Change(ctx, nil)
+			<-ctx.Done()
+			return ctx.Err()
+		},
+	}}
+	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, _ *Follower) {
+		pass(2 * time.Second)
+		if r.Status().Problem != "connection refused" {
+			t.Errorf("problem %q before the source is heard", r.Status().Problem)
+		}
+		pass(6 * time.Second)
+		if s := r.Status(); s.State != Live || s.Problem != "" {
+			t.Errorf("%s with the problem %q", s.State, s.Problem)
+		}
+	})
+}
+
 // A change that arrives while a listing is under way is newer than the listing.
 func TestChangeDuringAListingWins(t *testing.T) {
 	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {

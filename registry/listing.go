@@ -153,3 +153,34 @@ func (l *listing) absent(v *View) []Key {
 	l.view.Each(KindAddress, other)
 	return gone
 }
+
+// undone returns what the listing found unchanged and what has left the
+// registry since: removals that were held and let through meanwhile.
+func (l *listing) undone(v *View) []Object {
+	var gone []Object
+	for key, listed := range l.fleets {
+		if listed == nil {
+			continue
+		}
+		now, _ := v.Fleet(key.network, key.app)
+		if now == listed.fleet {
+			continue
+		}
+		if listed.app && listed.fleet.registered && (now == nil || !now.registered) {
+			gone = append(gone, &App{Name: listed.fleet.name, Network: key.network})
+		}
+		for i, m := range listed.fleet.all {
+			if listed.seen[i/64]&(1<<(i%64)) == 0 {
+				continue
+			}
+			here := false
+			if now != nil {
+				_, here = find(now.all, Lower(m.ID))
+			}
+			if !here {
+				gone = append(gone, m)
+			}
+		}
+	}
+	return gone
+}

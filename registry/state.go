@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,10 +37,17 @@ const (
 type saver struct {
 	f       *Follower
 	views   chan *View
-	offered time.Time // owned by the apply loop
+	failed  atomic.Bool // the last attempt did; whoever reads it may clear it
+	offered time.Time   // owned by the apply loop
 }
 
 func newSaver(f *Follower) *saver { return &saver{f: f, views: make(chan *View, 1)} }
+
+// worthSaving reports whether the registry is something to start from: changed,
+// known from the source, and nothing of it in doubt.
+func (f *Follower) worthSaving() bool {
+	return f.dirty && f.guard.empty() && f.status.State != Listing && f.status.State != Cached
+}
 
 // offer asks for the registry to be saved as it is now, and reports whether it
 // will be: not if it was less than saveEvery ago or the last is still under way.
@@ -62,15 +70,16 @@ func (s *saver) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case v := <-s.views:
-			s.f.save(v)
+			s.save(v)
 		}
 	}
 }
 
 // save writes the state and logs a failure: a full disk must not stop answers.
-func (f *Follower) save(v *View) {
-	now := time.Now()
+func (s *saver) save(v *View) {
+	f, now := s.f, time.Now()
 	if err := writeState(f.cfg.StateDir, v, f.src.String(), now); err != nil {
+		s.failed.Store(true)
 		f.stats.saveErrors.Add(1)
 		f.log.Error("the last known state cannot be written", "err", err)
 		return
@@ -78,10 +87,15 @@ func (f *Follower) save(v *View) {
 	f.stats.saved.Store(now.UnixNano())
 }
 
-// finalSave saves at shutdown, when nothing else runs any more.
-func (f *Follower) finalSave() {
-	if f.cfg.StateDir != "" && f.dirty && f.guard.empty() && f.status.State != Listing && f.status.State != Cached {
-		f.save(f.reg.View())
+// last saves at shutdown, when nothing else runs any more, what has not been
+// saved: changes, a view that was offered and not taken, a failed attempt.
+func (s *saver) last() {
+	if s.f.cfg.StateDir == "" {
+		return
+	}
+	s.f.dirty = s.f.dirty || s.failed.Load() || len(s.views) > 0
+	if s.f.worthSaving() {
+		s.save(s.f.reg.View())
 	}
 }
 
@@ -141,10 +155,19 @@ func syncDir(dir string) error {
 }
 
 // loadState applies the last known state. A damaged one is reported and passed
-// over for the one before it; having none is no error.
+// over for the one before it; having none is no error. What a process that was
+// killed while it wrote has left behind is removed.
 func (f *Follower) loadState() {
 	if f.cfg.StateDir == "" {
 		return
+	}
+	for _, pattern := range []string{stateName + ".*.tmp", previousName + ".tmp"} {
+		left, _ := filepath.Glob(filepath.Join(f.cfg.StateDir, pattern))
+		for _, path := range left {
+			if err := os.Remove(path); err != nil {
+				f.log.Warn("what is left of a state half written cannot be removed", "err", err)
+			}
+		}
 	}
 	for _, name := range []string{stateName, previousName} {
 		path := filepath.Join(f.cfg.StateDir, name)
@@ -157,6 +180,7 @@ func (f *Follower) loadState() {
 			continue
 		}
 		f.reg.Apply(items)
+		f.reg.alive.Store(saved.UnixNano())
 		f.status.State, f.status.SyncedAt = Cached, saved
 		f.reg.SetStatus(f.status)
 		f.log.Info("the last known state is loaded; answers are marked stale until the source has listed",

@@ -44,7 +44,7 @@ func TestLastKnownStateIsServedWhenTheSourceIsDead(t *testing.T) {
 	if !reflect.DeepEqual(before, after) || len(after) != 32 {
 		t.Errorf("loaded %d objects, saved %d", len(after), len(before))
 	}
-	if status.State != Cached || !status.Stale() || status.SyncedAt.IsZero() {
+	if status.State != Cached || !status.Stale() || status.SyncedAt.IsZero() || !strings.Contains(status.Problem, "refused") {
 		t.Errorf("status %+v, want cached, stale, with its time", status)
 	}
 	// And a live source takes over from it, removals included.
@@ -148,5 +148,53 @@ func TestWhenTheStateIsWritten(t *testing.T) {
 	run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return nil })}}, held, 20*time.Second, log)
 	if items, _, err := readState(filepath.Join(held, stateName), "script://"); err != nil || len(items) != 100 {
 		t.Errorf("while held the state was replaced: %d objects (%v)", len(items), err)
+	}
+}
+
+func TestCachedTellsItsAge(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return fleetOf(t, 3) })}}, dir, time.Second, log)
+	follow(t, dead(), FollowerConfig{StateDir: dir}, func(t *testing.T, r *Registry, _ *Follower) {
+		if r.LastAlive().IsZero() || !r.LastAlive().Equal(r.Status().SyncedAt) {
+			t.Errorf("last alive %v, saved %v", r.LastAlive(), r.Status().SyncedAt)
+		}
+	})
+}
+
+// A shutdown saves what was offered and not yet taken, and what failed before.
+func TestStateIsSavedAtShutdown(t *testing.T) {
+	step := list(func() []Item { return fleetOf(t, 3) })
+	for range 20 {
+		dir := t.TempDir()
+		run(t, &script{steps: []func(context.Context, Feed, bool) error{step}}, dir, 0, &bytes.Buffer{})
+		if _, _, err := readState(filepath.Join(dir, stateName), "script://"); err != nil {
+			t.Fatalf("right after a listing: %v", err)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "later")
+	follow(t, &script{steps: []func(context.Context, Feed, bool) error{step}}, FollowerConfig{StateDir: dir}, func(t *testing.T, _ *Registry, f *Follower) {
+		pass(time.Second)
+		if f.stats.saveErrors.Load() == 0 {
+			t.Error("the state was saved in a directory that is not there")
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, _, err := readState(filepath.Join(dir, stateName), "script://"); err != nil {
+		t.Errorf("after a save that failed: %v", err)
+	}
+}
+
+func TestLeftoversAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{stateName + ".123.tmp", previousName + ".tmp", "mine.tmp"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, dead(), dir, time.Second, &bytes.Buffer{})
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 1 {
+		t.Errorf("left are %v, want only what is not dnsd's", left)
 	}
 }
