@@ -19,7 +19,7 @@ const perClientShare = 8
 type connTable struct {
 	// Set once.
 	max, perClient int
-	turns          *turns
+	computing      *fairQueue
 
 	mu       sync.Mutex
 	draining bool
@@ -34,7 +34,7 @@ func newConnTable(most int) *connTable {
 	return &connTable{
 		max:       most,
 		perClient: max(most/perClientShare, 1),
-		turns:     newTurns(tcpProcessors()),
+		computing: newFairQueue(tcpProcessors()),
 		open:      make(map[*conn]struct{}),
 		clients:   make(map[netip.Prefix]int),
 		networks:  make(map[netip.Prefix]int),
@@ -101,8 +101,8 @@ func (t *connTable) makeRoom(c *conn) bool {
 }
 
 // evict closes the connection that has been idle longest of those that match;
-// where none is idle and busy ones may go, the one that has been so longest. It
-// reports whether there was one. Needs mu.
+// where none is idle and busy ones may go, the one whose last response, if any, is
+// longest ago. It reports whether there was one. Needs mu.
 func (t *connTable) evict(busy bool, match func(*conn) bool) bool {
 	var oldest *conn
 	var since int64

@@ -193,6 +193,12 @@ func serve(t testing.TB, r *Resolver) (addr netip.AddrPort, stop func()) {
 	if err := r.Listen(); err != nil {
 		t.Fatal(err)
 	}
+	return r.Addresses()[0], serveBound(t, r)
+}
+
+// serveBound is serve for a resolver that has been bound.
+func serveBound(t testing.TB, r *Resolver) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -208,7 +214,7 @@ func serve(t testing.TB, r *Resolver) (addr netip.AddrPort, stop func()) {
 		}
 	})
 	t.Cleanup(stop)
-	return r.Addresses()[0], stop
+	return stop
 }
 
 // query packs a question.

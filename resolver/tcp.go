@@ -194,11 +194,11 @@ func (c *conn) readBy(d time.Duration) error {
 // connection goes on.
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
-	c.r.conns.turns.enter(c.network)
+	c.r.conns.computing.enter(c.network)
 	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
-	c.r.conns.turns.leave()
+	c.r.conns.computing.leave()
 	if later == nil {
 		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.

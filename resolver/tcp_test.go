@@ -258,10 +258,11 @@ func TestConnectionsOfOneClient(t *testing.T) {
 	}
 }
 
-// TestConnectionsInAll: where all are busy, and only there, a new one is turned away.
-func TestConnectionsInAll(t *testing.T) {
+// TestConnectionsOfOneNetwork: where all that it may hold are busy, and only
+// there, a new one is turned away.
+func TestConnectionsOfOneNetwork(t *testing.T) {
 	g := newGate(t)
-	r, addr, _ := start(t, func(c *Config) { c.Forward, c.MaxTCPConns = g, 3 })
+	r, addr, _ := start(t, func(c *Config) { c.Forward, c.MaxTCPConns = g, 6 })
 	var busy []net.Conn
 	for i := range 3 {
 		c := dialFrom(t, fmt.Sprintf("127.0.0.%d", 10+i), addr)
@@ -282,19 +283,6 @@ func TestConnectionsInAll(t *testing.T) {
 		}
 	}
 	eventually(t, "a new connection is taken", func() bool { return works(t, dialFrom(t, "127.0.0.20", addr)) })
-}
-
-func TestClientOf(t *testing.T) {
-	for addr, want := range map[string]string{
-		"fdaa:0:18:a7b:7d:f066:b83b:2": "fdaa:0:18:a7b:7d:f066:b83b:0/112",
-		"2001:db8::1":                  "2001:db8::1/128",
-		"::ffff:192.0.2.1":             "192.0.2.1/32",
-		"fe80::1%eth0":                 "fe80::1/128",
-	} {
-		if got := clientOf(netip.MustParseAddr(addr)).String(); got != want {
-			t.Errorf("client of %s is %s, want %s", addr, got, want)
-		}
-	}
 }
 
 // TestLargeMessages: the longest request and the longest response.
