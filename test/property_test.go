@@ -49,10 +49,14 @@ type version struct {
 	settled time.Time // when it must be all that is seen; zero: not yet written whole
 }
 
-// history is all that was ever true. Safe for concurrent use.
+// history is all that was ever true, but for what was forgotten. Safe for
+// concurrent use.
 type history struct {
-	mu       sync.Mutex
-	versions []*version
+	patience time.Duration // how late an answer may follow the file
+
+	mu        sync.Mutex
+	versions  []*version
+	forgotten int // versions that came before
 }
 
 // patience is how late an answer may follow the file. The contract says a
@@ -60,24 +64,36 @@ type history struct {
 // right is found all the same.
 const patience = 5 * time.Second
 
-// possible returns the first version that an answer asked for at start may come
-// from and all after it, up to end.
+// possible returns the versions that an answer asked for at start, and there at
+// end, may come from, and the number of the first of them.
 func (h *history) possible(start, end time.Time) (all []*version, first int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	first = -1
 	for i, v := range h.versions {
 		next := i+1 < len(h.versions)
-		over := next && !h.versions[i+1].settled.IsZero() && h.versions[i+1].settled.Add(patience).Before(start)
+		over := next && !h.versions[i+1].settled.IsZero() && h.versions[i+1].settled.Add(h.patience).Before(start)
 		if over || v.written.After(end) {
 			continue
 		}
 		if first < 0 {
-			first = i
+			first = h.forgotten + i
 		}
 		all = append(all, v)
 	}
 	return all, first
+}
+
+// from returns the number of the oldest version, seen at the least, that an
+// answer asked for at start, and there at end, is right for; -1: there is none.
+func (h *history) from(start, end time.Time, seen int, right func(*model) bool) int {
+	versions, first := h.possible(start, end)
+	for i, v := range versions {
+		if first+i >= seen && right(v.model) {
+			return first + i
+		}
+	}
+	return -1
 }
 
 // change makes a random change to a copy of the fleet.
@@ -151,7 +167,7 @@ func TestHistory(t *testing.T) {
 		now = change(r, now)
 	}
 	writeFile(t, path, now)
-	h := &history{versions: []*version{{model: &model{now}, written: time.Now(), settled: time.Now()}}}
+	h := &history{patience: patience, versions: []*version{{model: &model{now}, written: time.Now(), settled: time.Now()}}}
 
 	l := newLab(t)
 	w := &world{ttl: 5, maxUDP: 1232, path: path}
@@ -274,13 +290,11 @@ func (p *prober) probe(t testing.TB) error {
 		return nil // a list that does not fit: asked over TCP by another
 	}
 	got := said(resp, q.typ)
-	versions, first := p.h.possible(start, end)
-	for k, v := range versions {
-		if first+k >= p.seen && q.answer(v.model) == got {
-			p.seen = max(p.seen, first+k)
-			return nil
-		}
+	if at := p.h.from(start, end, p.seen, func(m *model) bool { return q.answer(m) == got }); at >= 0 {
+		p.seen = at
+		return nil
 	}
+	versions, _ := p.h.possible(start, end)
 	var want []string
 	for _, v := range versions {
 		want = append(want, q.answer(v.model))

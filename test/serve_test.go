@@ -118,6 +118,13 @@ func (u *upstream) ServeDNS(rw dns.ResponseWriter, req *dns.Msg) {
 func startUpstream(t testing.TB, l *lab.Lab) *upstream {
 	t.Helper()
 	u := new(upstream)
+	serveUpstream(t, l, u)
+	return u
+}
+
+// serveUpstream has a handler answer at upstreamAt until the test ends.
+func serveUpstream(t testing.TB, l *lab.Lab, h dns.Handler) {
+	t.Helper()
 	udp, err := l.ListenUDP(upstreamAt)
 	if err != nil {
 		t.Fatal(err)
@@ -126,14 +133,13 @@ func startUpstream(t testing.TB, l *lab.Lab) *upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []*dns.Server{{PacketConn: udp, Handler: u}, {Listener: tcp, Handler: u}} {
+	for _, s := range []*dns.Server{{PacketConn: udp, Handler: h}, {Listener: tcp, Handler: h}} {
 		up, down := make(chan struct{}), make(chan struct{})
 		s.NotifyStartedFunc = func() { close(up) }
 		go func() { defer close(down); s.ActivateAndServe() }()
 		<-up
 		t.Cleanup(func() { s.Shutdown(); <-down })
 	}
-	return u
 }
 
 // TestForwarding checks what NAMES.md says of other names: they go to the

@@ -186,6 +186,9 @@ func (s *Server) Running() bool {
 	}
 }
 
+// Pid returns the process's id.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
 // Signal sends a signal to the process; to one that has ended it does nothing.
 func (s *Server) Signal(sig syscall.Signal) {
 	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
