@@ -61,6 +61,7 @@ func (s *Source) connect(ctx context.Context) (*client, error) {
 		TLS:                  tlsConf,
 		DialKeepAliveTime:    keepalive,
 		DialKeepAliveTimeout: keepaliveTimeout,
+		DialOptions:          transport(),
 		MaxUnaryRetries:      1, // the follower retries
 		Logger:               zap.NewNop(),
 	})
