@@ -16,7 +16,7 @@ import (
 // network is still served, over TCP as over UDP.
 func TestOneNetworkLeavesRoom(t *testing.T) {
 	const machines, each, places = 9, 9, 64
-	r := newResolver(t, listenOn("[::]:53"), func(c *Config) { c.MaxTCPConns = places })
+	r := newResolver(t, listenOn("[::]:53"), func(c *Config) { c.MaxTCPConns, c.Drain = places, time.Millisecond })
 	r.messageTime = time.Hour // none is closed for reading nothing
 	other := "fdaa:0:99:1::2"
 	addrs := []string{"fdaa::3/128", other + "/128"}
@@ -27,50 +27,65 @@ func TestOneNetworkLeavesRoom(t *testing.T) {
 	dialTCP := func(from string) (*net.TCPConn, error) {
 		return net.DialTCP("tcp", &net.TCPAddr{IP: net.ParseIP(from)}, net.TCPAddrFromAddrPort(server))
 	}
-	var greedy, fresh []*net.TCPConn
-	var udp *net.UDPConn
+	var conns []net.Conn
 	var problem error
 	elsewhere(t, addrs, func() {
 		if problem = r.Listen(); problem != nil {
 			return
 		}
+		serveBound(t, r)
+		questions := pipelined(t, 400, "huge.internal.")
 		for i := range machines * each {
 			c, err := dialTCP(fmt.Sprintf("fdaa:0:18:1:%d::2", i%machines+1))
-			problem = errors.Join(problem, err)
-			greedy = append(greedy, c)
+			if problem = errors.Join(problem, err); err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+			problem = errors.Join(problem, c.SetReadBuffer(4096)) // is full all the sooner
+			_, _ = c.Write(questions)                             // fails where the connection was turned away
 		}
-		for range 3 { // accepted after the others
+		for deadline := time.Now().Add(patience); !allBusy(r.conns); time.Sleep(2 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				problem = errors.New("the connections never are all busy")
+				return
+			}
+		}
+		for range 2 {
 			c, err := dialTCP(other)
 			problem = errors.Join(problem, err)
-			fresh = append(fresh, c)
+			conns = append(conns, c)
 		}
-		var err error
-		udp, err = net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(other)}, net.UDPAddrFromAddrPort(server))
+		c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(other)}, net.UDPAddrFromAddrPort(server))
 		problem = errors.Join(problem, err)
+		conns = append(conns, c)
 	})
 	if problem != nil {
 		t.Fatal(problem)
 	}
-	questions := pipelined(t, 400, "huge.internal.")
-	for _, c := range greedy {
-		defer c.Close()
-		if _, err := c.Write(questions); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.cfg.Drain = time.Millisecond
-	serveBound(t, r)
-	for _, c := range append([]net.Conn{udp}, fresh[0], fresh[1], fresh[2]) {
+	for i, c := range conns {
 		defer c.Close()
 		proto := TCP
-		if c == net.Conn(udp) {
+		if i == 2 {
 			proto = UDP
 		}
 		if m := askFrom(t, c, proto, "my-app.internal.", dns.TypeAAAA); m == nil || len(m.Answer) != 3 {
 			t.Errorf("a client of another network gets\n%v", m)
 		}
 	}
-	if n := gathered(t, r, "dnsd_tcp_connections"); n > places/2+3 {
-		t.Errorf("one network holds %v of %d connections", n-3, places)
+	if n := gathered(t, r, "dnsd_tcp_connections"); n != places/2+2 {
+		t.Errorf("one network holds %v of %d connections", n-2, places)
 	}
+}
+
+// allBusy reports whether as many connections as one network gets are open, and
+// each waits for its client to take a response.
+func allBusy(table *connTable) bool {
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	for c := range table.open {
+		if _, idle := c.idle(); idle {
+			return false
+		}
+	}
+	return len(table.open) >= table.max/2
 }
