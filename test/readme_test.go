@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -68,6 +69,22 @@ func TestReadme(t *testing.T) {
 		}
 		if got, want := sorted(got), sorted([]byte(want)); !slices.Equal(got, want) {
 			t.Errorf("%s\ngives %q\nREADME says %q", command, got, want)
+		}
+	}
+}
+
+// TestLinks: what the documents point to within the project is there.
+func TestLinks(t *testing.T) {
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/writers.md", "test/bench/README.md"} {
+		text, err := os.ReadFile(filepath.Join("..", doc))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join("..", filepath.Dir(doc), link[1])); err != nil {
+				t.Errorf("%s links to %s: %v", doc, link[1], err)
+			}
 		}
 	}
 }

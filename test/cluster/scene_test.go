@@ -199,6 +199,11 @@ func (s *scene) heals() {
 	if m := s.metrics(); m["dnsd_registry_held"] != 0 || m["dnsd_registry_age_seconds"] > 12 {
 		s.t.Errorf("healed, and held is %v, the age %v s", m["dnsd_registry_held"], m["dnsd_registry_age_seconds"])
 	}
+	// What went wrong is told as long as it lasts: one tick of the clock later at most.
+	s.await(s.t, "a readiness without trouble", func() bool {
+		_, text := s.ready()
+		return strings.HasPrefix(text, "live: ") && strings.HasSuffix(strings.TrimSpace(text), " ago")
+	})
 }
 
 // goesStale waits until the silence is noticed, and checks what is said of it.
