@@ -56,8 +56,11 @@ const (
 	// so that the forwarder's finer rules of fairness decide first.
 	defaultMaxInflight = 8192
 	// mostSockets is how many sockets an address gets where nobody asks for
-	// more: each answers some 100,000 queries a second, and keeps answers of
-	// its own.
+	// more, and half the processors where that is less. Each answers some
+	// 100,000 queries a second and keeps answers of its own. Fewer sockets
+	// find more packets at each look: on two processors one socket took 20 a
+	// batch and a tenth less CPU a query than two did, which took 13 and
+	// waited three times as often.
 	mostSockets = 8
 	// defaultMaxTCPConns bounds descriptors and some 10 KiB a connection.
 	// TCP carries only what does not fit into UDP.
@@ -89,7 +92,7 @@ type Config struct {
 	Allow []netip.Prefix
 
 	MaxUDPSize  int           // bytes; the most a UDP response has; default 1232
-	Sockets     int           // UDP sockets per address of Listen; default GOMAXPROCS, but at most 8
+	Sockets     int           // UDP sockets per address of Listen; default half of GOMAXPROCS, 1 to 8
 	MaxInflight int           // questions waiting for the forwarder at a time; default 8192
 	MaxTCPConns int           // default 1024
 	TCPIdle     time.Duration // how long a TCP connection may say nothing; default 10 s
@@ -184,7 +187,7 @@ func New(cfg Config) (*Resolver, error) {
 
 func withDefaults(cfg Config) Config {
 	setDefault(&cfg.MaxUDPSize, DefaultMaxUDPSize)
-	setDefault(&cfg.Sockets, min(runtime.GOMAXPROCS(0), mostSockets))
+	setDefault(&cfg.Sockets, min(max(runtime.GOMAXPROCS(0)/2, 1), mostSockets))
 	setDefault(&cfg.MaxInflight, defaultMaxInflight)
 	setDefault(&cfg.MaxTCPConns, defaultMaxTCPConns)
 	setDefault(&cfg.TCPIdle, defaultTCPIdle)

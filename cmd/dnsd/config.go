@@ -44,7 +44,7 @@ type config struct {
 	Metrics   netip.AddrPort // zero: none
 	LogLevel  slog.Level
 	LogFormat string
-	Sockets   int // for each listen address; 0: as many as there are processors
+	Sockets   int // for each listen address; 0: as the resolver sees fit
 
 	Help, Version bool
 
