@@ -50,6 +50,8 @@ func tableConn(n, machine int, used int64, busy bool) *conn {
 	return c
 }
 
+func (t *connTable) has(c *conn) bool { _, ok := t.open[c]; return ok }
+
 // fillTable opens connections of the n-th network, each of another machine,
 // until it gets no more or has got most.
 func fillTable(table *connTable, n, most int, busy bool) (got int) {
@@ -84,11 +86,35 @@ func TestPlacesOfBusyNetworks(t *testing.T) {
 	}
 }
 
+// TestFirstPlace: the first connection of a network takes an idle one's place
+// rather than a busy one's, however long that has been busy.
+func TestFirstPlace(t *testing.T) {
+	table := newConnTable(4)
+	busy, idle := tableConn(0, 0, 1, true), tableConn(0, 1, 1000, false)
+	for _, c := range []*conn{busy, idle, tableConn(1, 0, 0, true), tableConn(2, 0, 0, true), tableConn(3, 0, 0, true)} {
+		if !table.add(c) {
+			t.Fatal("no place")
+		}
+	}
+	if !table.has(busy) || table.has(idle) {
+		t.Error("a busy connection had to go while one was idle")
+	}
+}
+
+// TestIdlePlacesAreShared: a busy network gets another's idle places until both
+// have as many.
+func TestIdlePlacesAreShared(t *testing.T) {
+	table := newConnTable(60)
+	fillTable(table, 0, 30, false)
+	if got := fillTable(table, 1, 250, true); got != 22 || len(table.open) != 45 || table.evicted != 7 {
+		t.Errorf("of 45 connections the busy network has %d, %d had to go", got, table.evicted)
+	}
+}
+
 // TestWhoHasToGo: a network's own idle connection before another's, and of
 // others' only those of the one that holds most.
 func TestWhoHasToGo(t *testing.T) {
 	table := newConnTable(40)
-	open := func(c *conn) bool { _, ok := table.open[c]; return ok }
 	fillTable(table, 0, 19, true)
 	oldest := tableConn(0, 99, 500, false)
 	if !table.add(oldest) { // 20 of network 0
@@ -101,13 +127,13 @@ func TestWhoHasToGo(t *testing.T) {
 		table.add(tableConn(1, i, 0, true))
 	}
 	fresh := tableConn(1, 50, 2000, true)
-	if !table.add(fresh) || open(own) || !open(oldest) || !open(older) {
+	if !table.add(fresh) || table.has(own) || !table.has(oldest) || !table.has(older) {
 		t.Error("another connection than the network's own idle one had to go")
 	}
-	if !table.add(tableConn(1, 51, 2000, true)) || open(oldest) || !open(older) {
+	if !table.add(tableConn(1, 51, 2000, true)) || table.has(oldest) || !table.has(older) {
 		t.Error("another connection than the largest network's idle one had to go")
 	}
-	if table.add(tableConn(1, 52, 2000, true)) || !open(older) || table.networks[oldest.network] != 19 {
+	if table.add(tableConn(1, 52, 2000, true)) || !table.has(older) || table.networks[oldest.network] != 19 {
 		t.Error("a busy connection or that of a smaller network had to go")
 	}
 	if counts := len(table.open); counts > table.max || len(table.networks) != 3 {

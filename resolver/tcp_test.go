@@ -232,18 +232,23 @@ func TestSilentMessages(t *testing.T) {
 
 func TestConnectionsOfOneClient(t *testing.T) {
 	r, addr, _ := start(t, func(c *Config) { c.MaxTCPConns = 8 * perClientShare })
-	var conns []net.Conn
-	for range 8 {
-		c := dialFrom(t, "127.0.0.1", addr)
+	use := func(c net.Conn) {
+		t.Helper()
 		if !works(t, c) {
 			t.Fatal("no answer")
 		}
+		// The server writes down that it is idle after the client has the answer.
+		eventually(t, "all connections are idle", r.conns.quiet)
+	}
+	var conns []net.Conn
+	for range 8 {
+		c := dialFrom(t, "127.0.0.1", addr)
+		use(c)
 		conns = append(conns, c)
 	}
 	other := dialFrom(t, "127.0.0.2", addr)
-	if !works(t, other) || !works(t, conns[0]) { // conns[1] is now idle longest
-		t.Error("no answer")
-	}
+	use(other)
+	use(conns[0]) // conns[1] is now idle longest
 	if !works(t, dialFrom(t, "127.0.0.1", addr)) {
 		t.Error("a ninth connection gets no answer")
 	}
@@ -283,6 +288,18 @@ func TestConnectionsOfOneNetwork(t *testing.T) {
 		}
 	}
 	eventually(t, "a new connection is taken", func() bool { return works(t, dialFrom(t, "127.0.0.20", addr)) })
+}
+
+// quiet reports whether all connections are idle.
+func (t *connTable) quiet() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.open {
+		if _, idle := c.idle(); !idle {
+			return false
+		}
+	}
+	return true
 }
 
 // TestLargeMessages: the longest request and the longest response.
