@@ -42,12 +42,48 @@ func ParseFile(data []byte) ([]Item, error) {
 	return p.items, nil
 }
 
+// batch is how many items EachBatch hands over at a time: enough that the call
+// is nothing beside the parsing.
+const batch = 1000
+
+// EachBatch reads a file as ParseFile does and hands over what it holds by and
+// by, so that it need not fit into memory all at once. That a file cannot be
+// used as a whole is found before the first batch. The slice is valid during
+// the call. An error of take ends the reading and is returned.
+func EachBatch(data []byte, take func([]Item) error) error {
+	p := newParser(data)
+	p.take = take
+	if err := p.file(); err != nil {
+		return err
+	}
+	p.flush()
+	return p.err
+}
+
 // parser reads one file.
 type parser struct {
 	*document
 	items    []Item
-	problems []Problem   // one for each rejection among the items
-	first    map[Key]int // where each object was listed first
+	problems []Problem          // one for each rejection among the items
+	first    map[Key]int        // where each object was listed first
+	take     func([]Item) error // what EachBatch was given; nil: all items are kept
+	err      error              // of take; nothing more is read
+}
+
+// add takes an item that is complete.
+func (p *parser) add(item Item) {
+	p.items = append(p.items, item)
+	if p.take != nil && len(p.items) >= batch {
+		p.flush()
+	}
+}
+
+func (p *parser) flush() {
+	if p.err == nil && len(p.items) > 0 {
+		p.err = p.take(p.items)
+	}
+	clear(p.items) // lets go of the objects
+	p.items = p.items[:0]
 }
 
 func newParser(data []byte) *parser {
@@ -69,25 +105,30 @@ func (p *parser) file() error {
 		"peers":     p.peer,
 		"addresses": p.address,
 	}
-	found := map[string]bool{}
+	found := map[string]span{}
+	var order []string // of the file
 	for name, value := range p.members(root) {
-		read := lists[name]
-		if read == nil {
+		if lists[name] == nil {
 			continue
 		}
 		if kind := p.kind(value); kind != "list" && kind != "null" {
 			return p.fail(value.from, "%q is a JSON %s: want a list", name, kind)
 		}
-		if found[name] {
+		if _, twice := found[name]; twice {
 			return p.fail(value.from, "%q is here a second time: want one list that holds all", name)
 		}
-		found[name] = true
-		for v := range p.elements(value) {
-			read(v)
-		}
+		found[name] = value
+		order = append(order, name)
 	}
 	if len(found) == 0 {
 		return p.fail(root.from, `the file has none of the lists of a registry: %s; an empty registry is {"apps": []}`, want)
+	}
+	for _, name := range order {
+		for v := range p.elements(found[name]) {
+			if lists[name](v); p.err != nil {
+				break
+			}
+		}
 	}
 	return nil
 }
@@ -100,12 +141,12 @@ func (p *parser) put(o Object, at span) {
 		return
 	}
 	p.first[key] = at.from
-	p.items = append(p.items, Put(o))
+	p.add(Put(o))
 }
 
 func (p *parser) reject(key Key, at span, err error) {
 	line, column := p.position(at.from)
-	p.items = append(p.items, Reject(key, p.place(at.from), err))
+	p.add(Reject(key, p.place(at.from), err))
 	p.problems = append(p.problems, Problem{line, column, key.label() + ": " + err.Error()})
 }
 

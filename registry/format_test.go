@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -229,6 +231,43 @@ func TestCheckReport(t *testing.T) {
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("%+v\nwant %+v", r, want)
 	}
+}
+
+func TestEachBatch(t *testing.T) {
+	data := fleetFile(2500)
+	want, err := ParseFile(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("the same items", func(t *testing.T) {
+		var got []Item
+		calls := 0
+		err := EachBatch(data, func(items []Item) error {
+			calls++
+			got = append(got, items...)
+			return nil
+		})
+		if err != nil || calls != 3 || !reflect.DeepEqual(got, want) {
+			t.Errorf("%d items in %d calls, %v; want %d in 3", len(got), calls, err, len(want))
+		}
+	})
+	t.Run("ends when told", func(t *testing.T) {
+		calls, enough := 0, errors.New("enough")
+		err := EachBatch(data, func([]Item) error { calls++; return enough })
+		if err != enough || calls != 1 {
+			t.Errorf("%d calls, %v; want 1 and its error", calls, err)
+		}
+	})
+	t.Run("nothing of an unusable file", func(t *testing.T) {
+		spoiled := append(bytes.TrimSuffix(bytes.TrimSpace(data), []byte("}")), `, "peers": 1}`...)
+		err := EachBatch(spoiled, func(items []Item) error {
+			t.Errorf("%d items", len(items))
+			return nil
+		})
+		if err == nil {
+			t.Error("no error")
+		}
+	})
 }
 
 // FuzzParseFile looks for text that makes the parser panic, or lets through

@@ -214,14 +214,12 @@ func (s *Source) look(ctx context.Context, feed registry.Feed, forced bool) (tim
 	}
 	sum := maphash.Bytes(s.seed, data)
 	if !s.seen.parsed || s.seen.sum != sum || forced {
-		items, err := registry.ParseFile(data)
-		s.seen.parsed, s.seen.sum, s.seen.verdict = true, sum, err
-		if err == nil {
-			if err := list(ctx, feed, items); err != nil {
-				return 0, err
-			}
-			s.log.Debug("registry file read", "path", s.path, "items", len(items), "took", time.Since(now))
+		n, err := list(ctx, feed, data)
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
 		}
+		s.seen.parsed, s.seen.sum, s.seen.verdict = true, sum, err
+		s.log.Debug("registry file read", "path", s.path, "items", n, "took", time.Since(now))
 	}
 	if s.seen.verdict != nil {
 		return s.fail(s.seen.verdict, forced), nil
@@ -230,11 +228,17 @@ func (s *Source) look(ctx context.Context, feed registry.Feed, forced bool) (tim
 	return s.poll, feed.Change(ctx, nil)
 }
 
-func list(ctx context.Context, feed registry.Feed, items []registry.Item) error {
-	if err := feed.List(ctx, items); err != nil {
-		return err
+// list tells the feed what the file holds and returns how many items that are.
+// Where ctx has not ended, the error is the file's, and the feed knows of nothing.
+func list(ctx context.Context, feed registry.Feed, data []byte) (n int, err error) {
+	err = registry.EachBatch(data, func(items []registry.Item) error {
+		n += len(items)
+		return feed.List(ctx, items)
+	})
+	if err != nil {
+		return n, err
 	}
-	return feed.Listed(ctx)
+	return n, feed.Listed(ctx)
 }
 
 // note takes the attributes that were found now.
