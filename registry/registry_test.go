@@ -10,6 +10,32 @@ import (
 	"testing"
 )
 
+func TestMetadataIsShared(t *testing.T) {
+	r := New()
+	put := func(id, role string) *Machine {
+		m, err := NewMachine(MachineSpec{ID: id, App: "web", Network: "fdaa:0:18::/48", State: "started",
+			Metadata: map[string]string{"role": role, "tier": "1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Apply([]Item{Put(m)})
+		return m
+	}
+	first, sibling, other := put("a", "db"), put("b", "db"), put("c", "web")
+	if &first.Metadata[0] != &sibling.Metadata[0] {
+		t.Error("siblings hold equal metadata twice")
+	}
+	if first.Metadata[0].Value != "db" || other.Metadata[0].Value != "web" {
+		t.Error("metadata are another machine's")
+	}
+	moved := *other
+	moved.Region, moved.Metadata = "ams", slices.Clone(other.Metadata)
+	r.Apply([]Item{Put(&moved)})
+	if &moved.Metadata[0] != &other.Metadata[0] {
+		t.Error("a change of the region holds the metadata anew")
+	}
+}
+
 func TestApplyAndLookUp(t *testing.T) {
 	r := New()
 	n := network(t, "fdaa:0:18::/48")
