@@ -9,13 +9,17 @@ import (
 // an eighth, one machine does not take the half that its network can get.
 const perClientShare = 8
 
+// strangerPlaces is how many connections those may hold that dnsd does not serve:
+// they get REFUSED, and nothing that a client could miss.
+const strangerPlaces = 16
+
 // connTable bounds the TCP connections, in all, for each network and for each
 // client. A network takes places while it holds fewer than are free, as in
 // admission. Beyond that a connection has to go for the new one: the network's own that
 // has been idle longest, since idle ones cost nothing to open again (RFC 7766,
 // section 6.1); else one of the network that holds most. A network that holds
 // none gets its first even where that one is busy, so that however many networks
-// conspire nobody is locked out.
+// conspire nobody is locked out. Strangers have a few places of their own.
 type connTable struct {
 	// Set once.
 	max, perClient int
@@ -26,6 +30,7 @@ type connTable struct {
 	open     map[*conn]struct{}
 	clients  map[netip.Prefix]int // connections of each
 	networks map[netip.Prefix]int
+	strange  int // connections in open of strangers, who are no client and of no network
 	evicted  uint64
 	refused  uint64
 }
@@ -73,6 +78,10 @@ func (t *connTable) add(c *conn) bool {
 		return false
 	}
 	t.open[c] = struct{}{}
+	if c.stranger {
+		t.strange++
+		return true
+	}
 	t.clients[c.client]++
 	t.networks[c.network]++
 	return true
@@ -81,11 +90,14 @@ func (t *connTable) add(c *conn) bool {
 // makeRoom reports whether c gets a place, for which another connection may have
 // had to go. Needs mu.
 func (t *connTable) makeRoom(c *conn) bool {
+	if c.stranger {
+		return t.strange < strangerPlaces
+	}
 	if t.clients[c.client] >= t.perClient {
 		return t.evict(false, func(old *conn) bool { return old.client == c.client })
 	}
 	holds := t.networks[c.network]
-	if holds < t.max-len(t.open) || t.evict(false, func(old *conn) bool { return old.network == c.network }) {
+	if holds < t.max-(len(t.open)-t.strange) || t.evict(false, func(old *conn) bool { return old.network == c.network }) {
 		return true
 	}
 	var largest netip.Prefix
@@ -109,7 +121,7 @@ func (t *connTable) evict(busy bool, match func(*conn) bool) bool {
 	var oldestIdle bool
 	for c := range t.open {
 		used, idle := c.idle()
-		if !match(c) || !idle && (!busy || oldestIdle) {
+		if c.stranger || !match(c) || !idle && (!busy || oldestIdle) {
 			continue
 		}
 		if oldest == nil || idle && !oldestIdle || used < since {
@@ -138,6 +150,10 @@ func (t *connTable) drop(c *conn) {
 		return
 	}
 	delete(t.open, c)
+	if c.stranger {
+		t.strange--
+		return
+	}
 	if t.clients[c.client]--; t.clients[c.client] == 0 {
 		delete(t.clients, c.client)
 	}

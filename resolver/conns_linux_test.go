@@ -77,6 +77,65 @@ func TestOneNetworkLeavesRoom(t *testing.T) {
 	}
 }
 
+// TestStrangersTakeNoClientsPlace: however many connect, in silence, the clients'
+// idle connections stay; and a stranger that asks is told once that it may not.
+func TestStrangersTakeNoClientsPlace(t *testing.T) {
+	const client, strange, places = "fdaa:0:18:1::2", "2001:db8::1", 16
+	r := newResolver(t, listenOn("[::]:53"), func(c *Config) {
+		c.MaxTCPConns, c.TCPIdle, c.Drain = places, time.Hour, time.Millisecond
+	})
+	r.strangerTime = 300 * time.Millisecond
+	var clients []net.Conn
+	var silent, asking net.Conn
+	var problem error
+	elsewhere(t, []string{"fdaa::3/128", client + "/128", strange + "/128"}, func() {
+		if problem = r.Listen(); problem != nil {
+			return
+		}
+		serveBound(t, r)
+		dial := func(from string) net.Conn {
+			c, err := net.DialTCP("tcp", &net.TCPAddr{IP: net.ParseIP(from)}, &net.TCPAddr{IP: net.ParseIP("fdaa::3"), Port: 53})
+			if problem = errors.Join(problem, err); err != nil {
+				return nil
+			}
+			t.Cleanup(func() { c.Close() })
+			problem = errors.Join(problem, c.SetDeadline(time.Now().Add(patience)))
+			return c
+		}
+		for range places / perClientShare {
+			clients = append(clients, dial(client))
+		}
+		if asking = dial(strange); problem != nil {
+			return
+		}
+		_, err := asking.Write(pipelined(t, 2, "my-app.internal."))
+		problem = errors.Join(problem, err)
+		for range places + strangerPlaces {
+			silent = dial(strange)
+		}
+	})
+	if problem != nil {
+		t.Fatal(problem)
+	}
+	resp, err := receive(TCP, asking)
+	if err != nil || unpack(t, resp).Rcode != dns.RcodeRefused || !closed(t, asking) {
+		t.Errorf("a stranger gets %x, %v, want REFUSED, once", resp, err)
+	}
+	if !closed(t, silent) {
+		t.Error("a silent stranger stays")
+	}
+	eventually(t, "all strangers are gone", func() bool {
+		open, evicted, _ := r.conns.counts()
+		return open == len(clients) && evicted == 0
+	})
+	for _, c := range clients {
+		defer c.Close()
+		if m := askFrom(t, c, TCP, "my-app.internal.", dns.TypeAAAA); m == nil || len(m.Answer) != 3 {
+			t.Errorf("a client gets\n%v", m)
+		}
+	}
+}
+
 // allBusy reports whether as many connections as one network gets are open, and
 // each waits for its client to take a response.
 func allBusy(table *connTable) bool {

@@ -141,6 +141,43 @@ func TestWhoHasToGo(t *testing.T) {
 	}
 }
 
+// TestStrangersPlaces: strangers have places of their own, which neither take
+// from the clients' nor give to them.
+func TestStrangersPlaces(t *testing.T) {
+	table := newConnTable(20)
+	idle := tableConn(0, 0, 1, false)
+	table.add(idle)
+	strangers := func() (got int) {
+		for ; got < 100; got++ {
+			c := tableConn(0, 0, 0, false)
+			c.stranger, c.network = true, netip.Prefix{}
+			if !table.add(c) {
+				return got
+			}
+			if got == 0 {
+				defer table.remove(c)
+			}
+		}
+		return got
+	}
+	if got := strangers(); got != strangerPlaces || !table.has(idle) {
+		t.Errorf("strangers got %d places, want %d and nobody else's", got, strangerPlaces)
+	}
+	got := 0
+	for ; got < 100; got++ { // clients outside of all private networks, as strangers are
+		c := tableConn(0, got+1, 0, true)
+		if c.network = (netip.Prefix{}); !table.add(c) {
+			break
+		}
+	}
+	if got != 10 || table.evicted != 0 {
+		t.Errorf("clients got %d places beside strangers, want 10; %d had to go", got, table.evicted)
+	}
+	if got := strangers(); got != 1 {
+		t.Errorf("strangers got %d places, want the one that came back", got)
+	}
+}
+
 func TestPlacesComeBack(t *testing.T) {
 	table := newConnTable(16)
 	for range 100 {

@@ -125,7 +125,9 @@ type Resolver struct {
 	admit *admission
 	conns *connTable
 
-	messageTime time.Duration // defaultMessageTime; tests are less patient
+	// Tests have another patience.
+	messageTime  time.Duration // defaultMessageTime
+	strangerTime time.Duration // defaultStrangerTime
 
 	sockets   []*socket   // set by Listen, under mu
 	acceptors []*acceptor // set by Listen
@@ -154,7 +156,8 @@ func New(cfg Config) (*Resolver, error) {
 		admit: newAdmission(cfg.MaxInflight),
 		conns: newConnTable(cfg.MaxTCPConns),
 
-		messageTime: defaultMessageTime,
+		messageTime:  defaultMessageTime,
+		strangerTime: defaultStrangerTime,
 	}
 	var errs []error
 	if cfg.MaxUDPSize < minUDPSize || cfg.MaxUDPSize > maxUDPPayload {

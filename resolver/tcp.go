@@ -23,6 +23,9 @@ const (
 	// last, and a response to be taken: seconds, for 64 KiB at most, are much
 	// on any network that dnsd serves.
 	defaultMessageTime = 5 * time.Second
+	// defaultStrangerTime is how long a client that dnsd does not serve may take for
+	// each of: saying something, finishing that, taking its REFUSED.
+	defaultStrangerTime = time.Second
 	// maxPipelined is how many questions of one connection wait for the
 	// forwarder at a time; further ones are not read until one is answered.
 	maxPipelined = 32
@@ -93,7 +96,7 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	}
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
-		stats: a.stats, slots: make(chan struct{}, maxPipelined)}
+		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
 		nc.Close()
@@ -116,13 +119,14 @@ func (a *acceptor) stop() {
 // goroutines of deferred questions write, one at a time.
 type conn struct {
 	// Set once.
-	r       *Resolver
-	nc      *net.TCPConn
-	from    netip.AddrPort
-	client  netip.Prefix // see clientOf
-	network netip.Prefix // see networkOf
-	stats   *stats
-	slots   chan struct{} // one for each deferred question
+	r        *Resolver
+	nc       *net.TCPConn
+	from     netip.AddrPort
+	client   netip.Prefix // see clientOf
+	network  netip.Prefix // see networkOf
+	stranger bool         // none of those that dnsd serves
+	stats    *stats
+	slots    chan struct{} // one for each deferred question
 
 	draining atomic.Bool
 	busy     atomic.Int32 // requests in hand
@@ -181,13 +185,21 @@ func (c *conn) read(in *bufio.Reader, buf []byte) ([]byte, error) {
 
 // readBy sets when reading fails. It fails itself once the connection drains.
 func (c *conn) readBy(d time.Duration) error {
-	if err := c.nc.SetReadDeadline(time.Now().Add(d)); err != nil {
+	if err := c.nc.SetReadDeadline(c.deadline(d)); err != nil {
 		return err
 	}
 	if c.draining.Load() { // asked after the deadline is set: drain does it the other way round
 		return net.ErrClosed
 	}
 	return nil
+}
+
+// deadline returns when something that may take d has taken too long.
+func (c *conn) deadline(d time.Duration) time.Time {
+	if c.stranger {
+		d = min(d, c.r.strangerTime)
+	}
+	return time.Now().Add(d)
 }
 
 // handle answers one request, which was counted busy. It reports whether the
@@ -202,7 +214,7 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	if later == nil {
 		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.
-		return c.write(*buf, resp) && !w.forbidden
+		return c.write(*buf, resp) && !c.stranger
 	}
 	c.slots <- struct{}{} // freed when that response is written, or given up
 	if !c.r.admit.enter(later.Network()) {
@@ -237,7 +249,7 @@ func (c *conn) write(buf, resp []byte) bool {
 	binary.BigEndian.PutUint16(buf, uint16(len(resp)))
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	err := c.nc.SetWriteDeadline(time.Now().Add(c.r.messageTime))
+	err := c.nc.SetWriteDeadline(c.deadline(c.r.messageTime))
 	if err == nil {
 		_, err = c.nc.Write(buf)
 	}

@@ -80,6 +80,7 @@ func TestNetworkOfItsOwn(t *testing.T) {
 		c.Listen = []netip.AddrPort{netip.MustParseAddrPort("[::]:53")}
 		c.Sockets = 3
 	})
+	r.strangerTime = patience             // they are asked one after the other
 	conns := make(map[string][2]net.Conn) // from>to, by protocol
 	var problem error
 	elsewhere(t, []string{a + "/128", b + "/128", strange + "/128", "fdaa::3/128", "fdaa:0:18::3/128", "fdaa:0:99::3/128", "192.0.2.1/32"}, func() {
