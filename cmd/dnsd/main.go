@@ -54,11 +54,22 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 )
 
+// gcPercent is how much garbage may gather, in percent of what is in use, before
+// it is collected; $GOGC overrules it. A kept answer makes no garbage when it is
+// given, so that only changes and listings pay for less than Go's 100 (measured:
+// 1,000,000 machines from a file 871 MiB instead of 1,163 when ready, for 5 % more
+// CPU until then; 7 to 9 % more CPU a change at 2,000 changes a second).
+const gcPercent = 50
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // so that a second signal ends the process at once
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
