@@ -42,8 +42,15 @@ const maxTxn = 128
 func (e *etcdStore) commit(ops []clientv3.Op) {
 	e.t.Helper()
 	for part := range slices.Chunk(ops, maxTxn) {
-		_, err := e.cli.Txn(e.c.Context()).Then(part...).Commit()
-		e.must(err)
+		var err error
+		// A cluster that elects a leader, or a machine that does much else,
+		// makes a writer try again. What is written is the same each time.
+		if !lab.Until(patience, func() bool {
+			_, err = e.cli.Txn(e.c.Context()).Then(part...).Commit()
+			return err == nil
+		}) {
+			e.must(err)
+		}
 	}
 }
 
