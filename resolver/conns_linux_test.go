@@ -77,6 +77,26 @@ func TestOneNetworkLeavesRoom(t *testing.T) {
 	}
 }
 
+// TestUnreadResponses: what a client does not read is soon no longer computed.
+func TestUnreadResponses(t *testing.T) {
+	r := newResolver(t)
+	r.messageTime = 200 * time.Millisecond
+	addr := run(t, r)
+	c := dialFrom(t, "127.0.0.1", addr).(*net.TCPConn)
+	if err := c.SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(pipelined(t, 400, "huge.internal.")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the client loses its connection", func() bool {
+		return gathered(t, r, "dnsd_write_errors_total", "proto", "tcp") == 1
+	})
+	if n := gathered(t, r, "dnsd_responses_total", "proto", "tcp"); n > 8 {
+		t.Errorf("%v responses were computed for a client that reads none", n)
+	}
+}
+
 // TestStrangersTakeNoClientsPlace: however many connect, in silence, the clients'
 // idle connections stay; and a stranger that asks is told once that it may not.
 func TestStrangersTakeNoClientsPlace(t *testing.T) {

@@ -45,8 +45,8 @@ func (d *Deferred) Shed(dst []byte) []byte {
 		Text: "too many questions are waiting for upstream resolvers: ask again"})
 }
 
-// admission bounds the questions that wait for the forwarder, each of which is
-// a goroutine. A network is let in while it holds no more places than are free:
+// admission bounds the questions that wait for the forwarder, or over TCP for
+// their client to take the response, each of which is a goroutine. A network is let in while it holds no more places than are free:
 // so one network alone gets half of them, n busy ones 1/(n+1) each, and there is
 // always room for one that comes new (the "dynamic threshold" of shared switch buffers).
 type admission struct {

@@ -31,6 +31,10 @@ const (
 	maxPipelined = 32
 	// readBuffer takes some sixty pipelined questions a read.
 	readBuffer = 4 << 10
+	// sendBuffer, which Linux doubles for its own needs, holds two of the longest
+	// responses. By itself it would grow to megabytes for each client that
+	// asks and does not read.
+	sendBuffer = 128 << 10
 	// lengthLen is TCP's length before each message (RFC 1035, section 4.2.2).
 	lengthLen = 2
 )
@@ -97,6 +101,7 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
+	_ = nc.SetWriteBuffer(sendBuffer) // without it only takes more memory
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
 		nc.Close()
@@ -224,12 +229,12 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 		return c.write(*buf, resp)
 	}
 	c.deferred.Go(func() {
-		buf := tcpBuffers.Get().(*[]byte)
-		defer tcpBuffers.Put(buf)
-		resp := later.Resolve(ctx, (*buf)[lengthLen:lengthLen])
-		c.r.admit.leave(later.Network())
+		// There may be thousands of these: a buffer for the usual answer has to do.
+		buf := make([]byte, lengthLen, lengthLen+minUDPSize)
+		resp := later.Resolve(ctx, buf[lengthLen:])
 		later.countAlone(resp, start)
-		c.write(*buf, resp)
+		c.write(buf, resp)
+		c.r.admit.leave(later.Network()) // no earlier: unread responses are its network's
 		<-c.slots
 	})
 	return true

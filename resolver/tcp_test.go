@@ -2,16 +2,20 @@ package resolver
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/forward"
 )
 
 // dialFrom connects from a loopback address.
@@ -126,6 +130,32 @@ func TestManyWaitingOnOneConnection(t *testing.T) {
 	if len(seen) != n {
 		t.Errorf("%d answered, want %d", len(seen), n)
 	}
+}
+
+// TestUnreadForwardedAnswers: one that its client does not take is in the way of
+// its network's next questions, and of nothing once it is read.
+func TestUnreadForwardedAnswers(t *testing.T) {
+	const size = 50_000
+	reply := &forward.Reply{EDE: []EDE{{Text: strings.Repeat("x", size)}}}
+	r := newResolver(t, withForwarder(&fakeForwarder{resolve: func(context.Context, *forward.Query) *forward.Reply { return reply }}))
+	r.messageTime = time.Hour
+	c := dialFrom(t, "127.0.0.1", run(t, r))
+	held := func() int {
+		r.admit.mu.Lock()
+		defer r.admit.mu.Unlock()
+		return r.cfg.MaxInflight - r.admit.free
+	}
+	const n = 3 * maxPipelined
+	for range n {
+		send(t, TCP, c, query(t, "example.com.", dns.TypeA, edns(1232)))
+	}
+	eventually(t, "as many as may are in the way", func() bool { return held() == maxPipelined })
+	for range n {
+		if resp, err := receive(TCP, c); err != nil || len(resp) < size || unpack(t, resp).Rcode != 0 {
+			t.Fatalf("%d bytes, %v", len(resp), err)
+		}
+	}
+	eventually(t, "nothing is in the way", func() bool { return held() == 0 })
 }
 
 // TestAnswersAfterHalfClose: a client may close its side once it has asked.
