@@ -52,7 +52,7 @@ func Main(m *testing.M) int {
 
 // Binary returns the path of dnsd, built with the race detector when the test
 // is.
-func Binary(t testing.TB) string { return built(t, raceEnabled) }
+func Binary(t testing.TB) string { return built(t, Race) }
 
 // PlainBinary returns the path of dnsd without the race detector, for figures.
 func PlainBinary(t testing.TB) string { return built(t, false) }

@@ -2,5 +2,5 @@
 
 package lab
 
-// raceEnabled says that the test runs with the race detector; then dnsd does too.
-const raceEnabled = true
+// Race says that the test runs with the race detector; then dnsd does too.
+const Race = true
