@@ -153,7 +153,7 @@ func (f *Follower) complete(l *listing) {
 		items = append(items, Delete(key))
 	}
 	items = append(items, l.late...)
-	f.reg.alive.Store(now.UnixNano())
+	f.reg.heard(now)
 	changed := f.changes(items)
 	f.stats.listings.Add(1)
 	f.stats.held.Store(int64(f.guard.len()))

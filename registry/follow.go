@@ -169,21 +169,30 @@ func (f *Follower) follow(ctx context.Context) {
 func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	span := relistEvery*4/5 + rand.N(relistEvery*2/5)
-	timer := time.AfterFunc(span, func() { cancel(errRelist) })
-	defer timer.Stop()
+	d := &feed{f: f}
+	d.streaming.Store(resume)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ended := make(chan struct{})
 	defer close(ended)
 	wg.Go(func() {
-		select {
-		case <-f.relist:
-			cancel(errRelist)
-		case <-ended:
+		timer := time.NewTimer(relistEvery*4/5 + rand.N(relistEvery*2/5))
+		defer timer.Stop()
+		for {
+			select {
+			case <-f.relist:
+			case <-timer.C:
+			case <-ended:
+				return
+			}
+			// A listing that is under way is what is wanted: to begin it again
+			// would be to never end it, where it takes longer than the pause.
+			if d.streaming.Load() {
+				cancel(errRelist)
+				return
+			}
 		}
 	})
-	d := &feed{f: f}
 	err = f.src.Follow(ctx, d, resume)
 	if cause := context.Cause(ctx); cause != nil {
 		return d.listed, cause
@@ -210,6 +219,8 @@ type feed struct {
 	f       *Follower
 	listing *listing // under way; nil: none
 	listed  bool     // one was completed
+
+	streaming atomic.Bool // no listing is under way or still to begin; read from outside
 }
 
 func (d *feed) send(ctx context.Context, o op) error {
@@ -238,6 +249,7 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 			return err
 		}
 		d.listing = newListing(d.f.reg.View())
+		d.streaming.Store(false)
 	}
 	var rejected []Item
 	for i := range items {
@@ -263,6 +275,7 @@ func (d *feed) Listed(ctx context.Context) error {
 		return err
 	}
 	d.listed = true
+	d.streaming.Store(true)
 	return nil
 }
 
@@ -272,7 +285,7 @@ func (d *feed) Change(ctx context.Context, items []Item) error {
 		d.listing.late = append(d.listing.late, items...)
 		return context.Cause(ctx)
 	}
-	d.f.reg.alive.Store(time.Now().UnixNano())
+	d.f.reg.heard(time.Now())
 	if len(items) == 0 {
 		return context.Cause(ctx)
 	}

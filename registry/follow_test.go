@@ -266,6 +266,36 @@ func TestSweepGuardWaitsForTheSecondListing(t *testing.T) {
 	})
 }
 
+// A listing that takes longer than the guard's pause is not begun again and
+// again: it is let end, and is the second opinion.
+func TestSweepGuardWaitsForASlowListing(t *testing.T) {
+	calls := 0
+	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
+		calls++
+		if calls > 1 {
+			_ = feed.List(ctx, nil)
+			select {
+			case <-time.After(40 * time.Second):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		} else if err := feed.List(ctx, fleetOf(t, 100)); err != nil {
+			return err
+		}
+		if err := feed.Listed(ctx); err != nil {
+			return err
+		}
+		return stayAlive(ctx, feed)
+	}}}
+	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
+		f.relist <- struct{}{}
+		pass(3 * time.Minute)
+		if r.Count(KindMachine) != 0 || calls != 3 {
+			t.Errorf("%d machines after %d listings, want none after 3", r.Count(KindMachine), calls)
+		}
+	})
+}
+
 // Additions of a held listing are applied; a source that comes to its senses
 // takes the hold away; a small registry is not guarded.
 func TestSweepGuardKeepsAddingAndForgets(t *testing.T) {

@@ -95,6 +95,9 @@ type Key struct {
 
 // String returns the key for logs: "machine my-app/148e21dad76789 in fdaa:0:18::/48".
 func (k Key) String() string {
+	if k.Name == "" && k.ID == "" {
+		return k.Kind.String() + " without a name"
+	}
 	s := k.Kind.String() + " " + k.Name
 	if k.ID != "" {
 		s += "/" + k.ID

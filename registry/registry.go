@@ -21,7 +21,7 @@ type Registry struct {
 	version atomic.Uint64
 	counts  [4]atomic.Int64
 	status  atomic.Pointer[Status]
-	alive   atomic.Int64 // when the source last proved to be alive, Unix nanoseconds; 0: never
+	alive   atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
 }
 
 // Version returns a number that is odd while a change is being published and
@@ -83,13 +83,17 @@ func (s *Status) Changed() <-chan struct{} { return s.changed }
 // Status returns the current status. It is immutable.
 func (r *Registry) Status() *Status { return r.status.Load() }
 
-// LastAlive returns when the source was last proven alive, zero for never.
+// LastAlive returns when the source was last proven alive, zero for never. It
+// keeps its monotonic reading, so that a clock that is set does not change the age.
 func (r *Registry) LastAlive() time.Time {
-	if ns := r.alive.Load(); ns != 0 {
-		return time.Unix(0, ns)
+	if t := r.alive.Load(); t != nil {
+		return *t
 	}
 	return time.Time{}
 }
+
+// heard notes that the source is proven alive.
+func (r *Registry) heard(now time.Time) { r.alive.Store(&now) }
 
 // SetStatus replaces the status. Watchers of the old one are woken only when
 // what answers say of it has changed. The follower calls it; so do tests that

@@ -78,7 +78,7 @@ func (s *saver) run(ctx context.Context) {
 // save writes the state and logs a failure: a full disk must not stop answers.
 func (s *saver) save(v *View) {
 	f, now := s.f, time.Now()
-	if err := writeState(f.cfg.StateDir, v, f.src.String(), now); err != nil {
+	if err := writeState(f.cfg.StateDir, v, identity(f.src), now); err != nil {
 		s.failed.Store(true)
 		f.stats.saveErrors.Add(1)
 		f.log.Error("the last known state cannot be written", "err", err)
@@ -171,7 +171,7 @@ func (f *Follower) loadState() {
 	}
 	for _, name := range []string{stateName, previousName} {
 		path := filepath.Join(f.cfg.StateDir, name)
-		items, saved, err := readState(path, f.src.String())
+		items, saved, err := readState(path, identity(f.src))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -180,13 +180,26 @@ func (f *Follower) loadState() {
 			continue
 		}
 		f.reg.Apply(items)
-		f.reg.alive.Store(saved.UnixNano())
+		if now := time.Now(); saved.After(now) { // by a clock that was wrong then, or is now
+			saved = now
+		}
+		f.reg.heard(saved)
 		f.status.State, f.status.SyncedAt = Cached, saved
 		f.reg.SetStatus(f.status)
 		f.log.Info("the last known state is loaded; answers are marked stale until the source has listed",
 			"file", path, "objects", len(items), "saved", saved)
 		return
 	}
+}
+
+// identity is what tells sources with other contents apart. One that can be
+// reached in several ways says so itself: by which members of a cluster it was
+// last known must not matter on the day when one of them is replaced.
+func identity(src Source) string {
+	if s, ok := src.(interface{ Identity() string }); ok {
+		return s.Identity()
+	}
+	return src.String()
 }
 
 // readState reads a state file that was saved from the given source.

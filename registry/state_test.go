@@ -198,3 +198,29 @@ func TestLeftoversAreRemoved(t *testing.T) {
 		t.Errorf("left are %v, want only what is not dnsd's", left)
 	}
 }
+
+// A clock that was wrong when the state was saved does not make it come from
+// the future; other end points of the same cluster do not make it another's.
+func TestStateOfAnotherClockAndOtherEndPoints(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	src := func() Source { return named{dead(), "etcd://" + t.Name()} }
+	all := New()
+	all.Apply(fleetOf(t, 3))
+	if err := writeState(dir, all.View(), "cluster", time.Now().AddDate(99, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, src(), FollowerConfig{StateDir: dir, Log: slog.New(slog.NewTextHandler(log, nil))}, func(t *testing.T, r *Registry, _ *Follower) {
+		if r.Count(KindMachine) != 3 || time.Since(r.LastAlive()) < 0 {
+			t.Errorf("%d machines, last heard %v; log:\n%s", r.Count(KindMachine), r.LastAlive(), log)
+		}
+	})
+}
+
+// named is a source whose identity is not its name.
+type named struct {
+	*script
+	name string
+}
+
+func (n named) String() string   { return n.name }
+func (n named) Identity() string { return "cluster" }

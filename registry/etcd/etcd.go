@@ -139,6 +139,10 @@ func (s *Source) String() string {
 	return "etcd://" + strings.Join(s.cfg.Endpoints, ",") + "/" + strings.TrimPrefix(s.cfg.Prefix, "/")
 }
 
+// Identity names what is followed, whichever members it is read from: the last
+// known state on disk is that of a prefix, not of end points.
+func (s *Source) Identity() string { return "etcd:" + s.cfg.Prefix }
+
 // Follow implements registry.Source. It makes a connection and closes it.
 func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) error {
 	c, err := s.connect(ctx)
