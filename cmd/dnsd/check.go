@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -30,10 +31,29 @@ func (c *config) load(getenv func(string) string) error {
 			errs = append(errs, err)
 		}
 	}
+	if err := checkStateDir(c.StateDir); err != nil {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return usageError{err}
 	}
 	return nil
+}
+
+// checkStateDir says what would keep the last known state from being written:
+// whoever asks for one counts on it on a bad day.
+func checkStateDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	probe, err := os.CreateTemp(dir, "probe.*.tmp")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
+	case err != nil:
+		return fmt.Errorf("--state-dir %s: dnsd cannot write there: %w", dir, err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
 // readRegions returns the built-in regions with those of a file.

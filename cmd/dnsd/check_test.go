@@ -100,3 +100,22 @@ func TestExport(t *testing.T) {
 		t.Errorf("%d %q", status, errs.String())
 	}
 }
+
+func TestStateDirIsTried(t *testing.T) {
+	dir := t.TempDir()
+	if err := checkStateDir(dir); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("the trial left %v (%v)", left, err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{filepath.Join(dir, "absent"): "no such directory", file: "cannot write there"} {
+		if err := checkStateDir(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want it to say %q", path, err, want)
+		}
+	}
+}

@@ -64,7 +64,7 @@ func (c *config) settings() []*setting {
 		{name: "listen", def: "[fdaa::3]:53", repeat: true, use: listenAddrs(&c.Listen)},
 		{name: "network", use: network(&c.Network)},
 		{name: "allow", repeat: true, use: prefixes(&c.Allow)},
-		{name: "region", use: text(&c.Region)},
+		{name: "region", use: region(&c.Region)},
 		{name: "regions", use: text(&c.Regions)},
 
 		{name: "registry", def: "file:/etc/dnsd/registry.json", use: c.Registry.set},

@@ -67,6 +67,7 @@ func TestMistakes(t *testing.T) {
 		{"no_value", "--listen", "", "--listen needs a value"},
 		{"empty_value", "--region=", "", "--region is empty: give it a value or leave it out"},
 		{"twice", "--ttl 1s --ttl 2s", "", "--ttl is given 2 times: give it once"},
+		{"region_with_a_space", "--region a=b", "", "--region a=b: not a region's code: write one such as fra"},
 		{"listen_without_port", "--listen fdaa::3", "", "--listen fdaa::3: no port: write [fdaa::3]:53"},
 		{"listen_without_port_v4", "--listen 127.0.0.1", "", "no port: write 127.0.0.1:53"},
 		{"listen_without_address", "--listen :53", "", "no address: write [::]:53 for every address"},
@@ -136,9 +137,11 @@ func TestAllMistakesAtOnce(t *testing.T) {
 }
 
 func TestPasswordStaysOutOfMessages(t *testing.T) {
-	_, _, err := parseConfig([]string{"--registry", "consul://me:secret@h/x"}, environment())
-	if err == nil || strings.Contains(err.Error(), "secret") {
-		t.Errorf("error %q tells the password", err)
+	for _, url := range []string{"consul://me:secret@h/x", "consul://h/x?password=secret", "corrosion:secret@h", "etcd:me:secret@h"} {
+		_, _, err := parseConfig([]string{"--registry", url}, environment())
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("error %q tells the password of %s", err, url)
+		}
 	}
 }
 

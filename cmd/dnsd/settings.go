@@ -32,9 +32,18 @@ func environmentName(name string) string {
 	return "DNSD_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// userInfo is the part of a URL that may hold a password. Such a URL is refused,
-// and the refusal must not put the password into a log.
-var userInfo = regexp.MustCompile("://[^/]*@")
+// secrets are the parts of a URL that may hold a password: what stands before an
+// @, and a query. Such a URL is refused, and the refusal must not put the
+// password into a log.
+var (
+	userInfo = regexp.MustCompile("^([a-z]+:)(//)?[^/]*@")
+	query    = regexp.MustCompile("^([a-z]+:[^?]*\\?).*")
+)
+
+// withoutSecrets returns a value as an error may repeat it.
+func withoutSecrets(v string) string {
+	return query.ReplaceAllString(userInfo.ReplaceAllString(v, "$1$2***@"), "$1***")
+}
 
 // apply hands the setting's values to use: the flag's, or else the
 // environment's, or else the default.
@@ -65,7 +74,10 @@ func (s *setting) apply(getenv func(string) string) error {
 			continue
 		}
 		if err := s.use(v); err != nil {
-			errs = append(errs, fmt.Errorf("%s%s: %w", from, userInfo.ReplaceAllString(v, "://***@"), err))
+			if shown := withoutSecrets(v); shown != v {
+				err, v = errors.New(strings.ReplaceAll(err.Error(), v, shown)), shown
+			}
+			errs = append(errs, fmt.Errorf("%s%s: %w", from, v, err))
 		}
 	}
 	return errors.Join(errs...)

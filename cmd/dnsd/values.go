@@ -38,6 +38,19 @@ func listenAddr(s string) (netip.AddrPort, error) {
 	return netip.AddrPort{}, errors.New("not an address and port: write one such as [fdaa::3]:53 or 127.0.0.1:5353")
 }
 
+// region reads a region's code, as machines have them.
+func region(to *string) func(string) error {
+	return func(s string) error {
+		for i := 0; i < len(s); i++ {
+			if c := s[i] | 0x20; (c < 'a' || c > 'z') && (s[i] < '0' || s[i] > '9') && s[i] != '-' {
+				return errors.New("not a region's code: write one such as fra")
+			}
+		}
+		*to = s
+		return nil
+	}
+}
+
 // listenAddrs collects listen addresses and refuses the same one twice.
 func listenAddrs(to *[]netip.AddrPort) func(string) error {
 	return func(s string) error {
