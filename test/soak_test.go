@@ -58,6 +58,9 @@ func TestSoak(t *testing.T) {
 	// Caches fill while it warms up, and stay as full as that.
 	warm := min(length/5, time.Minute)
 	s.run(t, warm)
+	if t.Failed() {
+		return
+	}
 	before := s.settled(t)
 	t.Logf("after %v:\n%v", warm, before)
 	s.run(t, length-warm)
