@@ -34,8 +34,12 @@ type outcome struct {
 
 // final says whether the outcome is an answer that no other upstream could
 // better. The others may be the fault of the upstream asked.
-func (o *outcome) final() bool {
-	if o.err != nil {
+func (o *outcome) final() bool { return o.good() && !o.m.Truncated }
+
+// good says whether the outcome is an answer, be it a part of one: what has
+// TC set here had it over a stream as well, and is all that its upstream has.
+func (o *outcome) good() bool {
+	if o.err != nil || o.m == nil {
 		return false
 	}
 	switch o.m.Rcode {
@@ -59,7 +63,7 @@ type ask struct {
 }
 
 // ask asks a route's upstreams until one gives a final answer, and otherwise
-// returns the most telling failure. It returns when ctx ends, and has by then no
+// returns the part of an answer or the most telling failure. It returns when ctx ends, and has by then no
 // query under way.
 func (f *Forwarder) ask(ctx context.Context, route []*upstream, m *message, w *watch) outcome {
 	a := &ask{f: f, m: m, watch: w, outcomes: make(chan outcome, maxTries), untried: preferred(route)}
@@ -94,7 +98,7 @@ func (a *ask) wait(ctx context.Context) outcome {
 				return outcome{err: a.watch.loopError()}
 			}
 			worst = moreTelling(worst, o)
-			if !a.try(ctx, false) && !a.retry(ctx, o) && a.pending == 0 {
+			if !a.try(ctx, false) && (worst.good() || !a.retry(ctx, o)) && a.pending == 0 {
 				return worst
 			}
 		case <-race.C:
@@ -115,9 +119,13 @@ func (a *ask) wait(ctx context.Context) outcome {
 	}
 }
 
-// moreTelling returns what a client learns more from: a response code of an
-// upstream rather than the news that another is silent.
+// moreTelling returns what a client learns more from: a part of the answer
+// rather than a failure, and a response code of an upstream rather than the news
+// that another is silent.
 func moreTelling(a, b outcome) outcome {
+	if b.good() && !a.good() {
+		return b
+	}
 	if a.m != nil || (a.err != nil && b.err != nil) {
 		return a
 	}

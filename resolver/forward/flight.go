@@ -78,11 +78,11 @@ func (f *Forwarder) lead(parent context.Context, q *Query, k key, w *watch, refr
 	name := bytes.Clone(q.Name)
 	o := f.ask(ctx, f.route(name), newMessage(q, true), w)
 	now := time.Now()
-	if o.final() {
+	if o.good() {
 		life := clampTTLs(o.m, q, now)
 		r, err := newReply(o.m, now)
 		if err == nil {
-			if life.fresh > 0 {
+			if life.fresh > 0 && !r.partial {
 				f.cache.put(k, name, r, life, now)
 			}
 			return r

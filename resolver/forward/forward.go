@@ -227,7 +227,7 @@ func (f *Forwarder) renew(ctx context.Context) {
 				RD: true, Network: e.key.network,
 			}, true)
 			f.limits.giveRefresh()
-			if r.Rcode != dns.RcodeServerFailure {
+			if r.Rcode != dns.RcodeServerFailure && !r.partial {
 				f.metrics.refreshed.Inc()
 			}
 		}

@@ -42,6 +42,7 @@ type Reply struct {
 	counts  [3]uint16 // answer, authority, additional
 	born    time.Time // when body's TTLs were right
 	fixed   bool      // TTLs leave as they are: stale and special answers
+	partial bool      // the upstream itself had no more than a part (TC over a stream); never kept
 }
 
 // record marks a record's places in the body, which is shorter than 64 KiB.
@@ -54,9 +55,9 @@ type record struct {
 // question the reply was given for and nothing else, as whole records while the
 // message stays within limit bytes. TTLs are counted down to now (RFC 1035,
 // section 3.2.1). counts says how many records of each section went out;
-// truncated, that answer or authority records did not, so that TC must be set
-// (additional ones may be left out in silence, RFC 2181, section 9). There is never
-// an OPT among them. Append allocates nothing where dst has room.
+// truncated, that answer or authority records did not or that the upstream lacked
+// some, so that TC must be set (additional ones may be left out in silence,
+// RFC 2181, section 9). There is never an OPT among them. Append allocates nothing where dst has room.
 func (r *Reply) Append(dst []byte, limit int) (out []byte, counts [3]uint16, truncated bool) {
 	n, room := len(r.records), limit-len(dst)
 	if len(r.body) > room {
@@ -64,7 +65,7 @@ func (r *Reply) Append(dst []byte, limit int) (out []byte, counts [3]uint16, tru
 			n--
 		}
 	}
-	truncated = n < int(r.counts[0])+int(r.counts[1])
+	truncated = r.partial || n < int(r.counts[0])+int(r.counts[1])
 	if n == 0 {
 		return dst, counts, truncated
 	}
@@ -108,7 +109,7 @@ const (
 // newReply turns an upstream's answer into a reply, without its OPT and other
 // hop-by-hop records, and with TTLs brought within bounds by clampTTLs.
 func newReply(m *dns.Msg, now time.Time) (*Reply, error) {
-	r := &Reply{Rcode: uint16(m.Rcode), AD: m.AuthenticatedData, EDE: edesOf(m), born: now}
+	r := &Reply{Rcode: uint16(m.Rcode), AD: m.AuthenticatedData, EDE: edesOf(m), born: now, partial: m.Truncated}
 	out := dns.Msg{Question: m.Question, Answer: m.Answer, Ns: m.Ns, Extra: endToEnd(m.Extra), Compress: true}
 	packed, err := out.Pack()
 	if err != nil {

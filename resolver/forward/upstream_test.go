@@ -295,6 +295,55 @@ func TestTruncatingUpstream(t *testing.T) {
 	}
 }
 
+// TestTruncatedStream: what is cut short even over TCP or TLS goes out with TC
+// and is not kept; an upstream that has all of it is preferred.
+func TestTruncatedStream(t *testing.T) {
+	server, pool := certificate(t, "dns.example")
+	q := query("a.example", dns.TypeA)
+	for _, c := range []struct {
+		name  string
+		addrs []string
+	}{{"nothing", nil}, {"one of many", []string{"192.0.2.1"}}} {
+		cut := &scripted{onUDP: truncating, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
+			m := answering(q, c.addrs...)
+			m.Truncated = true
+			send(m)
+			return true
+		}}
+		check := func(t *testing.T, f *Forwarder) {
+			for range 2 {
+				m := response(t, q, f.Resolve(t.Context(), q), dns.MaxMsgSize)
+				if m.Rcode != dns.RcodeSuccess || !m.Truncated || len(m.Answer) != len(c.addrs) {
+					t.Errorf("got %v", m)
+				}
+				if f.Immediate(q) != nil {
+					t.Error("a part was kept")
+				}
+			}
+		}
+		t.Run(c.name+" over TCP", func(t *testing.T) { check(t, forwardTo(t, cut.start(t, nil))) })
+		t.Run(c.name+" while another fails", func(t *testing.T) {
+			failing := &scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) {
+				send(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure))
+			}}
+			cut := &scripted{onUDP: cut.onUDP, onTCP: cut.onTCP}
+			check(t, forwardTo(t, failing.start(t, nil), cut.start(t, nil)))
+		})
+		t.Run(c.name+" while another has all", func(t *testing.T) {
+			cut := &scripted{onUDP: cut.onUDP, onTCP: cut.onTCP}
+			f := forwardTo(t, cut.start(t, nil), (&scripted{onUDP: onUDP}).start(t, nil))
+			wantText(t, q, f.Resolve(t.Context(), q), oneAnswer)
+			if r := f.Immediate(q); r == nil || response(t, q, r, udpSize).Truncated {
+				t.Errorf("kept: %v", r)
+			}
+		})
+		t.Run(c.name+" over TLS", func(t *testing.T) {
+			s := (&scripted{onTCP: cut.onTCP}).start(t, server)
+			check(t, newReal(t, Config{RootCAs: pool, Upstreams: []Upstream{{Domain: ".", Addr: s.addr, TLS: true, Name: "dns.example"}}}))
+		})
+	}
+}
+
 // TestPipelined: many questions share a connection, and answers come in any order.
 func TestPipelined(t *testing.T) {
 	const n = 20
