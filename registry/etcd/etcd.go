@@ -180,16 +180,6 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// position is a place in the cluster's history: every change up to revision rev
-// is in the registry. Its witness tells this history from another that has come
-// as far, as after a restored snapshot: key was last changed at revision mod,
-// or did not exist (mod 0).
-type position struct {
-	rev int64
-	key string
-	mod int64
-}
-
 // errHistory marks errors after which the position is worthless, so that only a
 // listing helps: the changes since then are compacted away, or the data behind
 // the end points are no longer those that were read (wiped, restored).
@@ -213,32 +203,5 @@ func backwards(got, last int64) error {
 	if got < last {
 		return fmt.Errorf("%w: the cluster is at revision %d, it was at %d", errHistory, got, last)
 	}
-	return nil
-}
-
-// verify asks the cluster, and not just one member of it, whether the position
-// is still part of its history.
-func (s *Source) verify(ctx context.Context, c *client) error {
-	r, err := c.get(ctx, request{key: s.at.key, rev: s.at.rev, limit: 1, keysOnly: true})
-	if err != nil {
-		return historyError(c.plain(err))
-	}
-	if err := backwards(r.Header.Revision, s.at.rev); err != nil {
-		return err
-	}
-	// A term only rises. The witness alone could lie: whoever fills a wiped
-	// cluster with the program that filled the old one writes the same keys at
-	// the same revisions.
-	if got := r.Header.RaftTerm; got < s.term {
-		return fmt.Errorf("%w: the cluster is in term %d, it was in %d", errHistory, got, s.term)
-	}
-	mod := int64(0)
-	if len(r.Kvs) > 0 {
-		mod = r.Kvs[0].ModRevision
-	}
-	if mod != s.at.mod {
-		return fmt.Errorf("%w: at revision %d it has other data", errHistory, s.at.rev)
-	}
-	s.term = r.Header.RaftTerm
 	return nil
 }

@@ -329,6 +329,44 @@ func TestWiped(t *testing.T) {
 	}
 }
 
+// TestWipedAndRefilled fills a wiped cluster, in the same term, up to the same
+// revision.
+func TestWipedAndRefilled(t *testing.T) {
+	c := start(t, etcdtest.Options{})
+	put := func(ids ...string) {
+		for _, id := range ids {
+			c.machine(id, "started")
+		}
+	}
+	for range 3 { // at revision 4 there is nothing
+		c.put("/x", "")
+	}
+	s, f := c.source(), &feed{}
+	run := follow(t, s, f, false)
+	eventually(t, "an empty listing", func() bool { return f.completed() == 1 })
+	for i, refill := range []func(){
+		func() { put("a", "b", "z") },
+		func() { put("c", "d", "z") },                       // the same last change
+		func() { c.machine("c", "stopped"); put("d", "z") }, // the same keys
+		func() { put("c", "d", "z", "z") },
+		func() { put("c", "d", "z", "z", "y") }, // what was deleted by now
+	} {
+		run.stop()
+		c.Wipe()
+		refill()
+		s.term = 0 // whatever the elections took
+		run = follow(t, s, f, true)
+		c.settles(f)
+		if got := f.completed(); got != i+2 {
+			t.Fatalf("refilled %d times: %d listings", i+1, got)
+		}
+		if i == 3 {
+			c.delete(machineKey("z"))
+			c.settles(f)
+		}
+	}
+}
+
 func TestRestored(t *testing.T) {
 	c := start(t, etcdtest.Options{})
 	c.fill(10)

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -129,7 +130,15 @@ func TestPut(t *testing.T) {
 // TestChanges is about what a real server is hard to bring to.
 func TestChanges(t *testing.T) {
 	s := &Source{cfg: Config{Prefix: prefix}}
-	at := position{rev: 10, key: prefix + "apps/fdaa:0:18::/a", mod: 9}
+	seen := func(name string, mod int64) witness {
+		w := witness{key: prefix + "apps/fdaa:0:18::/" + name}
+		if mod > 0 {
+			w = present(&mvccpb.KeyValue{Key: []byte(w.key), Value: []byte(`{}`), ModRevision: mod})
+		}
+		return w
+	}
+	a, z := seen("a", 9), seen("z", 8)
+	at := position{10, witnesses{a, z}}
 	header := func(rev int64) *pb.ResponseHeader { return &pb.ResponseHeader{Revision: rev} }
 	app := func(kind mvccpb.Event_EventType, name string, rev int64) *mvccpb.Event {
 		return &mvccpb.Event{Type: kind, Kv: &mvccpb.KeyValue{Key: []byte(prefix + "apps/fdaa:0:18::/" + name), Value: []byte(`{}`), ModRevision: rev}}
@@ -141,32 +150,54 @@ func TestChanges(t *testing.T) {
 		lost bool
 	}{
 		"created by a member that lags": {&pb.WatchResponse{Header: header(3), Created: true}, at, 0, false},
-		"progress":                      {&pb.WatchResponse{Header: header(17)}, position{17, at.key, 9}, 0, false},
+		"progress":                      {&pb.WatchResponse{Header: header(17)}, position{17, at.seen}, 0, false},
 		"progress without news":         {&pb.WatchResponse{Header: header(10)}, at, 0, false},
 		"progress going back":           {&pb.WatchResponse{Header: header(9)}, at, 0, true},
 		"change going back":             {&pb.WatchResponse{Header: header(4), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "b", 4)}}, at, 0, true},
 		"compacted":                     {&pb.WatchResponse{Header: header(20), CompactRevision: 15, Canceled: true}, at, 0, true},
 		"more to come": {
 			&pb.WatchResponse{Header: header(5000), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "b", 11), app(mvccpb.Event_PUT, "c", 12)}},
-			position{12, prefix + "apps/fdaa:0:18::/c", 12}, 2, false,
+			position{12, witnesses{seen("c", 12), seen("b", 11), a, z}}, 2, false,
 		},
 		"known already": {
 			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "b", 10), app(mvccpb.Event_PUT, "c", 11)}},
-			position{11, prefix + "apps/fdaa:0:18::/c", 11}, 1, false,
+			position{11, witnesses{seen("c", 11), a, z}}, 1, false,
 		},
 		"deleted": {
 			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "b", 11)}},
-			position{11, prefix + "apps/fdaa:0:18::/b", 0}, 1, false,
+			position{11, witnesses{seen("b", 0), a, z}}, 1, false,
+		},
+		"a witness changed": {
+			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "z", 11)}},
+			position{11, witnesses{seen("z", 11), a}}, 1, false,
 		},
 		"rubbish deleted": {
 			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "B", 11)}},
-			position{11, prefix + "apps/fdaa:0:18::/B", 0}, 0, false,
+			position{11, witnesses{seen("B", 0), a, z}}, 0, false,
 		},
 	} {
 		items, got, err := s.changes(c.r, nil, at)
 		if c.lost != errors.Is(err, errHistory) || !c.lost && (err != nil || got != c.want || len(items) != c.n) {
 			t.Errorf("%s: %d items, %+v, %v", name, len(items), got, err)
 		}
+	}
+}
+
+// TestWitnessesListed lists keys whose last changes are in no order.
+func TestWitnessesListed(t *testing.T) {
+	var got witnesses
+	for i := range int64(100) {
+		got.listed(&mvccpb.KeyValue{Key: fmt.Append(nil, i), ModRevision: 1 + i*37%100})
+	}
+	for i, w := range got {
+		if w.mod != int64(100-i) {
+			t.Fatalf("witness %d is of revision %d, want the last %d changed, newest first", i, w.mod, len(got))
+		}
+	}
+	last := got[len(got)-2]
+	got.changed(witness{key: "new"})
+	if got[0].key != "new" || got[1].mod != 100 || got[len(got)-1] != last {
+		t.Errorf("after another change: %+v", got)
 	}
 }
 

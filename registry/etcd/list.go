@@ -39,7 +39,7 @@ func (p pages) next(page *pb.RangeResponse) int64 {
 // meanwhile was measured: no gain with the server on the same host.)
 func (s *Source) list(ctx context.Context, c *client, feed registry.Feed) error {
 	r := request{key: s.cfg.Prefix, end: clientv3.GetPrefixRangeEnd(s.cfg.Prefix), limit: s.pages.first}
-	at := position{key: s.cfg.Prefix} // the witness of an empty prefix: no such key
+	var at position
 	var items []registry.Item
 	for more := true; more; {
 		page, err := s.page(ctx, c, r)
@@ -56,9 +56,7 @@ func (s *Source) list(ctx context.Context, c *client, feed registry.Feed) error 
 		items = items[:0]
 		for _, kv := range page.Kvs {
 			items = append(items, s.put(kv.Key, kv.Value))
-			if kv.ModRevision > at.mod {
-				at.key, at.mod = string(kv.Key), kv.ModRevision
-			}
+			at.seen.listed(kv)
 		}
 		if err := feed.List(ctx, items); err != nil {
 			return err

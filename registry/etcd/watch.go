@@ -100,12 +100,13 @@ func (s *Source) changes(r *pb.WatchResponse, items []registry.Item, at position
 			continue
 		}
 		// The header's revision can be ahead of the events: more are to come.
-		at = position{rev: e.Kv.ModRevision, key: string(e.Kv.Key), mod: e.Kv.ModRevision}
+		at.rev = e.Kv.ModRevision
 		if e.Type != mvccpb.Event_DELETE {
+			at.seen.changed(present(e.Kv))
 			items = append(items, s.put(e.Kv.Key, e.Kv.Value))
 			continue
 		}
-		at.mod = 0
+		at.seen.changed(witness{key: string(e.Kv.Key)})
 		if item, ok := s.remove(e.Kv.Key); ok {
 			items = append(items, item)
 		}
