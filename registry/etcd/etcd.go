@@ -160,16 +160,24 @@ func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) er
 			return stopped(ctx, fmt.Errorf("connecting: %w", err))
 		}
 	}
-	if !resume || s.at.rev == 0 {
-		if err := s.list(ctx, c, feed); err != nil {
-			return stopped(ctx, fmt.Errorf("listing: %w", err))
+	for again := false; ; again = true {
+		if !resume || s.at.rev == 0 {
+			if err := s.list(ctx, c, feed); err != nil {
+				return stopped(ctx, fmt.Errorf("listing: %w", err))
+			}
 		}
+		err := s.watch(ctx, c, feed)
+		lost := errors.Is(err, errHistory)
+		if lost {
+			s.at = position{}
+		}
+		// The cluster is well, so there is nothing to wait for; but only once, lest
+		// one that always loses its history is listed without a pause.
+		if !lost || again || ctx.Err() != nil {
+			return stopped(ctx, fmt.Errorf("watching: %w", err))
+		}
+		s.log.Warn("cannot watch on, listing everything", "source", s, "reason", err)
 	}
-	err = s.watch(ctx, c, feed)
-	if errors.Is(err, errHistory) {
-		s.at = position{}
-	}
-	return stopped(ctx, fmt.Errorf("watching: %w", err))
 }
 
 // stopped returns ctx's reason where ctx has ended, and err otherwise.

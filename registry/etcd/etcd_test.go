@@ -27,6 +27,7 @@ func TestOneMember(t *testing.T) {
 		{"resume sends what was missed", testResume},
 		{"compacted while disconnected", testCompactedAway},
 		{"compacted during a listing", testCompactedListing},
+		{"compacted before the watch", testCompactedWatch},
 		{"a registry that is behind", testSlowFeed},
 		{"bad objects", testBadObjects},
 	} {
@@ -180,6 +181,29 @@ func testCompactedListing(t *testing.T, c *cluster) {
 	}
 	follow(t, s, f, true)
 	c.settles(f)
+}
+
+func testCompactedWatch(t *testing.T, c *cluster) {
+	s, f := c.source(), &feed{}
+	lose, listed := 1, 0
+	f.onListed = func() {
+		if listed++; listed <= lose {
+			c.machine("m1", "started")
+			c.machine("m1", "stopped")
+			c.compact()
+		}
+	}
+	run := follow(t, s, f, false)
+	eventually(t, "a listing without a pause", func() bool { return f.completed() == 2 })
+	c.machine("m2", "started")
+	c.settles(f)
+	run.stop()
+
+	lose = 99
+	follow(t, s, f, false).fails("compacted") // twice in a row
+	if f.completed() != 4 {
+		t.Errorf("%d listings, want 4", f.listings)
+	}
 }
 
 // testSlowFeed keeps the feed busy for longer than a server may be silent.

@@ -43,6 +43,7 @@ type feed struct {
 	rejected []registry.Item
 
 	onList   func(page int) // set once; called before a page is taken
+	onListed func()         // set once; called before a listing is completed
 	onChange func()         // set once
 }
 
@@ -64,6 +65,9 @@ func (f *feed) List(ctx context.Context, items []registry.Item) error {
 }
 
 func (f *feed) Listed(ctx context.Context) error {
+	if f.onListed != nil {
+		f.onListed()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.world, f.pending = f.pending, nil
