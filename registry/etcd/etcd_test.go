@@ -230,7 +230,7 @@ func testBadObjects(t *testing.T, c *cluster) {
 	s, f := c.source(), &feed{}
 	follow(t, s, f, false)
 	eventually(t, "the listing", func() bool { return f.completed() == 1 })
-	if len(f.rejected) != 1 || f.rejected[0].Key != (registry.Key{}) || len(f.machines()) != 2 {
+	if len(f.rejected) != 1 || f.rejected[0].Key != (registry.Key{AnyNetwork: true}) || len(f.machines()) != 2 {
 		t.Fatalf("rejected %+v, machines %v", f.rejected, f.machines())
 	}
 	c.put(machineKey("m1"), `{"state":`)

@@ -78,12 +78,12 @@ func canonical(p parsed, network string) error {
 }
 
 // put turns a key and its value into the item that inserts the object, or
-// rejects it. A key that names no object protects none (the zero Key).
+// rejects it. A key that names no object protects none.
 func (s *Source) put(key, value []byte) registry.Item {
 	where := string(key)
 	p, err := parseKey(where[len(s.cfg.Prefix):])
 	if err != nil {
-		return registry.Reject(registry.Key{}, where, err)
+		return registry.Reject(registry.Key{AnyNetwork: true}, where, err)
 	}
 	var o registry.Object
 	switch p.key.Kind {

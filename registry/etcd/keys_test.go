@@ -76,6 +76,7 @@ func TestNewNamesEveryMistake(t *testing.T) {
 func TestPut(t *testing.T) {
 	s := &Source{cfg: Config{Prefix: prefix}}
 	machine := registry.Key{Kind: registry.KindMachine, Network: 0x18, Name: "my-app", ID: "m1"}
+	nowhere := registry.Key{AnyNetwork: true}
 	for _, c := range []struct {
 		key, value string
 		want       registry.Key // of the object, or of the rejection
@@ -94,20 +95,20 @@ func TestPut(t *testing.T) {
 		{"machines/fdaa:0:18::/my-app/m1", `{"network":"fdaa:0:99::/48","state":"started"}`, machine, "does not agree"},
 		{"machines/fdaa:0:18::/my-app/m1", `{"state":"started","private_ip":"fdaa:0:99::7"}`, machine, "fdaa:0:99::7"},
 
-		{"machines/fdaa:0:18::/my-app", `{}`, registry.Key{}, "not a key"},
-		{"machines/fdaa:0:18::/my-app/", `{}`, registry.Key{}, "not a key"},
-		{"machines/fdaa:0:18:://m1", `{}`, registry.Key{}, "not a key"},
-		{"machines/fdaa:0:18::/my-app/m1/x", `{}`, registry.Key{}, "not a key"},
-		{"apps/fdaa:0:18::/my-app/x", `{}`, registry.Key{}, "not a key"},
-		{"apps/fdaa:0:18::", `{}`, registry.Key{}, "not a key"},
-		{"volumes/fdaa:0:18::/v1", `{}`, registry.Key{}, "not a key"},
-		{"", `{}`, registry.Key{}, "not a key"},
-		{"apps/fd00:0:18::/my-app", `{}`, registry.Key{}, "fd00:0:18::"},
-		{"apps/fdaa:0:0018::/my-app", `{}`, registry.Key{}, `want it as "fdaa:0:18::"`},
-		{"apps/fdaa:0:18::/My-App", `{}`, registry.Key{}, `lower case, "my-app"`},
-		{"machines/fdaa:0:18::/my-app/M1", `{}`, registry.Key{}, `lower case, "m1"`},
-		{"addresses/fdaa:0:99::/my-app/fdaa:0:99:0::9", `{}`, registry.Key{}, `want it as "fdaa:0:99::9"`},
-		{"addresses/fdaa:0:99::/my-app/nine", `{}`, registry.Key{}, "no IPv6 address"},
+		{"machines/fdaa:0:18::/my-app", `{}`, nowhere, "not a key"},
+		{"machines/fdaa:0:18::/my-app/", `{}`, nowhere, "not a key"},
+		{"machines/fdaa:0:18:://m1", `{}`, nowhere, "not a key"},
+		{"machines/fdaa:0:18::/my-app/m1/x", `{}`, nowhere, "not a key"},
+		{"apps/fdaa:0:18::/my-app/x", `{}`, nowhere, "not a key"},
+		{"apps/fdaa:0:18::", `{}`, nowhere, "not a key"},
+		{"volumes/fdaa:0:18::/v1", `{}`, nowhere, "not a key"},
+		{"", `{}`, nowhere, "not a key"},
+		{"apps/fd00:0:18::/my-app", `{}`, nowhere, "fd00:0:18::"},
+		{"apps/fdaa:0:0018::/my-app", `{}`, nowhere, `want it as "fdaa:0:18::"`},
+		{"apps/fdaa:0:18::/My-App", `{}`, nowhere, `lower case, "my-app"`},
+		{"machines/fdaa:0:18::/my-app/M1", `{}`, nowhere, `lower case, "m1"`},
+		{"addresses/fdaa:0:99::/my-app/fdaa:0:99:0::9", `{}`, nowhere, `want it as "fdaa:0:99::9"`},
+		{"addresses/fdaa:0:99::/my-app/nine", `{}`, nowhere, "no IPv6 address"},
 	} {
 		item := s.put([]byte(prefix+c.key), []byte(c.value))
 		switch {
@@ -117,7 +118,7 @@ func TestPut(t *testing.T) {
 			t.Errorf("%s %s: %+v, want a rejection of %v with %q", c.key, c.value, item, c.want, c.err)
 		}
 		removed, ok := s.remove([]byte(prefix + c.key))
-		if known := c.want != (registry.Key{}); ok != known || ok && removed.Key != c.want {
+		if known := c.want != nowhere; ok != known || ok && removed.Key != c.want {
 			t.Errorf("removing %s: %+v %v", c.key, removed, ok)
 		}
 	}
