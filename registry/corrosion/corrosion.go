@@ -157,8 +157,8 @@ func ParseURL(s string) (addr string, err error) {
 	}
 	switch {
 	case u.Scheme != "corrosion":
-		err = fmt.Errorf("scheme %q is not corrosion", u.Scheme)
-	case u.User != nil: // not repeated here: it would be logged
+		err = errors.New("the scheme is not corrosion")
+	case u.User != nil:
 		return "", errors.New("registry URL of corrosion holds a user or password: secrets come from a file or the environment")
 	case u.Hostname() == "":
 		err = errors.New("the host is missing")
@@ -167,8 +167,8 @@ func ParseURL(s string) (addr string, err error) {
 	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
 		err = errors.New("nothing may follow the port")
 	}
-	if err != nil {
-		return "", fmt.Errorf("registry URL %q: %w: want corrosion://HOST:PORT, such as corrosion://127.0.0.1:8080", s, err)
+	if err != nil { // the URL is not repeated: it may hold a secret, and would be logged
+		return "", fmt.Errorf("registry URL: %w: want corrosion://HOST:PORT, such as corrosion://127.0.0.1:8080", err)
 	}
 	return u.Host, nil
 }

@@ -26,9 +26,12 @@ func TestParseURL(t *testing.T) {
 		{"port too large", "corrosion://127.0.0.1:65536", "", "port"},
 		{"no host", "corrosion://:8080", "", "host is missing"},
 		{"path", "corrosion://127.0.0.1:8080/v1", "", "nothing may follow"},
-		{"query", "corrosion://127.0.0.1:8080?token=x", "", "nothing may follow"},
+		{"query", "corrosion://127.0.0.1:8080?token=hunter2", "", "nothing may follow"},
+		{"fragment", "corrosion://127.0.0.1:8080/#hunter2", "", "nothing may follow"},
+		{"no slashes", "corrosion:user:hunter2@127.0.0.1:8080", "", "host is missing"},
+		{"secret for a scheme", "hunter2:user@127.0.0.1:8080", "", "scheme is not"},
 		{"secret", "corrosion://user:hunter2@127.0.0.1:8080", "", "secrets come from"},
-		{"scheme", "http://127.0.0.1:8080", "", `scheme "http"`},
+		{"scheme", "http://127.0.0.1:8080", "", "scheme is not"},
 		{"junk", "corrosion://[::1", "", "want corrosion://"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

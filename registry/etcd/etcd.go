@@ -101,18 +101,18 @@ func ParseURL(raw string) (endpoints []string, prefix string, err error) {
 		return nil, "", errors.New("want etcd://host:port,host:port/prefix/")
 	}
 	hosts, path, _ := strings.Cut(rest, "/")
-	switch {
-	case strings.Contains(hosts, "@"): // don't repeat it: it may hold a password
+	switch { // the errors don't repeat the URL: it may hold a password
+	case strings.Contains(hosts, "@"):
 		return nil, "", errors.New("an etcd URL holds no user or password: give the user by flag and the password in a file")
 	case strings.ContainsAny(rest, "?#%"):
-		return nil, "", fmt.Errorf("etcd URL %q: want no parameters, fragment or percent signs", raw)
+		return nil, "", errors.New("etcd URL: want no parameters, fragment or percent signs")
 	case !strings.HasSuffix(rest, "/"):
-		return nil, "", fmt.Errorf("etcd URL %q does not end in /: its path is the prefix of all keys, such as /dnsd/v1/", raw)
+		return nil, "", errors.New("the etcd URL does not end in /: its path is the prefix of all keys, such as /dnsd/v1/")
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
 		endpoint, err := withPort(host)
 		if err != nil {
-			return nil, "", fmt.Errorf("etcd URL %q: %w", raw, err)
+			return nil, "", fmt.Errorf("etcd URL: %w", err)
 		}
 		endpoints = append(endpoints, endpoint)
 	}

@@ -36,6 +36,11 @@ func TestParseURL(t *testing.T) {
 		"etcd://h1,,h2/x/":           "want host:port",
 		"etcd://fdaa::5/x/":          "brackets",
 		"etcd://h1/x/?tls=1/":        "no parameters",
+		"etcd://h1/x/?p=s3cret":      "no parameters",
+		"etcd://h1/x/#s3cret":        "no parameters",
+		"etcd://h1,?p=s3cret/x/":     "no parameters",
+		"etcd://h1/joe:s3cret@h2":    "does not end in /",
+		"etcd://,h1/joe:s3cret@h2/":  "want host:port",
 		"etcd://joe:s3cret@h1:1/x/":  "no user or password",
 		"etcd://joe:s3cret@h1:1/x/y": "no user or password",
 	} {
