@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"dnsd/registry"
 )
@@ -57,6 +58,41 @@ func entry(o registry.Object) (key, value string, err error) {
 	}
 	data, err := json.Marshal(j)
 	return key, string(data), err
+}
+
+// canonical returns value, which stands at key (without the prefix), as entry
+// would write the object in it; empty when dnsd could not use it there.
+func canonical(key string, value []byte) string {
+	part := strings.Split(key, "/")
+	if len(part) < 3 {
+		return ""
+	}
+	scope := registry.Scope{Network: part[1], App: part[2]}
+	if len(part) > 3 {
+		scope.ID = part[3]
+	}
+	var o registry.Object
+	var err error
+	switch part[0] {
+	case "apps":
+		o, err = registry.DecodeApp(value, scope)
+	case "machines":
+		o, err = registry.DecodeMachine(value, scope)
+	case "peers":
+		o, err = registry.DecodePeer(value, registry.Scope{Network: part[1], ID: part[2]})
+	case "addresses":
+		o, err = registry.DecodeAddress(value, scope)
+	default:
+		return ""
+	}
+	if err != nil {
+		return ""
+	}
+	at, text, err := entry(o)
+	if err != nil || at != key {
+		return ""
+	}
+	return text
 }
 
 // configOf returns what a machine's config holds, nil for nothing.

@@ -1,6 +1,6 @@
 // Etcd-load puts a registry file, such as one that dnsd export printed, into
-// etcd. What is there already as it should be is not written again, so loading
-// the same file twice changes nothing.
+// etcd. An object that is there already is not written again, however its JSON
+// is worded, so loading the same file twice changes nothing.
 //
 //	dnsd export --registry file:/etc/dnsd/registry.json > registry.json
 //	etcd-load -endpoints h1:2379,h2:2379 -prefix /dnsd/v1/ registry.json
@@ -183,7 +183,7 @@ func compare(ctx context.Context, client *clientv3.Client, prefix string, wanted
 			switch {
 			case !ok:
 				surplus = append(surplus, string(kv.Key))
-			case value == string(kv.Value):
+			case value == string(kv.Value) || canonical(strings.TrimPrefix(string(kv.Key), prefix), kv.Value) == value:
 				same++
 				delete(wanted, string(kv.Key))
 			}
