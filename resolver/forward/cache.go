@@ -25,7 +25,7 @@ const (
 	// staleNegative keeps search lists working through an outage without
 	// denying a new name for a day.
 	staleNegative = time.Hour
-	// stalePatience is how long a failing upstream is waited for when there is
+	// stalePatience is how long a client waits for the upstream when there is
 	// a stale answer to give (RFC 8767, section 5: the client response timer).
 	stalePatience = 1800 * time.Millisecond
 

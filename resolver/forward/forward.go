@@ -37,11 +37,16 @@ type Forwarder struct {
 
 	readers sync.WaitGroup // of the connections to upstreams
 
+	life  context.Context // of the flights that outlive their callers; set once, as is end
+	end   context.CancelFunc
+	apart sync.WaitGroup // counts them; added to under mu and not once ended
+
 	mu       sync.Mutex
 	flights  map[flightKey]*flight // guarded by mu
 	watches  map[question]*watch   // guarded by mu
 	probes   map[string]*probes    // guarded by mu; by name in wire form
 	loopSeen bool                  // guarded by mu
+	ended    bool                  // guarded by mu; no flight may outlive its caller any more
 }
 
 // New returns a forwarder after cfg. It starts nothing and opens nothing.
@@ -65,6 +70,7 @@ func New(cfg Config) (*Forwarder, error) {
 		routes: make(map[string][]*upstream), refreshes: make(chan *entry, refreshQueue),
 		flights: make(map[flightKey]*flight), watches: make(map[question]*watch), probes: make(map[string]*probes),
 	}
+	f.life, f.end = context.WithCancel(context.Background())
 	f.metrics.gauges(
 		func() float64 { return float64(c.entries.EstimatedSize()) },
 		func() float64 { return float64(c.entries.WeightedSize()) },
@@ -129,6 +135,11 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	g.Wait()
+	f.mu.Lock()
+	f.ended = true
+	f.mu.Unlock()
+	f.end()
+	f.apart.Wait()
 	for _, p := range f.pools {
 		p.close()
 	}
@@ -198,7 +209,8 @@ func (f *Forwarder) kept(q *Query) *Reply {
 
 // Resolve answers a question through the upstreams; what Immediate answers, it
 // answers the same. It takes at most Config.Timeout and never returns nil:
-// failures are SERVFAIL with an EDE that says why.
+// failures are SERVFAIL with an EDE that says why. After a stale answer the
+// question stays upstream, and in the place it took, for the rest of that time.
 func (f *Forwarder) Resolve(ctx context.Context, q *Query) *Reply {
 	if r := f.Immediate(q); r != nil {
 		return r
@@ -207,9 +219,13 @@ func (f *Forwarder) Resolve(ctx context.Context, q *Query) *Reply {
 		f.metrics.refused.Inc()
 		return replyBusy
 	}
-	defer f.limits.give(q.Network)
 	f.metrics.misses.Inc()
-	return f.fly(ctx, q, false)
+	network := q.Network
+	r := f.fly(ctx, q, false, func() { f.limits.give(network) })
+	if r.fixed {
+		f.metrics.stale.Inc()
+	}
+	return r
 }
 
 // renew asks again for answers in use that are about to expire.
@@ -225,9 +241,8 @@ func (f *Forwarder) renew(ctx context.Context) {
 			r := f.fly(ctx, &Query{
 				Name: e.name, Type: e.key.qtype, Class: e.key.class, DO: e.key.do, CD: e.key.cd,
 				RD: true, Network: e.key.network,
-			}, true)
-			f.limits.giveRefresh()
-			if r.Rcode != dns.RcodeServerFailure && !r.partial {
+			}, true, f.limits.giveRefresh)
+			if r.Rcode != dns.RcodeServerFailure && !r.fixed && !r.partial {
 				f.metrics.refreshed.Inc()
 			}
 		}

@@ -1,0 +1,163 @@
+package forward
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	agedStale  = "NOERROR; a.example. 30 IN A 192.0.2.1; EDE 3"
+	agedAfter  = 2 * time.Second                     // by then, what newAged keeps has expired
+	lateAnswer = stalePatience + 50*time.Millisecond // within a try, and before a second client's question brings a loop probe
+)
+
+// newAged returns a forwarder that keeps a stale answer for a.example, and then asks an
+// upstream that does as answer says.
+func newAged(t *testing.T, answer answerFunc) (f *Forwarder, u *fakeNet, stop func()) {
+	u = &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 1 IN A 192.0.2.1")}
+	f, stop = newFaked(t, Config{}, u)
+	f.Resolve(t.Context(), query("a.example", dns.TypeA))
+	time.Sleep(agedAfter)
+	u.set(answer)
+	return f, u, stop
+}
+
+// wantIdle finds that no flight is left and all places are free.
+func wantIdle(t *testing.T, f *Forwarder) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := f.limits.inflight(); n != 0 || len(f.flights)+len(f.watches) != 0 {
+		t.Errorf("%d places taken, %d flights, %d watches", n, len(f.flights), len(f.watches))
+	}
+}
+
+// TestLateAnswer: a stale answer goes out in time, and the fresh one that comes after
+// it, within the time of a try, is what the next client gets.
+func TestLateAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, u, stop := newAged(t, after(lateAnswer, "192.0.2.9"))
+		defer stop()
+		q, mine, start := query("a.example", dns.TypeA), query("a.example", dns.TypeA), time.Now()
+		wantText(t, q, f.Resolve(t.Context(), mine), agedStale)
+		if took := time.Since(start); took != stalePatience {
+			t.Errorf("took %s", took)
+		}
+		clear(mine.Name) // it is the caller's again
+		if n := f.limits.inflight(); n != 1 {
+			t.Errorf("%d places taken by what goes on", n)
+		}
+		wantText(t, q, f.Immediate(q), agedStale)
+		f.cache.entries.Invalidate(f.cache.keyOf(q)) // as if evicted: who comes now has no longer to wait
+		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		if took := time.Since(start); took != stalePatience {
+			t.Errorf("the second client waited until %s", took)
+		}
+		time.Sleep(time.Until(start.Add(lateAnswer)))
+		synctest.Wait()
+		wantText(t, q, f.Immediate(q), "NOERROR; a.example. 60 IN A 192.0.2.9")
+		if n := u.count(); n != 2 {
+			t.Errorf("%d queries", n)
+		}
+		if n := value(f.metrics.stale); n != 3 {
+			t.Errorf("%v stale", n)
+		}
+		wantIdle(t, f)
+	})
+}
+
+// TestLateVerdict: what the upstream finds forged ends the stale answer.
+func TestLateVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _, stop := newAged(t, func(ctx context.Context, m *message) (*dns.Msg, error) {
+			time.Sleep(lateAnswer)
+			return withEDE(answerTo(m, dns.RcodeServerFailure), dns.ExtendedErrorCodeDNSBogus, ""), nil
+		})
+		defer stop()
+		q := query("a.example", dns.TypeA)
+		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		time.Sleep(lateAnswer - stalePatience)
+		synctest.Wait()
+		wantText(t, q, f.Immediate(q), "SERVFAIL; EDE 6")
+		wantIdle(t, f)
+	})
+}
+
+// TestAskerGone: who asked first may go; the answer is kept all the same.
+func TestAskerGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _, stop := newAged(t, after(time.Second, "192.0.2.9"))
+		defer stop()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		q := query("a.example", dns.TypeA)
+		wantText(t, q, f.Resolve(ctx, q), "SERVFAIL; EDE 22")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		wantText(t, q, f.Immediate(q), "NOERROR; a.example. 60 IN A 192.0.2.9")
+		wantIdle(t, f)
+	})
+}
+
+// TestRunEndsFlights: Run ends, and waits for, what goes on without a client; a question
+// that comes after starts nothing.
+func TestRunEndsFlights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _, stop := newAged(t, silent)
+		q := query("a.example", dns.TypeA)
+		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		start := time.Now()
+		stop()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("took %s", took)
+		}
+		wantIdle(t, f)
+		time.Sleep(failureHold)
+		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		wantIdle(t, f)
+	})
+}
+
+// TestPanicOnTheWay: an answer that cannot be read costs its clients the answer, and no more.
+func TestPanicOnTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _, stop := newAged(t, func(_ context.Context, m *message) (*dns.Msg, error) {
+			out := answerTo(m, dns.RcodeSuccess)
+			out.Answer = []dns.RR{nil}
+			return out, nil
+		})
+		defer stop()
+		q := query("a.example", dns.TypeA)
+		wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 0")
+		synctest.Wait()
+		wantIdle(t, f)
+	})
+}
+
+// TestLateRenewal: who asks for an answer that expired while it was being renewed
+// gets the stale one as well.
+func TestLateRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: after(0, "192.0.2.1")}
+		f, stop := newFaked(t, Config{}, u)
+		defer stop()
+		q := query("a.example", dns.TypeA)
+		f.Resolve(t.Context(), q)
+		u.set(silent)
+		time.Sleep(time.Minute - time.Second)
+		f.Immediate(q) // starts the renewal
+		time.Sleep(time.Second)
+		start := time.Now()
+		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		if took := time.Since(start); took > stalePatience {
+			t.Errorf("took %s", took)
+		}
+		time.Sleep(DefaultTimeout)
+		synctest.Wait()
+		wantIdle(t, f)
+	})
+}
