@@ -114,7 +114,6 @@ type request struct {
 	key, end string
 	rev      int64
 	limit    int64
-	keysOnly bool
 }
 
 // get runs r once, within the time-out, and returns gRPC's error. It does not
@@ -122,7 +121,7 @@ type request struct {
 func (c *client) get(ctx context.Context, r request) (*pb.RangeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	in := &pb.RangeRequest{Key: []byte(r.key), Revision: r.rev, Limit: r.limit, KeysOnly: r.keysOnly}
+	in := &pb.RangeRequest{Key: []byte(r.key), Revision: r.rev, Limit: r.limit}
 	if r.end != "" {
 		in.RangeEnd = []byte(r.end)
 	}
