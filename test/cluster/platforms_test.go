@@ -136,8 +136,10 @@ func (p *etcdPlatform) fault(r *rand.Rand, rough bool) {
 }
 
 func (p *etcdPlatform) spoil(key, value string) {
-	_, err := p.cli.Put(p.c.Context(), p.prefix+key, value)
-	p.must(err)
+	p.persist(func() error {
+		_, err := p.cli.Put(p.c.Context(), p.prefix+key, value)
+		return err
+	})
 }
 
 func (p *etcdPlatform) heal() {

@@ -42,15 +42,21 @@ const maxTxn = 128
 func (e *etcdStore) commit(ops []clientv3.Op) {
 	e.t.Helper()
 	for part := range slices.Chunk(ops, maxTxn) {
-		var err error
-		// A cluster that elects a leader, or a machine that does much else,
-		// makes a writer try again. What is written is the same each time.
-		if !lab.Until(patience, func() bool {
-			_, err = e.cli.Txn(e.c.Context()).Then(part...).Commit()
-			return err == nil
-		}) {
-			e.must(err)
-		}
+		e.persist(func() error {
+			_, err := e.cli.Txn(e.c.Context()).Then(part...).Commit()
+			return err
+		})
+	}
+}
+
+// persist writes until it has worked: a cluster that elects a leader, or a
+// machine that does much else, makes a writer try again. What is written is the
+// same each time.
+func (e *etcdStore) persist(write func() error) {
+	e.t.Helper()
+	var err error
+	if !lab.Until(patience, func() bool { err = write(); return err == nil }) {
+		e.t.Fatal(err)
 	}
 }
 
