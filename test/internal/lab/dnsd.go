@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,6 +62,7 @@ func built(t testing.TB, race bool) string {
 	t.Helper()
 	b := builds[race]
 	b.once.Do(func() {
+		seeSources()
 		b.path = filepath.Join(buildDir, "dnsd")
 		args := []string{"build", "-o", b.path}
 		if race {
@@ -76,6 +78,23 @@ func built(t testing.TB, race bool) string {
 		t.Fatal(b.err)
 	}
 	return b.path
+}
+
+// seeSources lists the project's directories from within the test. The binary is
+// built by another process, so that go test would not know of what it is built
+// from, and print "(cached)" for a dnsd that has changed; what a test looks at
+// itself is part of its key.
+func seeSources() {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return // then the build fails as well, and says why
+	}
+	for _, room := range []string{"cmd", "registry", "resolver", "zones", "go.mod", "go.sum"} {
+		_ = filepath.WalkDir(filepath.Join(strings.TrimSpace(string(root)), room), func(path string, _ fs.DirEntry, _ error) error {
+			_, _ = os.Stat(path)
+			return nil
+		})
+	}
 }
 
 // Log collects what a process prints. Safe for concurrent use.
