@@ -1,0 +1,42 @@
+package registry
+
+import (
+	"fmt"
+	"testing"
+)
+
+// What a question costs does not grow with its app: once a fleet's indexes are
+// there, a look-up, of what exists or not, looks at no machine but those that it
+// returns. All others are taken away here, so that whoever walked would fall.
+func TestALookUpWalksNoFleet(t *testing.T) {
+	for _, n := range []int{indexFrom, 1000, 20_000} {
+		var machines []*Machine
+		for i := range n {
+			machines = append(machines, machine(t, fmt.Sprintf("m%05d", i), at(fmt.Sprintf("fdaa:0:18::%x", i+1)), func(s *MachineSpec) {
+				s.Region = []string{"iad", "ams"}[i%2]
+				s.Metadata = map[string]string{processGroupKey: "web", "role": fmt.Sprintf("r%d.x", i)}
+			}))
+		}
+		f := newFleet(24, "web", false, machines)
+		look := func(have bool) {
+			region, key, value := "iad", "role", "r0.x"
+			if !have {
+				region, key, value = "fra", "rule", "r.x"
+			}
+			found := []int{len(f.InRegion(region)), len(f.InGroup(region)), len(f.WithKey(key)), len(f.WithPair("role", value))}
+			want := []int{n / 2, 0, n, 1}
+			if !have {
+				want = []int{0, 0, 0, 0}
+			}
+			if fmt.Sprint(found) != fmt.Sprint(want) || f.HasValueEnd("role", "x") == f.HasValueEnd("role", "y") || f.SharesAddresses() {
+				t.Errorf("%d machines: found %v, want %v", n, found, want)
+			}
+		}
+		look(true) // makes the indexes
+		for i := range f.deployed {
+			f.deployed[i] = nil
+		}
+		look(true)
+		look(false)
+	}
+}
