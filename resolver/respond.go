@@ -132,7 +132,7 @@ func (w *worker) ask(z *zone, view View, client netip.Addr) *Question {
 	for i := range n {
 		w.labels[i] = name[w.req.LabelStart(i)+1 : w.req.LabelStart(i+1)]
 	}
-	w.question = Question{Labels: w.labels[:n], Type: w.req.Type, View: view, Client: client}
+	w.question = Question{Labels: w.labels[:n], Type: w.req.Type, View: view, Client: client, Pause: func() {}}
 	return &w.question
 }
 

@@ -23,6 +23,12 @@ type Question struct {
 	Type   uint16     // any type but AXFR and IXFR; class is always IN
 	View   View       // never without a Network unless the zone is public
 	Client netip.Addr // who asks, unmapped; an answer that uses it must set NoStore
+
+	// Pause is called now and then by an answer that takes long, some thousand
+	// steps apart, and lets others have their turn meanwhile; it may block.
+	// Nil: a socket waits, and a zone that cannot answer within some 100 µs
+	// returns nil. The question then comes again, with Pause, elsewhere.
+	Pause func()
 }
 
 // A Zone answers with authority for the names at and below one owner name. It
@@ -32,7 +38,8 @@ type Zone interface {
 	// Origin returns the zone's owner name, lower case, absolute: "internal.".
 	Origin() string
 
-	// Answer answers one question. It never returns nil.
+	// Answer answers one question. It returns nil only where q.Pause is nil and
+	// the answer would take long.
 	Answer(q *Question) *Answer
 }
 
