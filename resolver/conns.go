@@ -21,9 +21,7 @@ const strangerPlaces = 16
 // none gets its first even where that one is busy, so that however many networks
 // conspire nobody is locked out. Strangers have a few places of their own.
 type connTable struct {
-	// Set once.
-	max, perClient int
-	computing      *fairQueue
+	max, perClient int // set once
 
 	mu       sync.Mutex
 	draining bool
@@ -39,7 +37,6 @@ func newConnTable(most int) *connTable {
 	return &connTable{
 		max:       most,
 		perClient: max(most/perClientShare, 1),
-		computing: newFairQueue(tcpProcessors()),
 		open:      make(map[*conn]struct{}),
 		clients:   make(map[netip.Prefix]int),
 		networks:  make(map[netip.Prefix]int),

@@ -43,6 +43,7 @@ type keeper struct {
 	version func() uint64 // see Config.Version; nil: channels are always looked at
 	clients map[netip.Addr]*knownClient
 	views   map[View]uint32 // a number for each view: what keys begin with
+	budgets map[netip.Prefix]*budget
 
 	// Two generations: what is used moves to the young one, and when that is
 	// full it becomes the old one, whose unused rest is dropped. A hit in the
@@ -72,6 +73,7 @@ type knownClient struct {
 	guarded
 	view   View
 	number uint32
+	budget *budget // of its network
 }
 
 // kept is an answer and its records in wire form, as a response has them.
@@ -96,12 +98,13 @@ func newKeeper(limit int, version func() uint64) *keeper {
 	return k
 }
 
-// share is what each of n sockets may keep, in bytes.
-func share(n int) int { return max(keptBytes/max(n, 1), minKeptBytes) }
+// partOf is what each of n sockets may keep, in bytes.
+func partOf(n int) int { return max(keptBytes/max(n, 1), minKeptBytes) }
 
 // forget drops everything.
 func (k *keeper) forget() {
 	k.clients, k.views = make(map[netip.Addr]*knownClient), make(map[View]uint32)
+	k.budgets = make(map[netip.Prefix]*budget)
 	k.young, k.old, k.size = make(map[string]*kept), nil, 0
 }
 
@@ -140,20 +143,29 @@ func (k *keeper) client(addr netip.Addr, viewer Viewer) *knownClient {
 	if viewer != nil {
 		c.view, c.watch = viewer.View(addr)
 	}
-	number, ok := k.views[c.view]
-	if !ok {
-		number = uint32(len(k.views))
-		k.views[c.view] = number
+	c.number = k.numberOf(c.view)
+	if c.budget = k.budgets[c.view.Network]; c.budget == nil {
+		c.budget = new(budget)
+		k.budgets[c.view.Network] = c.budget
 	}
-	c.number = number
 	k.clients[addr] = c
 	return c
 }
 
+// numberOf returns the number of a view.
+func (k *keeper) numberOf(v View) uint32 {
+	number, ok := k.views[v]
+	if !ok {
+		number = uint32(len(k.views))
+		k.views[v] = number
+	}
+	return number
+}
+
 // keyOf returns the key of a question, which lives in the keeper until the next.
-func (k *keeper) keyOf(c *knownClient, q *wire.Request) []byte {
+func (k *keeper) keyOf(view uint32, q *wire.Request) []byte {
 	b := k.key[:keyPrefix+copy(k.key[keyPrefix:], q.Name())]
-	binary.NativeEndian.PutUint32(b, c.number)
+	binary.NativeEndian.PutUint32(b, view)
 	binary.NativeEndian.PutUint16(b[4:], q.Type)
 	return b
 }
@@ -195,7 +207,9 @@ func (k *keeper) put(key []byte, typ uint16, z *zone, a *Answer, nameLen int) {
 func (k *keeper) insert(key string, a *kept) {
 	n := a.bytes(len(key))
 	if k.size+n > k.limit {
-		k.young, k.old, k.size = make(map[string]*kept, len(k.young)), k.young, 0
+		// The new map grows by and by: to make it as large at once would hold the
+		// socket up for milliseconds.
+		k.young, k.old, k.size = make(map[string]*kept), k.young, 0
 	}
 	k.young[key] = a
 	k.size += n

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+
+	"dnsd/resolver/internal/udpbatch"
 )
 
 // portTries is how often a free port of UDP is looked for again because TCP has
@@ -19,6 +21,8 @@ type listener struct {
 	addr netip.AddrPort // as bound
 	udp  []*net.UDPConn
 	tcp  *net.TCPListener
+
+	spare *net.UDPConn // a socket that only sends; nil: there are none on this system
 }
 
 func (l *listener) close() {
@@ -27,6 +31,9 @@ func (l *listener) close() {
 	}
 	if l.tcp != nil {
 		l.tcp.Close()
+	}
+	if l.spare != nil {
+		l.spare.Close()
 	}
 }
 
@@ -60,13 +67,17 @@ func (r *Resolver) Listen() error {
 
 // adopt gives each socket of l its owner.
 func (r *Resolver) adopt(l *listener) {
+	lanes := newLanes(l.spare, func() (*net.UDPConn, error) { return r.listenUDP(l.addr, prepareLane) },
+		max(r.cfg.MaxLanes/len(r.cfg.Listen), 1), r.log.With("listen", l.addr))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bound = append(r.bound, l.addr)
+	r.lanes = append(r.lanes, lanes)
 	for _, c := range l.udp {
 		s := &stats{proto: UDP}
 		r.stats = append(r.stats, s)
-		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, stats: s, number: uint8(len(r.sockets)), log: r.log.With("listen", l.addr, "proto", "udp")})
+		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, sender: udpbatch.NewSender(c), lanes: lanes, stats: s,
+			number: uint8(len(r.sockets)), log: r.log.With("listen", l.addr, "proto", "udp")})
 	}
 	s := &stats{proto: TCP}
 	r.stats = append(r.stats, s)
@@ -102,19 +113,13 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 			l.close()
 		}
 	}()
-	wildcard := addr.Addr().IsUnspecified()
 	for i := range min(r.cfg.Sockets, maxSockets) {
-		first := i == 0
-		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-			return control(c, func(fd int) error { return prepareUDP(fd, first, wildcard) })
-		}}
-		pc, err := lc.ListenPacket(context.Background(), r.network("udp", addr), addr.String())
+		conn, err := r.bindUDP(addr, i == 0)
 		if err != nil {
 			return nil, "udp", err
 		}
-		conn := pc.(*net.UDPConn)
 		l.udp = append(l.udp, conn)
-		if first {
+		if i == 0 {
 			// The first socket is bound alone, so that an address which another
 			// process serves is an error and not half of that one's packets.
 			// Only then do its siblings come in.
@@ -124,6 +129,10 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 			}
 		}
 	}
+	if l.spare, err = r.bindLane(addr, l.udp); err != nil {
+		r.log.Warn("no sockets of their own for networks whose responses wait in the kernel: they are dropped, and others' with them",
+			"listen", addr, "err", err)
+	}
 	// Connections end after TCPIdle, so that the kernel need not probe them.
 	lc := net.ListenConfig{KeepAlive: -1}
 	tl, err := lc.Listen(context.Background(), r.network("tcp", addr), addr.String())
@@ -132,6 +141,42 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 	}
 	l.tcp, l.addr = tl.(*net.TCPListener), addr
 	return l, "", nil
+}
+
+// bindUDP binds one socket of an address, which receives.
+func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error) {
+	conn, err := r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
+	if err != nil {
+		return nil, err
+	}
+	if err := timed(conn); err != nil { // then no question is known to be old
+		r.log.Warn("the kernel does not say when packets were received", "listen", addr, "err", err)
+	}
+	return conn, nil
+}
+
+// bindLane binds a socket of an address that only sends, and keeps packets away
+// from it and from all that follow it.
+func (r *Resolver) bindLane(addr netip.AddrPort, receivers []*net.UDPConn) (*net.UDPConn, error) {
+	conn, err := r.listenUDP(addr, prepareLane)
+	if err != nil {
+		return nil, err
+	}
+	if err := steer(receivers[0], len(receivers)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// listenUDP binds a socket of an address after prepare has had its descriptor.
+func (r *Resolver) listenUDP(addr netip.AddrPort, prepare func(fd int) error) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return control(c, prepare) }}
+	pc, err := lc.ListenPacket(context.Background(), r.network("udp", addr), addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return pc.(*net.UDPConn), nil
 }
 
 // network is proto with the address family of addr. [::] takes IPv4 as well,

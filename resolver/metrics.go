@@ -60,6 +60,16 @@ func typeSlot(typ uint16) int {
 // slot 7 what only upstreams send.
 var rcodeNames = [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS", "other"}
 
+// dropNames are the reasons for which requests over UDP go unanswered: see backlog,
+// tooOld and turns.
+var dropNames = [...]string{"flood", "old", "slow"}
+
+const (
+	dropFlood = iota
+	dropOld
+	dropSlow
+)
+
 func rcodeSlot(rcode uint16) int {
 	switch {
 	case rcode <= dns.RcodeRefused:
@@ -93,6 +103,7 @@ type stats struct {
 	truncated atomic.Uint64
 	ignored   atomic.Uint64
 	shed      atomic.Uint64
+	dropped   [len(dropNames)]atomic.Uint64
 	panics    atomic.Uint64
 	readErrs  atomic.Uint64
 	writeErrs atomic.Uint64
@@ -169,6 +180,10 @@ var (
 	descTruncated   = desc("responses_truncated_total", "Responses with TC=1, by protocol.", "proto")
 	descIgnored     = desc("requests_ignored_total", "Packets that get no response: shorter than a header, or responses themselves.", "proto")
 	descShed        = desc("requests_shed_total", "Questions for other names answered SERVFAIL at once because too many were waiting.", "proto")
+	descUnanswered  = desc("requests_dropped_total", "Requests over UDP that got no response: one of a network that asks more than can be answered (flood), one that was received too long ago (old), one whose answer takes long while too many such ones of its network wait (slow).", "reason")
+	descSendDrops   = desc("send_drops_total", "Responses dropped because those sent to their network before still wait in the kernel.")
+	descLanes       = desc("send_lanes", "Sockets open that send for one network each because its responses wait in the kernel.")
+	descSockets     = desc("udp_sockets", "UDP sockets served, by how many packets they move in a system call.", "mode")
 	descPanics      = desc("panics_total", "Questions that made dnsd panic.")
 	descReadErrors  = desc("read_errors_total", "Failed reads from UDP sockets and failed accepts of TCP connections.", "proto")
 	descDropped     = desc("receive_drops_total", "Requests that the kernel dropped because a UDP socket's receive queue was full.")
@@ -181,7 +196,7 @@ var (
 // Describe implements prometheus.Collector.
 func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descSize, descTruncated, descIgnored,
-		descShed, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
+		descShed, descUnanswered, descSendDrops, descLanes, descSockets, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
 		ch <- d
 	}
 }
@@ -224,14 +239,40 @@ func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 		counter(descReadErrors, sum(func(s *stats) *atomic.Uint64 { return &s.readErrs }), name)
 		counter(descWriteErrors, sum(func(s *stats) *atomic.Uint64 { return &s.writeErrs }), name)
 	}
+	for i, reason := range dropNames {
+		var n uint64
+		for _, s := range all {
+			n += s.dropped[i].Load()
+		}
+		counter(descUnanswered, n, reason)
+	}
+	gauge := func(d *prometheus.Desc, n int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
+	}
+	var drops uint64
+	open := 0
+	for _, l := range r.lanes {
+		open += l.count()
+		drops += l.drops.Load()
+	}
+	counter(descSendDrops, drops)
+	gauge(descLanes, open)
+	batched := 0
+	for _, s := range sockets {
+		if b := s.batch.Load(); b != nil && b.Batched() {
+			batched++
+		}
+	}
+	gauge(descSockets, batched, "batched")
+	gauge(descSockets, len(sockets)-batched, "single")
 	var panics uint64
 	for _, s := range all {
 		panics += s.panics.Load()
 	}
 	counter(descPanics, panics)
 	counter(descDropped, dropped(sockets))
-	open, evicted, refused := r.conns.counts()
-	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(open))
+	conns, evicted, refused := r.conns.counts()
+	gauge(descConns, conns)
 	counter(descEvicted, evicted)
 	counter(descRefused, refused)
 }

@@ -10,22 +10,49 @@ import (
 	"dnsd/resolver/forward"
 )
 
-// Deferred is a question that has to be resolved upstream. It owns all that it
+// Deferred is a question that is not answered where it was read: it has to be
+// resolved upstream, or computing its answer takes long. It owns all that it
 // needs; the worker that it came from has long gone on. One goroutine uses it, once.
 type Deferred struct {
 	exchange
-	query forward.Query
+	view View
+
+	query forward.Query // to be resolved upstream
+
+	zone   *zone // to be computed by; nil: to be resolved upstream
+	client netip.Addr
 }
 
-func newDeferred(x *exchange, q forward.Query) *Deferred {
-	d := &Deferred{exchange: *x, query: q}
+func newDeferred(x *exchange, view View, q forward.Query) *Deferred {
+	d := &Deferred{exchange: *x, view: view, query: q}
 	d.req.Keep()
 	d.query.Name = d.req.Name()
 	return d
 }
 
+// newSlow returns a question whose answer takes long.
+func newSlow(x *exchange, view View, z *zone, client netip.Addr) *Deferred {
+	d := &Deferred{exchange: *x, view: view, zone: z, client: client}
+	d.req.Keep()
+	return d
+}
+
 // Network is whose question it is, for fairness.
-func (d *Deferred) Network() netip.Prefix { return d.query.Network }
+func (d *Deferred) Network() netip.Prefix { return d.view.Network }
+
+// Compute computes the answer and writes the response into dst, as Respond does.
+// It calls pause now and then, see Question. It never panics; the answer is nil
+// where it failed.
+func (d *Deferred) Compute(pause func(), dst []byte) (resp []byte, a *Answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			resp, a = d.panicked(p, dst), nil
+		}
+	}()
+	var labels [maxLabels]string
+	a = d.zone.Answer(d.ask(new(Question), &labels, d.zone, d.view, d.client, pause))
+	return d.answer(dst, d.zone, a, dns.ClassINET), a
+}
 
 // Resolve waits for the forwarder and writes the response into dst, as Respond
 // does. It never panics and never returns nil.

@@ -65,6 +65,9 @@ const (
 	// defaultMaxTCPConns bounds descriptors and some 10 KiB a connection.
 	// TCP carries only what does not fit into UDP.
 	defaultMaxTCPConns = 1024
+	// defaultMaxLanes is more than the networks of a host, which has some hundred
+	// machines.
+	defaultMaxLanes = 256
 	// defaultTCPIdle is "a few seconds" (RFC 7766, section 6.2.3).
 	defaultTCPIdle = 10 * time.Second
 	// defaultDrain leaves a waiting upstream question some time and still ends
@@ -95,6 +98,7 @@ type Config struct {
 	Sockets     int           // UDP sockets per address of Listen; default half of GOMAXPROCS, 1 to 8
 	MaxInflight int           // questions waiting for the forwarder at a time; default 8192
 	MaxTCPConns int           // default 1024
+	MaxLanes    int           // sockets that send for networks whose responses wait in the kernel; default 256
 	TCPIdle     time.Duration // how long a TCP connection may say nothing; default 10 s
 	Drain       time.Duration // how long Run waits for what is in hand; default 3 s
 
@@ -124,12 +128,14 @@ type Resolver struct {
 	log   *slog.Logger
 	admit *admission
 	conns *connTable
+	turns *turns
 
 	// Tests have another patience.
 	messageTime  time.Duration // defaultMessageTime
 	strangerTime time.Duration // defaultStrangerTime
 
 	sockets   []*socket   // set by Listen, under mu
+	lanes     []*lanes    // set by Listen; one for each address
 	acceptors []*acceptor // set by Listen
 
 	panicLog once
@@ -155,6 +161,7 @@ func New(cfg Config) (*Resolver, error) {
 		log:   cfg.Log,
 		admit: newAdmission(cfg.MaxInflight),
 		conns: newConnTable(cfg.MaxTCPConns),
+		turns: newTurns(slowProcessors()),
 
 		messageTime:  defaultMessageTime,
 		strangerTime: defaultStrangerTime,
@@ -193,6 +200,7 @@ func withDefaults(cfg Config) Config {
 	setDefault(&cfg.Sockets, min(max(runtime.GOMAXPROCS(0)/2, 1), mostSockets))
 	setDefault(&cfg.MaxInflight, defaultMaxInflight)
 	setDefault(&cfg.MaxTCPConns, defaultMaxTCPConns)
+	setDefault(&cfg.MaxLanes, defaultMaxLanes)
 	setDefault(&cfg.TCPIdle, defaultTCPIdle)
 	setDefault(&cfg.Drain, defaultDrain)
 	if cfg.Log == nil {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -37,14 +38,18 @@ type exchange struct {
 type worker struct {
 	exchange
 	question Question
-	labels   [128]string // what question.Labels is cut from
+	labels   [maxLabels]string // what question.Labels is cut from
 	query    forward.Query
 	keeper   *keeper // nil: nothing is kept
+	pause    func()  // see Question; nil, with a keeper: answers that take long are deferred
 	number   uint8   // of the socket; see forward.Query
 }
 
+// maxLabels is more than a name of 255 bytes has.
+const maxLabels = 128
+
 func newWorker(r *Resolver, proto Proto, s *stats) *worker {
-	return &worker{exchange: exchange{r: r, proto: proto, stats: s}}
+	return &worker{exchange: exchange{r: r, proto: proto, stats: s}, pause: func() {}}
 }
 
 // respond is Respond for the worker's socket.
@@ -68,9 +73,10 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 	}
 	var key []byte
 	var view View
+	var known *knownClient
 	if w.keeper != nil {
-		known := w.keeper.client(client, w.r.cfg.Viewer)
-		key, view = w.keeper.keyOf(known, &w.req), known.view
+		known = w.keeper.client(client, w.r.cfg.Viewer)
+		key, view = w.keeper.keyOf(known.number, &w.req), known.view
 		if k := w.keeper.get(key); k != nil {
 			return w.replay(dst, k), nil
 		}
@@ -88,11 +94,29 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeProhibited,
 			Text: "your address is in no private network: start dnsd with --network to give it one"}), nil
 	}
-	a := z.Answer(w.ask(z, view, client))
+	a := w.compute(z, view, client, known)
+	if a == nil {
+		return nil, newSlow(&w.exchange, view, z, client)
+	}
 	if w.keeper != nil {
 		w.keeper.put(key, w.req.Type, z, a, len(w.req.Name()))
 	}
 	return w.answer(dst, z, a, dns.ClassINET), nil
+}
+
+// compute asks a zone. Nil: that takes long, or the client's network has used up
+// what it may take of the socket's time with such questions.
+func (w *worker) compute(z *zone, view View, client netip.Addr, known *knownClient) *Answer {
+	if w.pause != nil {
+		return z.Answer(w.ask(&w.question, &w.labels, z, view, client, w.pause))
+	}
+	start := time.Now()
+	if !known.budget.allows(start) {
+		return nil
+	}
+	a := z.Answer(w.ask(&w.question, &w.labels, z, view, client, nil))
+	known.budget.charge(start, time.Since(start))
+	return a
 }
 
 // check applies the rules that hold before the name is looked at. Who may not
@@ -125,15 +149,15 @@ func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uin
 // use for, are what their types say. No common client sends any.
 func unpacks(req []byte) bool { return new(dns.Msg).Unpack(req) == nil }
 
-// ask returns the question for zone z. It lives in the worker until the next one.
-func (w *worker) ask(z *zone, view View, client netip.Addr) *Question {
-	name := string(w.req.Name())
-	n := w.req.Labels() - z.labels
+// ask makes q the question for zone z. It lives as long as q and labels do.
+func (x *exchange) ask(q *Question, labels *[maxLabels]string, z *zone, view View, client netip.Addr, pause func()) *Question {
+	name := string(x.req.Name())
+	n := x.req.Labels() - z.labels
 	for i := range n {
-		w.labels[i] = name[w.req.LabelStart(i)+1 : w.req.LabelStart(i+1)]
+		labels[i] = name[x.req.LabelStart(i)+1 : x.req.LabelStart(i+1)]
 	}
-	w.question = Question{Labels: w.labels[:n], Type: w.req.Type, View: view, Client: client, Pause: func() {}}
-	return &w.question
+	*q = Question{Labels: labels[:n], Type: x.req.Type, View: view, Client: client, Pause: pause}
+	return q
 }
 
 // identity answers a question of class CHAOS (RFC 4892).
@@ -165,7 +189,7 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil
 	}
-	return nil, newDeferred(&w.exchange, w.query)
+	return nil, newDeferred(&w.exchange, view, w.query)
 }
 
 // panicked is the response to a question that dnsd failed on: it costs that

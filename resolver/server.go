@@ -40,8 +40,14 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 		})
 	}
+	var sending sync.WaitGroup
+	for _, l := range r.lanes {
+		sending.Go(func() { l.run(working) })
+	}
 	<-serving.Done()
 	r.drain(&loops, abandon)
+	abandon()
+	sending.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -3,6 +3,7 @@ package resolver
 import (
 	"encoding/binary"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,9 @@ func prepareUDP(fd int, first, wildcard bool) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 }
 
+// prepareLane sets what has to be set before a socket is bound that only sends.
+func prepareLane(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
+
 // shareUDP lets other sockets of this process bind c's port.
 func shareUDP(c *net.UDPConn) error {
 	raw, err := c.SyscallConn()
@@ -50,27 +54,98 @@ func shareUDP(c *net.UDPConn) error {
 	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 }
 
-// replyControl turns the control message of a request into that of its
-// response, in place: the address that was asked is the one that answers. The
-// interface is left to routing, but for link-local addresses, which mean
-// nothing without it. Empty in, empty out.
-func replyControl(oob []byte) []byte {
-	if len(oob) < unix.SizeofCmsghdr {
-		return nil
-	}
-	h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+// steer keeps received packets on the first n sockets of c's port, whatever
+// others share it. It needs no privilege: it is a classic BPF program that the
+// kernel runs to choose among sockets with SO_REUSEPORT (socket(7)).
+func steer(c *net.UDPConn, n int) error {
+	filter := steering(n)
+	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil
+		return err
 	}
-	switch {
-	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-		if data[0] != 0xfe || data[1]&0xc0 != 0x80 {
-			binary.NativeEndian.PutUint32(data[16:], 0) // struct in6_pktinfo: address, interface
+	return control(raw, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
+			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	})
+}
+
+// steering returns the program. For more than one socket it chooses by a hash of
+// the client's address and port, since the kernel's own hash of a packet is not
+// always there (loopback).
+func steering(n int) []unix.SockFilter {
+	load := func(size uint16, at int32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_ABS | size, K: uint32(at)}
+	}
+	op := func(code uint16, k uint32) unix.SockFilter { return unix.SockFilter{Code: code, K: k} }
+	if n == 1 {
+		return []unix.SockFilter{op(unix.BPF_RET|unix.BPF_K, 0)}
+	}
+	const ip = -0x100000 // SKF_NET_OFF of linux/filter.h: where the IP header begins
+	xor, tax := op(unix.BPF_ALU|unix.BPF_XOR|unix.BPF_X, 0), op(unix.BPF_MISC|unix.BPF_TAX, 0)
+	return []unix.SockFilter{
+		load(unix.BPF_B, ip), // the version, and of IPv4 the header's length
+		op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 4),
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 4, Jt: 7},
+		load(unix.BPF_W, ip+12), tax, // IPv6: the source's network and machine
+		load(unix.BPF_W, ip+20), xor, tax,
+		load(unix.BPF_W, ip+40), // the ports, where no extension header is before them
+		op(unix.BPF_JMP|unix.BPF_JA, 3),
+		load(unix.BPF_W, ip+12), tax, // IPv4: the source
+		load(unix.BPF_W, ip+20), // the ports, where the header has no options
+		xor,
+		op(unix.BPF_ALU|unix.BPF_MUL|unix.BPF_K, 0x9e3779b1), // Knuth's multiplicative hash
+		op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 16),
+		op(unix.BPF_ALU|unix.BPF_MOD|unix.BPF_K, uint32(n)),
+		op(unix.BPF_RET|unix.BPF_A, 0),
+	}
+}
+
+// timed has the kernel say of each packet when it was received.
+func timed(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) })
+}
+
+// receivedAt returns when a packet was received, given its control messages.
+func receivedAt(oob []byte) (time.Time, bool) {
+	for len(oob) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return time.Time{}, false
 		}
-	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-		binary.NativeEndian.PutUint32(data, 0) // struct in_pktinfo: interface, address to send from, …
-	default:
-		return nil
+		if h.Level == unix.SOL_SOCKET && h.Type == unix.SCM_TIMESTAMPNS && len(data) >= 16 { // struct timespec of 64-bit systems
+			return time.Unix(int64(binary.NativeEndian.Uint64(data)), int64(binary.NativeEndian.Uint64(data[8:]))), true
+		}
+		oob = rest
 	}
-	return oob[:len(oob)-len(rest)]
+	return time.Time{}, false
+}
+
+// replyControl returns what the response to a request is sent with, given the
+// request's control messages, which it changes: the address that was asked is the
+// one that answers. The interface is left to routing, but for link-local addresses,
+// which mean nothing without it. Nothing where nothing is said of the address.
+func replyControl(oob []byte) []byte {
+	for len(oob) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return nil
+		}
+		whole := oob[:len(oob)-len(rest)]
+		oob = rest
+		switch {
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			if data[0] != 0xfe || data[1]&0xc0 != 0x80 {
+				binary.NativeEndian.PutUint32(data[16:], 0) // struct in6_pktinfo: address, interface
+			}
+			return whole
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			binary.NativeEndian.PutUint32(data, 0) // struct in_pktinfo: interface, address to send from, …
+			return whole
+		}
+	}
+	return nil
 }

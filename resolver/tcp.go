@@ -101,6 +101,10 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
+	if a.r.cfg.Viewer != nil {
+		view, _ := a.r.cfg.Viewer.View(addr.Unmap().WithZone(""))
+		c.view = view.Network
+	}
 	_ = nc.SetWriteBuffer(sendBuffer) // without it only takes more memory
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
@@ -129,6 +133,7 @@ type conn struct {
 	from     netip.AddrPort
 	client   netip.Prefix // see clientOf
 	network  netip.Prefix // see networkOf
+	view     netip.Prefix // the network whose names it asks for
 	stranger bool         // none of those that dnsd serves
 	stats    *stats
 	slots    chan struct{} // one for each deferred question
@@ -151,6 +156,7 @@ func (c *conn) idle() (since int64, idle bool) { return c.used.Load(), c.busy.Lo
 func (c *conn) serve(ctx context.Context) {
 	defer c.deferred.Wait()
 	w := newWorker(c.r, TCP, c.stats)
+	w.pause = c.r.turns.pauser(c.view)
 	in := bufio.NewReaderSize(c.nc, readBuffer)
 	var msg []byte
 	for {
@@ -211,11 +217,11 @@ func (c *conn) deadline(d time.Duration) time.Time {
 // connection goes on.
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
-	c.r.conns.computing.enter(c.network)
+	c.r.turns.enter(c.view)
 	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
-	c.r.conns.computing.leave()
+	c.r.turns.leave(c.view)
 	if later == nil {
 		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.

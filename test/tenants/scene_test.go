@@ -1,0 +1,168 @@
+// Package tenants tests what the machines of many tenants on one host, each in a
+// namespace of its own behind a device of its own, can do to each other through
+// the one dnsd of that host. It is about losses, counts and order, not about
+// milliseconds: where a delay is the point, it is compared with that of the same
+// run without the attack.
+package tenants
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"dnsd/test/internal/lab"
+
+	"github.com/miekg/dns"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	code := lab.Main(m)
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// The two networks of most scenes: a attacks, b must not notice.
+var (
+	machineA = netip.MustParseAddr("fdaa:0:a:a7b:7d:1:1:2")
+	machineB = netip.MustParseAddr("fdaa:0:b:a7b:7d:2:1:2")
+	server   = netip.MustParseAddrPort("[fdaa::3]:53")
+)
+
+// host is a host with its dnsd and the machines that run on it.
+type host struct {
+	*lab.Lab
+	dnsd *lab.Server
+	a, b *lab.Tenant
+	path string // of the registry file
+}
+
+// object is an object of a registry file.
+type object = map[string]any
+
+// machine returns a started machine.
+func machine(id string, addr netip.Addr, more object) object {
+	m := object{"id": id, "state": "started", "region": "fra", "private_ip": addr.String()}
+	for k, v := range more {
+		m[k] = v
+	}
+	return m
+}
+
+// app returns an app of the network that addr lies in.
+func app(name string, addr netip.Addr, machines ...object) object {
+	return object{"name": name, "network": network(addr).String(), "machines": machines}
+}
+
+func network(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, 48).Masked() }
+
+// home is the app of both networks: three machines, the first of which asks.
+func home(addr netip.Addr) object {
+	var machines []object
+	for i := range 3 {
+		a := addr.As16()
+		a[13] += byte(i)
+		machines = append(machines, machine(fmt.Sprintf("m%d", i), netip.AddrFrom16(a), nil))
+	}
+	return app("home", addr, machines...)
+}
+
+// write writes a registry file.
+func write(t testing.TB, path string, apps ...object) {
+	t.Helper()
+	data, err := json.Marshal(object{"apps": apps})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newHost starts dnsd as the packaged unit does, without any privilege but the
+// one for port 53, on a host with a machine of each network.
+func newHost(t testing.TB, apps []object, args ...string) *host {
+	t.Helper()
+	h := &host{Lab: lab.Open(t, "fdaa::3"), path: filepath.Join(t.TempDir(), "registry.json")}
+	h.a, h.b = h.Tenant(t, "a", machineA), h.Tenant(t, "b", machineB)
+	write(t, h.path, append([]object{home(machineA), home(machineB)}, apps...)...)
+	for dir := filepath.Dir(h.path); dir != "/"; dir = filepath.Dir(dir) {
+		_ = os.Chmod(dir, 0o755) // dnsd is nobody
+	}
+	args = append([]string{"--metrics-listen", lab.Admin, "--listen", "[fdaa::3]:53", "--registry", "file:" + h.path, "--upstream", "none"}, args...)
+	cmd := lab.Command(lab.Binary(t), nil, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE},
+	}
+	h.dnsd = h.Launch(t, cmd)
+	h.dnsd.Ready(t)
+	return h
+}
+
+// The phases of a scene.
+const (
+	calm    = time.Second            // before
+	during  = 5 * time.Second        // of the attack
+	restful = 200 * time.Millisecond // after its end, b must be served as before
+	rateB   = 100                    // b's questions a second
+)
+
+// phases are what became of b's questions before, during and after an attack.
+type phases struct{ before, during, after fate }
+
+// attacked asks b's questions while attack runs.
+func (h *host) attacked(t *testing.T, attack func(ctx context.Context)) phases {
+	t.Helper()
+	asks := func(d time.Duration) fate {
+		return ask(t, h.b, server, rateB, d, only("home.internal", dns.TypeAAAA), 3)
+	}
+	asks(calm / 4) // neighbours and kept answers
+	var p phases
+	p.before = asks(calm)
+	ctx, stop := context.WithCancel(context.Background())
+	var attackers sync.WaitGroup
+	attackers.Go(func() { attack(ctx) })
+	time.Sleep(100 * time.Millisecond)
+	p.during = asks(during)
+	stop()
+	attackers.Wait()
+	time.Sleep(restful)
+	p.after = asks(calm)
+	t.Logf("b before: %v", p.before)
+	t.Logf("b during: %v", p.during)
+	t.Logf("b after:  %v", p.after)
+	return p
+}
+
+// unharmed requires that b lost nothing, got nothing wrong, and waited for
+// nothing: an answer is late beyond what the same machine needed before, or
+// beyond 100 ms where that was less.
+func (p phases) unharmed(t *testing.T) {
+	t.Helper()
+	late := max(100*time.Millisecond, 2*p.before.quantile(1))
+	for name, f := range map[string]fate{"before": p.before, "during": p.during, "after": p.after} {
+		if n := f.lost(); n > 0 {
+			t.Errorf("%s the attack b lost %d of %d answers", name, n, f.sent)
+		}
+		if f.wrong > 0 {
+			t.Errorf("%s the attack %d of b's answers were wrong", name, f.wrong)
+		}
+		if n := f.later(late); n > 0 {
+			t.Errorf("%s the attack %d of b's answers took longer than %v, the worst %v", name, n, late, f.quantile(1))
+		}
+	}
+}
