@@ -145,14 +145,7 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 
 // bindUDP binds one socket of an address, which receives.
 func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error) {
-	conn, err := r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
-	if err != nil {
-		return nil, err
-	}
-	if err := timed(conn); err != nil { // then no question is known to be old
-		r.log.Warn("the kernel does not say when packets were received", "listen", addr, "err", err)
-	}
-	return conn, nil
+	return r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
 }
 
 // bindLane binds a socket of an address that only sends, and keeps packets away

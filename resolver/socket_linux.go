@@ -3,6 +3,7 @@ package resolver
 import (
 	"encoding/binary"
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -100,16 +101,21 @@ func steering(n int) []unix.SockFilter {
 	}
 }
 
-// timed has the kernel say of each packet when it was received.
-func timed(c *net.UDPConn) error {
+// stamp has the kernel say of each packet when it was received, or no more.
+func stamp(c syscall.Conn, on bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) })
+	v := 0
+	if on {
+		v = 1
+	}
+	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, v) })
 }
 
-// receivedAt returns when a packet was received, given its control messages.
+// receivedAt returns when a packet was received, given its control messages, and
+// false where they do not say.
 func receivedAt(oob []byte) (time.Time, bool) {
 	for len(oob) >= unix.SizeofCmsghdr {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)

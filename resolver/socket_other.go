@@ -5,6 +5,7 @@ package resolver
 import (
 	"errors"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -17,7 +18,7 @@ func prepareUDP(int, bool, bool) error { return nil }
 func prepareLane(int) error            { return errors.ErrUnsupported }
 func shareUDP(*net.UDPConn) error      { return nil }
 func steer(*net.UDPConn, int) error    { return errors.ErrUnsupported }
-func timed(*net.UDPConn) error         { return nil }
+func stamp(syscall.Conn, bool) error   { return nil }
 
 func replyControl([]byte) []byte                { return nil }
 func receivedAt([]byte) (at time.Time, ok bool) { return at, false }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"dnsd/resolver/internal/udpbatch"
@@ -37,6 +38,10 @@ type socket struct {
 
 	batch atomic.Pointer[udpbatch.Conn] // nil before serve; others may ask whether it is batched
 
+	// Owned by serve.
+	waiting backlog
+	stamps  bool // packets carry the time of their receipt
+
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
 	computed  mailbox
@@ -56,13 +61,12 @@ func (s *socket) serve(ctx context.Context) error {
 	w.keeper = newKeeper(partOf(len(s.r.sockets)), s.r.cfg.Version)
 	w.pause = nil
 	w.number = s.number
-	var waiting backlog
 	var fails trouble
 	for {
 		n, err := b.Read()
 		if err == nil {
 			fails.over()
-			s.handle(ctx, w, b, n, &waiting)
+			s.handle(ctx, w, b, n)
 			continue
 		}
 		if s.stopping.Load() {
@@ -79,16 +83,11 @@ func (s *socket) serve(ctx context.Context) error {
 // handle answers a batch of n packets. It never waits. Its responses count as
 // having taken as long as the batch did: reading the clock for each would cost
 // as much as some answers do.
-func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int, waiting *backlog) {
+func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int) {
 	start := time.Now()
 	s.computed.empty(w.keeper)
 	var over [udpbatch.Size]bool
-	if passed := waiting.excess(b, n, start, &over); passed > 0 {
-		s.stats.dropped[dropFlood].Add(uint64(passed))
-	}
-	if received, ok := receivedAt(b.Control(0)); ok && start.Sub(received) > tooOld {
-		s.dropOld(b, n, start, &over)
-	}
+	s.passOver(b, n, start, &over)
 	var answered [2]uint64 // here, forwarded
 	for i := range n {
 		if over[i] {
@@ -123,8 +122,21 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int,
 // that has asked again or given up.
 const tooOld = 2 * time.Second
 
-// dropOld marks in over the questions of a batch that are too old to be answered.
-func (s *socket) dropOld(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
+// passOver marks in over the questions of a batch that are not to be answered:
+// those that come too many, and those that are too old.
+func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
+	if passed := s.waiting.excess(b, n, now, over); passed > 0 {
+		s.stats.dropped[dropFlood].Add(uint64(passed))
+	}
+	if wants := s.waiting.wantsStamps(now); wants != s.stamps {
+		s.stamps = wants
+		if conn, ok := s.conn.(syscall.Conn); ok {
+			_ = stamp(conn, wants) // without it no question is known to be old
+		}
+	}
+	if !s.stamps {
+		return
+	}
 	for i := range n {
 		if received, ok := receivedAt(b.Control(i)); ok && now.Sub(received) > tooOld && !over[i] {
 			over[i] = true

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,6 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	floodIfAsked()
 	code := lab.Main(m)
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
@@ -111,6 +114,25 @@ func newHost(t testing.TB, apps []object, args ...string) *host {
 	h.dnsd = h.Launch(t, cmd)
 	h.dnsd.Ready(t)
 	return h
+}
+
+// metric returns the value of a series of dnsd's, 0 where it is not there.
+func (h *host) metric(t testing.TB, series string) float64 {
+	t.Helper()
+	status, text := h.Get("http://" + lab.Admin + "/metrics")
+	if status != 200 {
+		t.Fatalf("/metrics answers %d: %s", status, text)
+	}
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+	}
+	return 0
 }
 
 // The phases of a scene.
