@@ -3,6 +3,7 @@ package resolver
 import (
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // perClientShare is the part of all connections that one client may hold: with
@@ -159,13 +160,13 @@ func (t *connTable) drop(c *conn) {
 	}
 }
 
-// drain lets every connection finish what it has in hand, and no new ones in.
-func (t *connTable) drain() {
+// drain lets every connection answer what has been asked by then, and no new ones in.
+func (t *connTable) drain(by time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.draining = true
 	for c := range t.open {
-		c.drain()
+		c.drain(by)
 	}
 }
 

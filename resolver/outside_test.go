@@ -2,13 +2,10 @@ package resolver
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 
@@ -264,44 +261,4 @@ func askLate(t testing.TB, proto Proto, addr netip.AddrPort, req []byte) []byte 
 		t.Fatal(err)
 	}
 	return resp
-}
-
-// TestDrain: what is in hand when the server stops is answered, and nobody is
-// waited for longer than that.
-func TestDrain(t *testing.T) {
-	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
-		t.Run(name, func(t *testing.T) {
-			g := newGate(t)
-			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain, c.TCPIdle = g, patience, time.Hour })
-			idle := dial(t, TCP, addr)
-			defer idle.Close()
-			c := dial(t, Proto(proto), addr)
-			defer c.Close()
-			send(t, Proto(proto), c, query(t, "waiting01.", dns.TypeA, withID(77)))
-			eventually(t, "the question is waiting", func() bool { return g.waiting.Load() == 1 })
-			var stopped sync.WaitGroup
-			stopped.Go(stop)
-			if !closed(t, idle) {
-				t.Error("the idle connection is not closed")
-			}
-			close(g.open)
-			resp, err := receive(Proto(proto), c)
-			if err != nil || binary.BigEndian.Uint16(resp) != 77 {
-				t.Errorf("response %x, %v, want the one in hand", resp, err)
-			}
-			stopped.Wait()
-		})
-	}
-}
-
-func TestDrainEnds(t *testing.T) {
-	g := newGate(t) // never opened
-	_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, 10*time.Millisecond })
-	for _, proto := range []Proto{UDP, TCP} {
-		c := dial(t, proto, addr)
-		defer c.Close()
-		send(t, proto, c, query(t, "waiting01.", dns.TypeA))
-	}
-	eventually(t, "both questions are waiting", func() bool { return g.waiting.Load() == 2 })
-	stop()
 }

@@ -54,6 +54,10 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return context.Cause(serving)
 }
 
+// lastWords is for how long dnsd goes on reading when it ends, of what has been
+// received already: questions that wait in the kernel are answered too.
+const lastWords = 100 * time.Millisecond
+
 // drain stops reading and waits for loops, all of which end when they have
 // nothing in hand; after Config.Drain it takes that from them.
 func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
@@ -63,7 +67,7 @@ func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
 	for _, a := range r.acceptors {
 		a.stop()
 	}
-	r.conns.drain()
+	r.conns.drain(time.Now().Add(lastWords))
 	patience := time.AfterFunc(r.cfg.Drain, func() {
 		r.log.Warn("not everything in hand was finished in time", "drain", r.cfg.Drain)
 		abandon()

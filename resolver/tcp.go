@@ -138,9 +138,9 @@ type conn struct {
 	stats    *stats
 	slots    chan struct{} // one for each deferred question
 
-	draining atomic.Bool
-	busy     atomic.Int32 // requests in hand
-	used     atomic.Int64 // when it was made or the last response written; Unix time in nanoseconds
+	busy    atomic.Int32 // requests in hand
+	used    atomic.Int64 // when it was made or the last response written; Unix time in nanoseconds
+	drained atomic.Int64 // when it stops reading because dnsd ends, in the same unit; 0: it does not end
 
 	deferred sync.WaitGroup
 	writing  sync.Mutex // held for one write, at most Resolver.messageTime
@@ -156,7 +156,6 @@ func (c *conn) idle() (since int64, idle bool) { return c.used.Load(), c.busy.Lo
 func (c *conn) serve(ctx context.Context) {
 	defer c.deferred.Wait()
 	w := newWorker(c.r, TCP, c.stats)
-	w.pause = c.r.turns.pauser(c.view)
 	in := bufio.NewReaderSize(c.nc, readBuffer)
 	var msg []byte
 	for {
@@ -194,15 +193,20 @@ func (c *conn) read(in *bufio.Reader, buf []byte) ([]byte, error) {
 	return buf[:n], err
 }
 
-// readBy sets when reading fails. It fails itself once the connection drains.
+// readBy sets when reading fails: after d, or at the end of a drain.
 func (c *conn) readBy(d time.Duration) error {
-	if err := c.nc.SetReadDeadline(c.deadline(d)); err != nil {
-		return err
+	for {
+		by, until := c.deadline(d), c.drained.Load()
+		if until != 0 {
+			by = time.Unix(0, until)
+		}
+		if err := c.nc.SetReadDeadline(by); err != nil {
+			return err
+		}
+		if c.drained.Load() == until { // asked after the deadline is set: drain does it the other way round
+			return nil
+		}
 	}
-	if c.draining.Load() { // asked after the deadline is set: drain does it the other way round
-		return net.ErrClosed
-	}
-	return nil
 }
 
 // deadline returns when something that may take d has taken too long.
@@ -218,6 +222,7 @@ func (c *conn) deadline(d time.Duration) time.Time {
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
 	c.r.turns.enter(c.view)
+	w.pause = c.r.turns.pauser(c.view)
 	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
@@ -271,11 +276,11 @@ func (c *conn) write(buf, resp []byte) bool {
 	return err == nil
 }
 
-// drain ends serve once what is in hand is answered.
-func (c *conn) drain() {
-	c.draining.Store(true)
+// drain ends serve once the requests are answered that have come by then.
+func (c *conn) drain(by time.Time) {
+	c.drained.Store(by.UnixNano())
 	// Only a closed connection refuses, and serve ends on that as well.
-	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	_ = c.nc.SetReadDeadline(by)
 }
 
 // close ends the connection at once. May be called more than once.

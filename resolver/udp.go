@@ -70,6 +70,7 @@ func (s *socket) serve(ctx context.Context) error {
 			continue
 		}
 		if s.stopping.Load() {
+			s.lastBatches(ctx, w, b)
 			return nil
 		}
 		s.stats.readErrs.Add(1)
@@ -77,6 +78,17 @@ func (s *socket) serve(ctx context.Context) error {
 		if errors.Is(err, net.ErrClosed) || !fails.wait(ctx) {
 			return fmt.Errorf("receiving from UDP: %w", err)
 		}
+	}
+}
+
+// lastBatches answers what the socket had received when it was stopped.
+func (s *socket) lastBatches(ctx context.Context, w *worker, b *udpbatch.Conn) {
+	for end := time.Now().Add(lastWords); time.Now().Before(end); {
+		n, err := b.Poll()
+		if n == 0 || err != nil {
+			return
+		}
+		s.handle(ctx, w, b, n)
 	}
 }
 

@@ -99,13 +99,32 @@ func (b *batch) reset(i int) {
 }
 
 func (b *batch) read() (int, error) {
-	for i := range b.n {
-		b.reset(i)
-	}
-	b.n = 0
+	b.begin()
 	if err := b.raw.Read(b.onRead); err != nil {
 		return 0, err
 	}
+	return b.received()
+}
+
+// poll is read without waiting.
+func (b *batch) poll() (int, error) {
+	b.begin()
+	if err := b.raw.Control(func(fd uintptr) { b.receive(fd) }); err != nil {
+		return 0, err
+	}
+	return b.received()
+}
+
+// begin makes the headers ready for the next packets.
+func (b *batch) begin() {
+	for i := range b.n {
+		b.reset(i)
+	}
+	b.n, b.err = 0, nil
+}
+
+// received brings what receive has found to the slots.
+func (b *batch) received() (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}

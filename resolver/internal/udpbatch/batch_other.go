@@ -15,6 +15,7 @@ type batch struct{}
 func newBatch(*Conn, syscall.RawConn) *batch { return nil }
 
 func (*batch) read() (int, error)      { return 0, nil }
+func (*batch) poll() (int, error)      { return 0, nil }
 func (*batch) send(int) error          { return nil }
 func (*batch) from(int) netip.AddrPort { return netip.AddrPort{} }
 

@@ -136,6 +136,15 @@ func (c *Conn) Read() (n int, err error) {
 	return 1, nil
 }
 
+// Poll is Read without waiting: n is 0 where nothing is there. It ignores
+// deadlines. Where the batch calls are not to be had there never is.
+func (c *Conn) Poll() (n int, err error) {
+	if c.batched = c.mayBatch(); !c.batched {
+		return 0, nil
+	}
+	return c.batch.poll()
+}
+
 // Packet returns the bytes in slot i, valid until the next Read.
 func (c *Conn) Packet(i int) []byte { return c.slots[i].in[:c.slots[i].n] }
 
