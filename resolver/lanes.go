@@ -52,9 +52,14 @@ type lanes struct {
 // lane is one socket. Its times are guarded by lanes.mu.
 type lane struct {
 	conn *net.UDPConn
-	send *udpbatch.Sender
+	send sender
 	used time.Time // when it was last sent by
 	full time.Time // when it was last full; zero: not lately
+}
+
+// sender sends a packet without waiting: *udpbatch.Sender.
+type sender interface {
+	Send(b, control []byte, to netip.AddrPort) error
 }
 
 // newLanes returns lanes with the first one, nil where this system has none.
