@@ -16,7 +16,7 @@ import (
 //     that has used up its part (budget), its next such questions wait elsewhere,
 //     in a line of their own (turns).
 //   - Where more is asked than the loop can answer (backlog), the networks that
-//     ask most are not answered in full.
+//     ask most are not answered in full, and are set aside (aside).
 
 const (
 	// dear is from when on an answer is charged: some ten times what a usual
@@ -79,26 +79,35 @@ type backlog struct {
 	overload time.Time // until when the loop counts as overloaded
 }
 
+// greedy is a network's part of a batch from which on it is set aside. (If none
+// has as much, many ask, and there is nobody to blame.)
+const greedy = udpbatch.Size / 4
+
 // excess marks in over the questions of a batch of n, read at now, that are not to be
 // answered, and returns how many they are. With each full batch they are more,
-// until the queue is empty.
-func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) int {
+// until the queue is empty. It returns as well a packet of the network that asks
+// far more than its part, -1 for none.
+func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
 	if n < udpbatch.Size {
 		b.full = 0
-		return 0
+		return 0, -1
 	}
 	if b.full++; b.full == 1 {
 		b.since = now
 	}
 	if now.Sub(b.since) < burst && now.After(b.overload) {
-		return 0
+		return 0, -1
 	}
 	b.overload = now.Add(overloadHold)
 	var whose [udpbatch.Size]uint64
 	for i := range n {
-		whose[i] = networkBits(c.From(i).Addr())
+		whose[i] = whoseBits(c.From(i).Addr())
 	}
-	return share(whose[:n], max(udpbatch.Size>>min(b.full, 8), leastAnswered), over)
+	passed, most, greediest := share(whose[:n], max(udpbatch.Size>>min(b.full, 8), leastAnswered), over)
+	if most < greedy {
+		greediest = -1
+	}
+	return passed, greediest
 }
 
 // wantsStamps reports whether packets should carry the time of their receipt.
@@ -106,8 +115,9 @@ func (b *backlog) wantsStamps(now time.Time) bool { return now.Before(b.overload
 
 // share marks in over the questions beyond the first answer ones, given whose each
 // is, and returns how many they are. Networks get equal parts, as far as they ask
-// for them, and at least one question each: who asks little notices nothing.
-func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed int) {
+// for them, and at least one question each: who asks little notices nothing. It
+// returns as well how many questions are of who asks most, and which is the last.
+func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed, most, last int) {
 	// Few networks make up a crowded batch: to look for each among those seen is quick.
 	var networks [udpbatch.Size]uint64
 	var asked, served [udpbatch.Size]int
@@ -123,7 +133,9 @@ func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed int) {
 			k++
 		}
 		of[i] = j
-		asked[j]++
+		if asked[j]++; asked[j] > most {
+			most, last = asked[j], i
+		}
 	}
 	part := fairPart(asked[:k], answer)
 	for i, j := range of[:len(whose)] {
@@ -132,7 +144,7 @@ func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed int) {
 		}
 		served[j]++
 	}
-	return passed
+	return passed, most, last
 }
 
 // fairPart returns the most that each may have of total, so that who asks for less
@@ -151,11 +163,18 @@ func fairPart(asked []int, total int) int {
 	}
 }
 
-// networkBits tells networks apart, as networkOf does.
-func networkBits(a netip.Addr) uint64 {
-	b := a.As16()
-	if b[0] != 0xfd || b[1] != 0xaa {
-		return 0
+// whoseBits tells apart what sharer tells apart, but for clients over IPv6 outside
+// of the private networks, of whom it knows their /56.
+func whoseBits(a netip.Addr) uint64 {
+	const v4 = 1 << 63
+	if a = a.Unmap(); a.Is4() {
+		b := a.As4()
+		return v4 | uint64(binary.BigEndian.Uint32(b[:]))
 	}
-	return binary.BigEndian.Uint64(b[:]) >> 16
+	b := a.As16()
+	bits := binary.BigEndian.Uint64(b[:])
+	if b[0] == 0xfd && b[1] == 0xaa {
+		return bits >> 16
+	}
+	return bits >> 8 &^ v4
 }

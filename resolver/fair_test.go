@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -72,7 +73,7 @@ func TestShare(t *testing.T) {
 			whose[i] = uint64(c)
 		}
 		var over [udpbatch.Size]bool
-		passed := share(whose, tt.answer, &over)
+		passed, _, _ := share(whose, tt.answer, &over)
 		answered := ""
 		for i, c := range tt.whose {
 			if !over[i] {
@@ -96,11 +97,14 @@ func TestShareHolds(t *testing.T) {
 		}
 		answer := 1 + rand.IntN(udpbatch.Size)
 		var over [udpbatch.Size]bool
-		passed := share(whose, answer, &over)
+		passed, greediest, last := share(whose, answer, &over)
 		for i, w := range whose {
 			if !over[i] {
 				answered[w]++
 			}
+		}
+		if n := slices.Max(slices.Collect(maps.Values(asked))); greediest != n || asked[whose[last]] != n {
+			t.Fatalf("%v: %d ask most, %d being one of theirs, want %d", whose, greediest, last, n)
 		}
 		most := 0
 		for _, n := range answered {
@@ -117,16 +121,16 @@ func TestShareHolds(t *testing.T) {
 	}
 }
 
-// TestNetworkBits: they tell apart what networkOf tells apart, and no more.
-func TestNetworkBits(t *testing.T) {
-	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::ffff:10.0.0.1"), netip.MustParseAddr("fe80::1%1"),
+// TestWhoseBits: they tell apart what sharer tells apart, and no more.
+func TestWhoseBits(t *testing.T) {
+	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::ffff:10.0.0.1"), netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fe80::1%1"),
 		netip.MustParseAddr("fdab:0:18::1"), netip.MustParseAddr("fcaa:0:18::1")}
 	for _, s := range []string{"fdaa:0:18::1", "fdaa:0:18:a7b:1::2", "fdaa:0:19::1", "fdaa:1:18::1", "fdaa::3", "fdaa:8000::"} {
 		addrs = append(addrs, netip.MustParseAddr(s))
 	}
 	for _, a := range addrs {
 		for _, b := range addrs {
-			if same, want := networkBits(a) == networkBits(b), networkOf(a) == networkOf(b); same != want {
+			if same, want := whoseBits(a) == whoseBits(b), sharer(a) == sharer(b); same != want {
 				t.Errorf("%v and %v: of one network %t, want %t", a, b, same, want)
 			}
 		}
@@ -175,7 +179,10 @@ func TestBacklog(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	step := func(n int) (answered int) {
 		var over [udpbatch.Size]bool
-		passed := w.excess(b, n, now, &over)
+		passed, greediest := w.excess(b, n, now, &over)
+		if (greediest >= 0) != (passed > 0) {
+			t.Errorf("%d passed over, packet %d is one of the greediest's", passed, greediest)
+		}
 		if marked := len(slices.DeleteFunc(over[:], func(o bool) bool { return !o })); marked != passed {
 			t.Errorf("%d passed over, %d marked", passed, marked)
 		}
@@ -300,7 +307,7 @@ func TestDearAnswersWaitElsewhere(t *testing.T) {
 		if q.Pause != nil {
 			elsewhere.Add(1)
 		} else {
-			time.Sleep(budgetMost)
+			time.Sleep(20 * budgetMost)
 		}
 		return &Answer{NoStore: true}
 	}

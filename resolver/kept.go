@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// keptBytes bounds the answers that all sockets together keep. One of five
+	// mostKeptBytes bounds the answers that all sockets together keep. One of five
 	// machines takes some 450 bytes, so that this is 300,000 of them: more
 	// names than the machines of one host ask for.
-	keptBytes = 128 << 20
+	mostKeptBytes = 128 << 20
 
 	// minKeptBytes is what a socket may keep however many there are: room for
 	// the names of some large app beside all others.
@@ -98,8 +98,20 @@ func newKeeper(limit int, version func() uint64) *keeper {
 	return k
 }
 
-// partOf is what each of n sockets may keep, in bytes.
-func partOf(n int) int { return max(keptBytes/max(n, 1), minKeptBytes) }
+// keptBytes returns what a socket may keep, in bytes: its part of what all may, or
+// of a side socket the least.
+func (r *Resolver) keptBytes(s *socket) int {
+	if s.side {
+		return minKeptBytes
+	}
+	n := 0
+	for _, other := range r.sockets {
+		if !other.side {
+			n++
+		}
+	}
+	return max(mostKeptBytes/max(n, 1), minKeptBytes)
+}
 
 // forget drops everything.
 func (k *keeper) forget() {

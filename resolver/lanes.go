@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -160,22 +159,8 @@ func (l *lanes) take() *lane {
 	return oldest
 }
 
-// run lets networks back that have not filled their lanes for a while, and closes
-// lanes that are not used any more, until ctx ends; then it closes all.
-func (l *lanes) run(ctx context.Context) {
-	tick := time.NewTicker(laneKept / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case now := <-tick.C:
-			l.sweep(now)
-		case <-ctx.Done():
-			l.close()
-			return
-		}
-	}
-}
-
+// sweep lets networks back that have not filled their lanes for a while, and closes
+// lanes that nobody sends by any more.
 func (l *lanes) sweep(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

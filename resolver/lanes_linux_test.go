@@ -228,6 +228,9 @@ func TestLanesReceiveNothing(t *testing.T) {
 					}
 				}
 				for i, s := range r.sockets {
+					if s.side {
+						continue
+					}
 					if n := s.stats.types[typeSlot(dns.TypeAAAA)].Load(); n < uint64(clients/sockets/3) {
 						t.Errorf("socket %d of %d has received %d of %d questions", i, sockets, n, clients)
 					}
@@ -267,5 +270,95 @@ func TestSentByALane(t *testing.T) {
 			}
 			l.mu.Unlock()
 		}
+	}
+}
+
+// TestSetAside: packets of those that are set aside go to the side socket, all
+// others to the others, and back when their time has passed.
+func TestSetAside(t *testing.T) {
+	for _, sockets := range []int{1, 3} {
+		t.Run(fmt.Sprint(sockets), func(t *testing.T) {
+			r, addr, _ := start(t, listenOn("0.0.0.0:0"), func(c *Config) { c.Sockets = sockets })
+			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()))
+			received := func(side bool) (n uint64) {
+				for _, s := range r.sockets {
+					if s.side == side {
+						n += s.stats.types[typeSlot(dns.TypeAAAA)].Load()
+					}
+				}
+				return n
+			}
+			// asks asks from an address 20 times and returns how many of the
+			// questions the side socket has received.
+			asks := func(from string) int {
+				before, all := received(true), received(false)+received(true)
+				for range 20 {
+					c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, to)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+						t.Fatal(err)
+					}
+					send(t, UDP, c, query(t, "my-app.internal.", dns.TypeAAAA))
+					if _, err := receive(UDP, c); err != nil {
+						t.Fatal(err)
+					}
+				}
+				eventually(t, "all are counted", func() bool { return received(false)+received(true) == all+20 })
+				return int(received(true) - before)
+			}
+			expect := func(what string, want map[string]int) {
+				t.Helper()
+				for from, want := range want {
+					if got := asks(from); got != want {
+						t.Errorf("%s: %d of 20 questions of %s are set aside, want %d", what, got, from, want)
+					}
+				}
+			}
+			one, two, three := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), "127.0.0.4"
+			now, a := time.Now(), r.asides[0]
+			expect("nobody is", map[string]int{one.String(): 0, two.String(): 0, three: 0})
+			a.put(one, now)
+			expect("one is", map[string]int{one.String(): 20, two.String(): 0, three: 0})
+			a.put(two, now.Add(time.Second))
+			a.put(netip.MustParseAddr("fdaa:0:18::1"), now) // as if
+			expect("two are", map[string]int{one.String(): 20, two.String(): 20, three: 0})
+			if n := gathered(t, r, "dnsd_networks_aside"); n != 3 {
+				t.Errorf("dnsd_networks_aside is %v, want 3", n)
+			}
+			a.sweep(now.Add(asideFor + 1))
+			expect("one is let back", map[string]int{one.String(): 0, two.String(): 20, three: 0})
+			a.put(two, now.Add(time.Second))
+			a.sweep(now.Add(asideFor + time.Second + 1))
+			expect("both are", map[string]int{one.String(): 0, two.String(): 0, three: 0})
+		})
+	}
+}
+
+// TestAsideIsBounded: the program does not grow for ever, and nobody is set aside
+// whom it could not tell from others.
+func TestAsideIsBounded(t *testing.T) {
+	var told []origin
+	a := newAside(func(o []origin) error { told = o; return nil }, slog.New(slog.DiscardHandler))
+	now := time.Now()
+	a.put(netip.MustParseAddr("2001:db8::1"), now)
+	if told != nil {
+		t.Error("a client over IPv6 outside of the private networks is set aside")
+	}
+	for n := range 2 * mostAside {
+		a.put(clientOfNetwork(n).Addr(), now)
+		a.put(clientOfNetwork(n).Addr().Next(), now) // the same network
+	}
+	if len(told) != mostAside || a.count() != mostAside {
+		t.Errorf("%d are set aside, %d known to the program, want %d", a.count(), len(told), mostAside)
+	}
+	if len(steering(3, told)) > 4096 { // BPF_MAXINSNS
+		t.Error("the program is too long")
+	}
+	a.sweep(now.Add(asideFor + 1))
+	if len(told) != 0 {
+		t.Errorf("%d are left", len(told))
 	}
 }

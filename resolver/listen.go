@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 
 	"dnsd/resolver/internal/udpbatch"
@@ -22,7 +23,9 @@ type listener struct {
 	udp  []*net.UDPConn
 	tcp  *net.TCPListener
 
-	spare *net.UDPConn // a socket that only sends; nil: there are none on this system
+	// Nil where the system cannot share a port as it takes.
+	side  *net.UDPConn // receives from those that are set aside
+	spare *net.UDPConn // only sends: the first of the lanes
 }
 
 func (l *listener) close() {
@@ -32,8 +35,10 @@ func (l *listener) close() {
 	if l.tcp != nil {
 		l.tcp.Close()
 	}
-	if l.spare != nil {
-		l.spare.Close()
+	for _, c := range []*net.UDPConn{l.side, l.spare} {
+		if c != nil {
+			c.Close()
+		}
 	}
 }
 
@@ -67,21 +72,28 @@ func (r *Resolver) Listen() error {
 
 // adopt gives each socket of l its owner.
 func (r *Resolver) adopt(l *listener) {
+	log := r.log.With("listen", l.addr)
 	lanes := newLanes(l.spare, func() (*net.UDPConn, error) { return r.listenUDP(l.addr, prepareLane) },
-		max(r.cfg.MaxLanes/len(r.cfg.Listen), 1), r.log.With("listen", l.addr))
+		max(r.cfg.MaxLanes/len(r.cfg.Listen), 1), log)
+	aside := newAside(nil, log)
+	receivers := l.udp
+	if l.side != nil {
+		aside.steer = func(origins []origin) error { return steer(l.side, len(l.udp), origins) }
+		receivers = append(slices.Clone(l.udp), l.side)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bound = append(r.bound, l.addr)
-	r.lanes = append(r.lanes, lanes)
-	for _, c := range l.udp {
+	r.lanes, r.asides = append(r.lanes, lanes), append(r.asides, aside)
+	for _, c := range receivers {
 		s := &stats{proto: UDP}
 		r.stats = append(r.stats, s)
-		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, sender: udpbatch.NewSender(c), lanes: lanes, stats: s,
-			number: uint8(len(r.sockets)), log: r.log.With("listen", l.addr, "proto", "udp")})
+		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, sender: udpbatch.NewSender(c), lanes: lanes, aside: aside,
+			side: c == l.side, stats: s, number: uint8(len(r.sockets)), log: log.With("proto", "udp")})
 	}
 	s := &stats{proto: TCP}
 	r.stats = append(r.stats, s)
-	r.acceptors = append(r.acceptors, &acceptor{r: r, listener: l.tcp, stats: s, log: r.log.With("listen", l.addr, "proto", "tcp")})
+	r.acceptors = append(r.acceptors, &acceptor{r: r, listener: l.tcp, stats: s, log: log.With("proto", "tcp")})
 }
 
 // Addresses returns the addresses that Listen has bound, in the order of
@@ -129,8 +141,8 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 			}
 		}
 	}
-	if l.spare, err = r.bindLane(addr, l.udp); err != nil {
-		r.log.Warn("no sockets of their own for networks whose responses wait in the kernel: they are dropped, and others' with them",
+	if err := r.bindOthers(l, addr); err != nil {
+		r.log.Warn("the port cannot be shared as it should: one network's flood, or responses that wait in the kernel, can cost others theirs",
 			"listen", addr, "err", err)
 	}
 	// Connections end after TCPIdle, so that the kernel need not probe them.
@@ -148,18 +160,24 @@ func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error
 	return r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
 }
 
-// bindLane binds a socket of an address that only sends, and keeps packets away
-// from it and from all that follow it.
-func (r *Resolver) bindLane(addr netip.AddrPort, receivers []*net.UDPConn) (*net.UDPConn, error) {
-	conn, err := r.listenUDP(addr, prepareLane)
-	if err != nil {
-		return nil, err
+// bindOthers binds the sockets of an address beside those that receive from
+// everybody, and keeps packets away from the lanes, those to come included.
+func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
+	defer func() {
+		if err != nil && l.side != nil {
+			l.side.Close()
+			l.side = nil
+		}
+	}()
+	// The order counts: steer knows the side socket by its number.
+	if l.side, err = r.listenUDP(addr, func(fd int) error { return prepareSide(fd, addr.Addr().IsUnspecified()) }); err != nil {
+		return err
 	}
-	if err := steer(receivers[0], len(receivers)); err != nil {
-		conn.Close()
-		return nil, err
+	if err := steer(l.side, len(l.udp), nil); err != nil {
+		return err
 	}
-	return conn, nil
+	l.spare, err = r.listenUDP(addr, prepareLane)
+	return err
 }
 
 // listenUDP binds a socket of an address after prepare has had its descriptor.

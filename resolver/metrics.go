@@ -183,6 +183,7 @@ var (
 	descUnanswered  = desc("requests_dropped_total", "Requests over UDP that got no response: one of a network that asks more than can be answered (flood), one that was received too long ago (old), one whose answer takes long while too many such ones of its network wait (slow).", "reason")
 	descSendDrops   = desc("send_drops_total", "Responses dropped because those sent to their network before still wait in the kernel.")
 	descLanes       = desc("send_lanes", "Sockets open that send for one network each because its responses wait in the kernel.")
+	descAside       = desc("networks_aside", "Networks set aside because they ask more than can be answered.")
 	descSockets     = desc("udp_sockets", "UDP sockets served, by how many packets they move in a system call.", "mode")
 	descPanics      = desc("panics_total", "Questions that made dnsd panic.")
 	descReadErrors  = desc("read_errors_total", "Failed reads from UDP sockets and failed accepts of TCP connections.", "proto")
@@ -196,7 +197,7 @@ var (
 // Describe implements prometheus.Collector.
 func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descSize, descTruncated, descIgnored,
-		descShed, descUnanswered, descSendDrops, descLanes, descSockets, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
+		descShed, descUnanswered, descSendDrops, descLanes, descAside, descSockets, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
 		ch <- d
 	}
 }
@@ -250,13 +251,15 @@ func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}
 	var drops uint64
-	open := 0
-	for _, l := range r.lanes {
+	open, aside := 0, 0
+	for i, l := range r.lanes {
 		open += l.count()
 		drops += l.drops.Load()
+		aside += r.asides[i].count()
 	}
 	counter(descSendDrops, drops)
 	gauge(descLanes, open)
+	gauge(descAside, aside)
 	batched := 0
 	for _, s := range sockets {
 		if b := s.batch.Load(); b != nil && b.Batched() {

@@ -134,8 +134,9 @@ type Resolver struct {
 	messageTime  time.Duration // defaultMessageTime
 	strangerTime time.Duration // defaultStrangerTime
 
-	sockets   []*socket   // set by Listen, under mu
-	lanes     []*lanes    // set by Listen; one for each address
+	sockets   []*socket // set by Listen, under mu
+	lanes     []*lanes  // set by Listen, one for each address, as are asides
+	asides    []*aside
 	acceptors []*acceptor // set by Listen
 
 	panicLog once

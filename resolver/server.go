@@ -40,18 +40,40 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 		})
 	}
-	var sending sync.WaitGroup
-	for _, l := range r.lanes {
-		sending.Go(func() { l.run(working) })
-	}
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() { r.sweep(working) })
 	<-serving.Done()
 	r.drain(&loops, abandon)
 	abandon()
-	sending.Wait()
+	sweeping.Wait()
+	for _, l := range r.lanes {
+		l.close()
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
 	return context.Cause(serving)
+}
+
+// sweepEvery is how often those are looked at that have been moved out of others'
+// way, to let them back. They stay there for some ten seconds at least.
+const sweepEvery = 5 * time.Second
+
+// sweep looks after lanes and asides until ctx ends.
+func (r *Resolver) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			for i := range r.lanes {
+				r.lanes[i].sweep(now)
+				r.asides[i].sweep(now)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // lastWords is for how long dnsd goes on reading when it ends, of what has been

@@ -34,6 +34,11 @@ func prepareUDP(fd int, first, wildcard bool) error {
 	if !wildcard {
 		return nil
 	}
+	return tellAddress(fd)
+}
+
+// tellAddress has the kernel say of each packet which address was asked.
+func tellAddress(fd int) error {
 	// A socket of IPv6 tells the address asked of IPv4 packets too, as ::ffff:….
 	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
 		return err
@@ -41,6 +46,15 @@ func prepareUDP(fd int, first, wildcard bool) error {
 		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
 	}
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+// prepareSide sets what has to be set before the side socket is bound. Its queue
+// is the usual one: a longer one would only make who floods wait longer.
+func prepareSide(fd int, wildcard bool) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil || !wildcard {
+		return err
+	}
+	return tellAddress(fd)
 }
 
 // prepareLane sets what has to be set before a socket is bound that only sends.
@@ -55,11 +69,12 @@ func shareUDP(c *net.UDPConn) error {
 	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 }
 
-// steer keeps received packets on the first n sockets of c's port, whatever
-// others share it. It needs no privilege: it is a classic BPF program that the
+// steer shares out the packets of c's port: those of origins set aside go to the
+// socket that was bound as number n, counted from 0, all others to the n before it, whatever else
+// shares the port. It needs no privilege: it is a classic BPF program that the
 // kernel runs to choose among sockets with SO_REUSEPORT (socket(7)).
-func steer(c *net.UDPConn, n int) error {
-	filter := steering(n)
+func steer(c *net.UDPConn, n int, aside []origin) error {
+	filter := steering(n, aside)
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -70,35 +85,50 @@ func steer(c *net.UDPConn, n int) error {
 	})
 }
 
-// steering returns the program. For more than one socket it chooses by a hash of
-// the client's address and port, since the kernel's own hash of a packet is not
-// always there (loopback).
-func steering(n int) []unix.SockFilter {
+// steering returns the program. Among several sockets it chooses by a hash of the
+// client's address and port, since the kernel's own hash of a packet is not always
+// there (loopback).
+func steering(n int, aside []origin) []unix.SockFilter {
 	load := func(size uint16, at int32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_ABS | size, K: uint32(at)}
 	}
 	op := func(code uint16, k uint32) unix.SockFilter { return unix.SockFilter{Code: code, K: k} }
-	if n == 1 {
-		return []unix.SockFilter{op(unix.BPF_RET|unix.BPF_K, 0)}
-	}
 	const ip = -0x100000 // SKF_NET_OFF of linux/filter.h: where the IP header begins
 	xor, tax := op(unix.BPF_ALU|unix.BPF_XOR|unix.BPF_X, 0), op(unix.BPF_MISC|unix.BPF_TAX, 0)
-	return []unix.SockFilter{
+
+	// choose returns what is done with packets of one version, whose origin is the
+	// word at id: to the side socket, or hashed, from the words at hashed.
+	choose := func(v4 bool, id int32, hashed ...int32) (p []unix.SockFilter) {
+		p = append(p, load(unix.BPF_W, id))
+		for _, o := range aside {
+			if o.v4 == v4 {
+				p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: o.id, Jf: 1},
+					op(unix.BPF_RET|unix.BPF_K, uint32(n)))
+			}
+		}
+		if n == 1 {
+			return append(p, op(unix.BPF_RET|unix.BPF_K, 0))
+		}
+		for _, at := range hashed {
+			p = append(p, tax, load(unix.BPF_W, at), xor)
+		}
+		return append(p,
+			op(unix.BPF_ALU|unix.BPF_MUL|unix.BPF_K, 0x9e3779b1), // Knuth's multiplicative hash
+			op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 16),
+			op(unix.BPF_ALU|unix.BPF_MOD|unix.BPF_K, uint32(n)),
+			op(unix.BPF_RET|unix.BPF_A, 0))
+	}
+	// IPv6: the network id in bytes 2 to 5 of the source; its machine and its last
+	// word; the ports, where no extension header is before them. IPv4: the source;
+	// the ports, where the header has no options.
+	v6, v4 := choose(false, ip+10, ip+12, ip+20, ip+40), choose(true, ip+12, ip+20)
+	program := []unix.SockFilter{
 		load(unix.BPF_B, ip), // the version, and of IPv4 the header's length
 		op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 4),
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 4, Jt: 7},
-		load(unix.BPF_W, ip+12), tax, // IPv6: the source's network and machine
-		load(unix.BPF_W, ip+20), xor, tax,
-		load(unix.BPF_W, ip+40), // the ports, where no extension header is before them
-		op(unix.BPF_JMP|unix.BPF_JA, 3),
-		load(unix.BPF_W, ip+12), tax, // IPv4: the source
-		load(unix.BPF_W, ip+20), // the ports, where the header has no options
-		xor,
-		op(unix.BPF_ALU|unix.BPF_MUL|unix.BPF_K, 0x9e3779b1), // Knuth's multiplicative hash
-		op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 16),
-		op(unix.BPF_ALU|unix.BPF_MOD|unix.BPF_K, uint32(n)),
-		op(unix.BPF_RET|unix.BPF_A, 0),
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 4, Jf: 1},
+		op(unix.BPF_JMP|unix.BPF_JA, uint32(len(v6))),
 	}
+	return append(append(program, v6...), v4...)
 }
 
 // stamp has the kernel say of each packet when it was received, or no more.

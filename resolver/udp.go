@@ -31,7 +31,9 @@ type socket struct {
 	conn   packetConn
 	closer io.Closer
 	sender *udpbatch.Sender
-	lanes  *lanes // of the listen address
+	lanes  *lanes // of the listen address, as is aside
+	aside  *aside
+	side   bool // it receives from those that are set aside, and from nobody else
 	stats  *stats
 	log    *slog.Logger
 	number uint8 // among the sockets; beyond 255 they begin anew
@@ -58,7 +60,7 @@ func (s *socket) serve(ctx context.Context) error {
 	b.Full = func(resp, control []byte, to netip.AddrPort) { s.sendFailed(to, s.lanes.send(resp, control, to)) }
 	s.batch.Store(b)
 	w := newWorker(s.r, UDP, s.stats)
-	w.keeper = newKeeper(partOf(len(s.r.sockets)), s.r.cfg.Version)
+	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Version)
 	w.pause = nil
 	w.number = s.number
 	var fails trouble
@@ -67,6 +69,9 @@ func (s *socket) serve(ctx context.Context) error {
 		if err == nil {
 			fails.over()
 			s.handle(ctx, w, b, n)
+			if s.side && s.waiting.full%sideBatches == sideBatches-1 {
+				time.Sleep(sidePause)
+			}
 			continue
 		}
 		if s.stopping.Load() {
@@ -80,6 +85,13 @@ func (s *socket) serve(ctx context.Context) error {
 		}
 	}
 }
+
+// The side socket rests after some batches in a row that left more behind, so that
+// who floods gets about half of a processor, and the others' loops never wait for it.
+const (
+	sideBatches = 4
+	sidePause   = time.Millisecond
+)
 
 // lastBatches answers what the socket had received when it was stopped.
 func (s *socket) lastBatches(ctx context.Context, w *worker, b *udpbatch.Conn) {
@@ -137,8 +149,12 @@ const tooOld = 2 * time.Second
 // passOver marks in over the questions of a batch that are not to be answered:
 // those that come too many, and those that are too old.
 func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
-	if passed := s.waiting.excess(b, n, now, over); passed > 0 {
+	passed, greediest := s.waiting.excess(b, n, now, over)
+	if passed > 0 {
 		s.stats.dropped[dropFlood].Add(uint64(passed))
+	}
+	if greediest >= 0 {
+		s.aside.put(b.From(greediest).Addr(), now)
 	}
 	if wants := s.waiting.wantsStamps(now); wants != s.stamps {
 		s.stamps = wants

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -35,7 +37,7 @@ func floodIfAsked() {
 	}
 	ready := make([][]byte, 10_000)
 	for i := range ready {
-		ready[i] = pack(fmt.Sprintf(name, i), dns.TypeAAAA)
+		ready[i] = pack(strings.Replace(name, "%d", strconv.Itoa(i), 1), dns.TypeAAAA)
 	}
 	for i := 0; ; i++ {
 		msg := ready[i%len(ready)]
@@ -58,13 +60,23 @@ func torrent(ctx context.Context, t testing.TB, m *lab.Tenant, name string) {
 	_ = cmd.Wait()
 }
 
-// TestFlood has a ask more than dnsd can answer: of b's questions none is lost.
+// TestFlood has a ask more than dnsd can answer: b notices nothing. That takes a
+// processor for dnsd, which other tests may have just then, so there are several tries.
 func TestFlood(t *testing.T) {
-	for _, name := range []string{"no-such-%d.internal", "home.internal%.0d", "m0.vm.home.internal%.0d"} {
-		t.Run(fmt.Sprintf(name, 0), func(t *testing.T) {
+	for _, name := range []string{"no-such-%d.internal", "home.internal"} {
+		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil)
-			p := h.attacked(t, func(ctx context.Context) { torrent(ctx, t, h.a, name) })
-			p.unharmed(t)
+			var harm []string
+			for range 3 {
+				harm = h.attacked(t, func(ctx context.Context) { torrent(ctx, t, h.a, name) }).harm()
+				if len(harm) == 0 {
+					break
+				}
+				t.Log(harm)
+			}
+			if len(harm) > 0 {
+				t.Error("in none of three floods was b left alone")
+			}
 			if n := h.metric(t, `dnsd_requests_dropped_total{reason="flood"}`); n == 0 {
 				t.Error("no question of the flood was passed over: it was none")
 			}
