@@ -269,6 +269,56 @@ func TestSlowAnswers(t *testing.T) {
 	})
 }
 
+// TestPanicsElsewhere: a panic outside of the loop costs its question as well, and
+// neither the network's turn nor the process.
+func TestPanicsElsewhere(t *testing.T) {
+	z := newSlowZone()
+	r, addr, _ := start(t, func(c *Config) {
+		c.Zones, c.Sockets = []Zone{panicZone{z}}, 1
+	})
+	for i, proto := range []Proto{UDP, TCP, UDP} {
+		m := unpack(t, askLate(t, proto, addr, query(t, "slow.panic.internal.", dns.TypeAAAA)))
+		if m.Rcode != dns.RcodeServerFailure || gathered(t, r, "dnsd_panics_total") != float64(i+1) {
+			t.Errorf("response is\n%v\nand %v panics are counted, want SERVFAIL and %d", m, gathered(t, r, "dnsd_panics_total"), i+1)
+		}
+	}
+	for _, proto := range []Proto{UDP, TCP} {
+		if m := unpack(t, askLate(t, proto, addr, query(t, "slow.internal.", dns.TypeAAAA))); len(m.Answer) != 3 {
+			t.Errorf("afterwards the response is\n%v", m)
+		}
+	}
+}
+
+// panicZone panics at slow.panic where it may take its time.
+type panicZone struct{ *slowZone }
+
+func (z panicZone) Answer(q *Question) *Answer {
+	if q.Pause != nil && slices.Equal(q.Labels, []string{"slow", "panic"}) {
+		panic("at length")
+	}
+	return z.slowZone.Answer(q)
+}
+
+// TestPanickingViewer: a client whose view cannot be told costs itself.
+func TestPanickingViewer(t *testing.T) {
+	r, addr, _ := start(t, func(c *Config) {
+		c.Viewer = viewFunc(func(a netip.Addr) View {
+			if a == netip.MustParseAddr("127.0.0.1") {
+				panic("at the client")
+			}
+			return testView(a)
+		})
+	}, listenOn("127.0.0.1:0", "[::1]:0"))
+	for _, proto := range []Proto{UDP, TCP} {
+		if m := unpack(t, askLate(t, proto, addr, query(t, "my-app.internal.", dns.TypeAAAA))); m.Rcode != dns.RcodeServerFailure {
+			t.Errorf("response is\n%v", m)
+		}
+		if m := unpack(t, askLate(t, proto, r.Addresses()[1], query(t, "my-app.internal.", dns.TypeAAAA))); len(m.Answer) != 3 {
+			t.Errorf("another client's response is\n%v", m)
+		}
+	}
+}
+
 // TestSlowAnswersAreBounded: of one network's questions whose answers take long
 // some wait, the rest is dropped and counted, and others' are answered.
 func TestSlowAnswersAreBounded(t *testing.T) {
@@ -364,7 +414,7 @@ func TestSlowAnswerOfAViewThatWentAway(t *testing.T) {
 		t.Fatal("the numbers do not begin anew: this test tests nothing")
 	}
 	var m mailbox
-	m.put(later, &Answer{Type: dns.TypeAAAA, Data: addresses(1)})
+	m.put(later, packKept(dns.TypeAAAA, later.zone, &Answer{Type: dns.TypeAAAA, Data: addresses(1)}, len(w.req.Name())))
 	m.empty(k)
 	if k.get(k.keyOf(k.numberOf(b), &w.req)) != nil {
 		t.Error("b is given a's answer")

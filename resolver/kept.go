@@ -204,16 +204,21 @@ func (k *keeper) get(key []byte) *kept {
 	return a
 }
 
-// put keeps a zone's answer to a question of a type, if it is one to keep.
-func (k *keeper) put(key []byte, typ uint16, z *zone, a *Answer, nameLen int) {
+// packKept returns a zone's answer to a question of a type as it is kept, nil if
+// it is none to keep.
+func packKept(typ uint16, z *zone, a *Answer, nameLen int) *kept {
 	if a.NoStore || a.Rcode != dns.RcodeSuccess || typeSlot(typ) == 0 {
-		return
+		return nil
 	}
-	e := pack(z, a, nameLen)
-	if e.bytes(len(key)) > k.limit/2 {
-		return // one giant would push out all others
+	return pack(z, a, nameLen)
+}
+
+// put keeps an answer, if there is one and it is not so large that it would push
+// out all others.
+func (k *keeper) put(key []byte, a *kept) {
+	if a != nil && a.bytes(len(key)) <= k.limit/2 {
+		k.insert(string(key), a)
 	}
-	k.insert(string(key), e)
 }
 
 func (k *keeper) insert(key string, a *kept) {

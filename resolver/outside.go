@@ -41,17 +41,18 @@ func newSlow(x *exchange, view View, z *zone, client netip.Addr) *Deferred {
 func (d *Deferred) Network() netip.Prefix { return d.view.Network }
 
 // Compute computes the answer and writes the response into dst, as Respond does.
-// It calls pause now and then, see Question. It never panics; the answer is nil
-// where it failed.
-func (d *Deferred) Compute(pause func(), dst []byte) (resp []byte, a *Answer) {
+// It calls pause now and then, see Question. It returns the answer as well if it is
+// one to keep. It never panics.
+func (d *Deferred) Compute(pause func(), dst []byte) (resp []byte, keep *kept) {
 	defer func() {
 		if p := recover(); p != nil {
-			resp, a = d.panicked(p, dst), nil
+			resp, keep = d.panicked(p, dst), nil
 		}
 	}()
 	var labels [maxLabels]string
-	a = d.zone.Answer(d.ask(new(Question), &labels, d.zone, d.view, d.client, pause))
-	return d.answer(dst, d.zone, a, dns.ClassINET), a
+	a := d.zone.Answer(d.ask(new(Question), &labels, d.zone, d.view, d.client, pause))
+	keep = packKept(d.req.Type, d.zone, a, len(d.req.Name()))
+	return d.answer(dst, d.zone, a, dns.ClassINET), keep
 }
 
 // Resolve waits for the forwarder and writes the response into dst, as Respond

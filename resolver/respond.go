@@ -99,7 +99,7 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 		return nil, newSlow(&w.exchange, view, z, client)
 	}
 	if w.keeper != nil {
-		w.keeper.put(key, w.req.Type, z, a, len(w.req.Name()))
+		w.keeper.put(key, packKept(w.req.Type, z, a, len(w.req.Name())))
 	}
 	return w.answer(dst, z, a, dns.ClassINET), nil
 }
@@ -190,6 +190,21 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 		return w.forward(dst, reply), nil
 	}
 	return nil, newDeferred(&w.exchange, view, w.query)
+}
+
+// networkSeen returns the network whose names a client asks for, zero for none.
+func (r *Resolver) networkSeen(client netip.Addr, s *stats) (network netip.Prefix) {
+	if r.cfg.Viewer == nil {
+		return network
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.panics.Add(1)
+			r.panicLog.log(r.log, slog.LevelError, "a client made dnsd panic; please report this", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	view, _ := r.cfg.Viewer.View(client)
+	return view.Network
 }
 
 // panicked is the response to a question that dnsd failed on: it costs that

@@ -101,10 +101,7 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
-	if a.r.cfg.Viewer != nil {
-		view, _ := a.r.cfg.Viewer.View(addr.Unmap().WithZone(""))
-		c.view = view.Network
-	}
+	c.view = a.r.networkSeen(addr.Unmap().WithZone(""), a.stats)
 	_ = nc.SetWriteBuffer(sendBuffer) // without it only takes more memory
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {

@@ -206,12 +206,12 @@ func (s *socket) resolve(ctx context.Context, later *Deferred, control []byte, f
 func (s *socket) compute(later *Deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
 		<-turn
-		resp, a := later.Compute(s.r.turns.pauser(later.Network()), make([]byte, 0, later.limit()))
+		resp, keep := later.Compute(s.r.turns.pauser(later.Network()), make([]byte, 0, later.limit()))
 		s.r.turns.leave(later.Network())
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
-		if a != nil {
-			s.computed.put(later, a)
+		if keep != nil {
+			s.computed.put(later, keep)
 		}
 	})
 }
@@ -257,10 +257,10 @@ type mailbox struct {
 // letter is an answer on its way.
 type letter struct {
 	to     *Deferred
-	answer *Answer
+	answer *kept
 }
 
-func (m *mailbox) put(to *Deferred, a *Answer) {
+func (m *mailbox) put(to *Deferred, a *kept) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all = append(m.all, letter{to, a})
@@ -279,7 +279,6 @@ func (m *mailbox) empty(k *keeper) {
 	m.mu.Unlock()
 	for _, l := range all {
 		// The view's number may have changed meanwhile, so the key is made anew.
-		q := &l.to.req
-		k.put(k.keyOf(k.numberOf(l.to.view), q), q.Type, l.to.zone, l.answer, len(q.Name()))
+		k.put(k.keyOf(k.numberOf(l.to.view), &l.to.req), l.answer)
 	}
 }
