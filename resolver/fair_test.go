@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -324,16 +325,14 @@ func TestPanickingViewer(t *testing.T) {
 func TestSlowAnswersAreBounded(t *testing.T) {
 	z := newSlowZone()
 	z.open = make(chan struct{})
-	r := newResolver(t, func(c *Config) { c.Zones, c.Sockets = []Zone{z}, 1 })
-	r.turns.mostEach = 10
-	addr := run(t, r)
+	r, addr, _ := start(t, func(c *Config) { c.Zones, c.Sockets = []Zone{z}, 1 })
 	c := dial(t, UDP, addr)
 	defer c.Close()
-	const asked = 50
+	const asked = 500
 	for i := range asked {
 		send(t, UDP, c, query(t, "slow.internal.", dns.TypeAAAA, withID(uint16(i))))
 	}
-	const waiting = 1 + 10 // one is computed
+	const waiting = 1 + 128 // one is computed; see package turns
 	eventually(t, "the rest is dropped", func() bool {
 		return gathered(t, r, "dnsd_requests_dropped_total") == asked-waiting
 	})
@@ -421,5 +420,32 @@ func TestSlowAnswerOfAViewThatWentAway(t *testing.T) {
 	}
 	if k.get(k.keyOf(k.numberOf(a), &w.req)) == nil {
 		t.Error("a's answer is not kept")
+	}
+}
+
+// TestTCPLeavesUDPItsPart: of many requests over TCP no more are computed at a
+// time than may, and UDP does not wait for them.
+func TestTCPLeavesUDPItsPart(t *testing.T) {
+	var computing atomic.Int32
+	open := make(chan struct{})
+	zone := internalZone()
+	zone.answers["slow"] = func(*Question) *Answer {
+		computing.Add(1)
+		<-open
+		return &Answer{}
+	}
+	r, addr, _ := start(t, func(c *Config) { c.Zones = []Zone{zone} })
+	defer sync.OnceFunc(func() { close(open) })()
+	for range 21 {
+		c := dial(t, TCP, addr)
+		defer c.Close()
+		send(t, TCP, c, query(t, "slow.internal.", dns.TypeAAAA))
+	}
+	eventually(t, "all that may not be computed yet are waiting", func() bool { return r.turns.Waiting() == 20 })
+	if n := int(computing.Load()); n != 1 {
+		t.Errorf("%d of one network are computed at once, want 1", n)
+	}
+	if m := unpack(t, ask(t, UDP, addr, query(t, "my-app.internal.", dns.TypeAAAA))); len(m.Answer) != 3 {
+		t.Errorf("UDP gets\n%v", m)
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/miekg/dns"
 
 	"dnsd/resolver/forward"
+	"dnsd/resolver/internal/turns"
 	"dnsd/resolver/internal/wire"
 )
 
@@ -128,7 +129,7 @@ type Resolver struct {
 	log   *slog.Logger
 	admit *admission
 	conns *connTable
-	turns *turns
+	turns *turns.Queue // of requests over TCP, and of answers that take long
 
 	// Tests have another patience.
 	messageTime  time.Duration // defaultMessageTime
@@ -162,7 +163,7 @@ func New(cfg Config) (*Resolver, error) {
 		log:   cfg.Log,
 		admit: newAdmission(cfg.MaxInflight),
 		conns: newConnTable(cfg.MaxTCPConns),
-		turns: newTurns(slowProcessors()),
+		turns: turns.New(turns.Half()),
 
 		messageTime:  defaultMessageTime,
 		strangerTime: defaultStrangerTime,

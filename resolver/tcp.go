@@ -218,12 +218,12 @@ func (c *conn) deadline(d time.Duration) time.Time {
 // connection goes on.
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
-	c.r.turns.enter(c.view)
-	w.pause = c.r.turns.pauser(c.view)
+	c.r.turns.Enter(c.view)
+	w.pause = c.r.turns.Pauser(c.view)
 	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
-	c.r.turns.leave(c.view)
+	c.r.turns.Leave(c.view)
 	if later == nil {
 		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.

@@ -178,7 +178,7 @@ func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatc
 func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, out []byte, start time.Time) []byte {
 	switch {
 	case later.zone != nil:
-		turn, ok := s.r.turns.book(later.Network())
+		turn, ok := s.r.turns.Book(later.Network())
 		if !ok {
 			s.stats.dropped[dropSlow].Add(1)
 			return nil
@@ -206,8 +206,8 @@ func (s *socket) resolve(ctx context.Context, later *Deferred, control []byte, f
 func (s *socket) compute(later *Deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
 		<-turn
-		resp, keep := later.Compute(s.r.turns.pauser(later.Network()), make([]byte, 0, later.limit()))
-		s.r.turns.leave(later.Network())
+		resp, keep := later.Compute(s.r.turns.Pauser(later.Network()), make([]byte, 0, later.limit()))
+		s.r.turns.Leave(later.Network())
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 		if keep != nil {

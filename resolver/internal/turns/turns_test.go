@@ -1,4 +1,4 @@
-package resolver
+package turns
 
 import (
 	"net/netip"
@@ -8,8 +8,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 // prefix returns a network told by a letter.
@@ -18,7 +16,7 @@ func prefix(letter byte) netip.Prefix {
 }
 
 // leftOver fails the test where turns remember anything of questions that are done.
-func leftOver(t *testing.T, q *turns, free int) {
+func leftOver(t *testing.T, q *Queue, free int) {
 	t.Helper()
 	if q.free != free || len(q.next)+len(q.lines)+q.waiting != 0 {
 		t.Errorf("left over: %+v", q)
@@ -28,21 +26,21 @@ func leftOver(t *testing.T, q *turns, free int) {
 // TestNetworksTakeTurns: who waits is served in turn, network by network.
 func TestNetworksTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(1)
-		q.enter(network)
+		q := New(1)
+		q.Enter(prefix('n'))
 		var order []string // guarded by the only turn
 		for _, who := range []string{"a1", "a2", "a3", "b1", "c1", "b2"} {
 			go func() {
-				q.enter(prefix(who[0]))
+				q.Enter(prefix(who[0]))
 				order = append(order, who)
-				q.leave(prefix(who[0]))
+				q.Leave(prefix(who[0]))
 			}()
 			synctest.Wait()
 		}
 		if len(order) != 0 {
 			t.Errorf("%v did not wait", order)
 		}
-		q.leave(network)
+		q.Leave(prefix('n'))
 		synctest.Wait()
 		if want := []string{"a1", "b1", "c1", "a2", "b2", "a3"}; !slices.Equal(order, want) {
 			t.Errorf("served %v, want %v", order, want)
@@ -54,7 +52,7 @@ func TestNetworksTakeTurns(t *testing.T) {
 // TestTurnsAtOnce: never more at once than may, nor two of one network, nor fewer
 // than may while others wait.
 func TestTurnsAtOnce(t *testing.T) {
-	q := newTurns(3)
+	q := New(3)
 	var all sync.WaitGroup
 	var now, most atomic.Int32
 	var each [4]atomic.Int32
@@ -63,7 +61,7 @@ func TestTurnsAtOnce(t *testing.T) {
 		own := &each[i%len(each)]
 		all.Go(func() {
 			for range 200 {
-				q.enter(n)
+				q.Enter(n)
 				if own.Add(1) > 1 {
 					t.Error("two questions of one network are computed at once")
 				}
@@ -72,10 +70,10 @@ func TestTurnsAtOnce(t *testing.T) {
 						most.CompareAndSwap(most.Load(), m)
 					}
 					now.Add(-1)
-					q.yield(n)
+					q.Yield(n)
 				}
 				own.Add(-1)
-				q.leave(n)
+				q.Leave(n)
 			}
 		})
 	}
@@ -90,24 +88,24 @@ func TestTurnsAtOnce(t *testing.T) {
 // its own network's next.
 func TestYield(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(1)
+		q := New(1)
 		var order []string // guarded by the only turn
 		long := make(chan struct{})
 		go func() {
-			q.enter(prefix('a'))
+			q.Enter(prefix('a'))
 			<-long
 			for _, step := range []string{"a1", "a1 again", "a1 at last"} {
 				order = append(order, step)
-				q.yield(prefix('a'))
+				q.Yield(prefix('a'))
 			}
-			q.leave(prefix('a'))
+			q.Leave(prefix('a'))
 		}()
 		synctest.Wait()
 		for _, who := range []string{"a2", "b1", "b2"} {
 			go func() {
-				q.enter(prefix(who[0]))
+				q.Enter(prefix(who[0]))
 				order = append(order, who)
-				q.leave(prefix(who[0]))
+				q.Leave(prefix(who[0]))
 			}()
 			synctest.Wait()
 		}
@@ -123,14 +121,14 @@ func TestYield(t *testing.T) {
 // TestPauser: a question yields once its turn has lasted, and not before.
 func TestPauser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(1)
-		q.enter(prefix('a'))
-		pause := q.pauser(prefix('a'))
+		q := New(1)
+		q.Enter(prefix('a'))
+		pause := q.Pauser(prefix('a'))
 		var served atomic.Bool
 		go func() {
-			q.enter(prefix('b'))
+			q.Enter(prefix('b'))
 			served.Store(true)
-			q.leave(prefix('b'))
+			q.Leave(prefix('b'))
 		}()
 		synctest.Wait()
 		for range 9 {
@@ -145,7 +143,7 @@ func TestPauser(t *testing.T) {
 		if !served.Load() {
 			t.Error("the turn did not go on")
 		}
-		q.leave(prefix('a'))
+		q.Leave(prefix('a'))
 		synctest.Wait()
 		leftOver(t, q, 1)
 	})
@@ -154,12 +152,11 @@ func TestPauser(t *testing.T) {
 // TestBook: a network that has too many waiting gets no more turns, and others do;
 // until too many wait in all.
 func TestBook(t *testing.T) {
-	q := newTurns(1)
-	q.mostEach, q.most = 2, 5
+	q := newQueue(1, 5, 2)
 	var booked []<-chan struct{}
 	var of []netip.Prefix
 	book := func(letter byte) bool {
-		turn, ok := q.book(prefix(letter))
+		turn, ok := q.Book(prefix(letter))
 		if ok {
 			booked, of = append(booked, turn), append(of, prefix(letter))
 		}
@@ -186,39 +183,7 @@ func TestBook(t *testing.T) {
 			t.Fatal("nobody's turn begins")
 		}
 		booked[i] = nil
-		q.leave(of[i])
+		q.Leave(of[i])
 	}
 	leftOver(t, q, 1)
-}
-
-// TestTCPLeavesUDPItsPart: of many requests over TCP no more are computed at a
-// time than may, and UDP does not wait for them.
-func TestTCPLeavesUDPItsPart(t *testing.T) {
-	var computing atomic.Int32
-	open := make(chan struct{})
-	zone := internalZone()
-	zone.answers["slow"] = func(*Question) *Answer {
-		computing.Add(1)
-		<-open
-		return &Answer{}
-	}
-	r, addr, _ := start(t, func(c *Config) { c.Zones = []Zone{zone} })
-	defer sync.OnceFunc(func() { close(open) })()
-	waiting := func() int {
-		r.turns.mu.Lock()
-		defer r.turns.mu.Unlock()
-		return r.turns.waiting
-	}
-	for range 21 {
-		c := dial(t, TCP, addr)
-		defer c.Close()
-		send(t, TCP, c, query(t, "slow.internal.", dns.TypeAAAA))
-	}
-	eventually(t, "all that may not be computed yet are waiting", func() bool { return waiting() == 20 })
-	if n := int(computing.Load()); n != 1 {
-		t.Errorf("%d of one network are computed at once, want 1", n)
-	}
-	if m := unpack(t, ask(t, UDP, addr, query(t, "my-app.internal.", dns.TypeAAAA))); len(m.Answer) != 3 {
-		t.Errorf("UDP gets\n%v", m)
-	}
 }
