@@ -211,7 +211,7 @@ func TestSharesAddresses(t *testing.T) {
 
 // A tenant writes its metadata; what answering from them costs all pay.
 func TestLongMetadataCostNothing(t *testing.T) {
-	value := strings.Repeat("a.", 50_000)
+	value := strings.Repeat("a.", 20_000)
 	var machines []*Machine
 	for i := range indexFrom {
 		machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"k": value} }))
