@@ -16,6 +16,7 @@ type Fleet struct {
 	name       string
 	network    Network
 	registered bool       // the source holds the app as an object of its own
+	started    int        // how many of deployed are
 	all        []*Machine // every machine, sorted by lower-case id
 	deployed   []*Machine // those that names speak of; the same array where that is all
 
@@ -56,33 +57,80 @@ type keyIndex struct {
 	ends     lazy[[]string] // the values backwards, sorted: what they end in is what these begin with
 }
 
-// newFleet returns a fleet of machines, which it sorts and keeps.
-func newFleet(network Network, name string, registered bool, machines []*Machine) *Fleet {
-	f := &Fleet{name: name, network: network, registered: registered, all: machines}
-	if !slices.IsSortedFunc(machines, compareIDs) {
-		slices.SortFunc(machines, compareIDs)
+// named reports whether names speak of the machine.
+func (m *Machine) named() bool { return m.Deployed() && !m.Skip }
+
+// with returns the fleet with other machines under some ids (in lower case; nil:
+// none any more). A nil fleet has no machines. It looks at those that change and
+// copies the others, so that one change of a large fleet is a copy of pointers.
+func (f *Fleet) with(network Network, name string, registered bool, changes map[string]*Machine) *Fleet {
+	next := &Fleet{name: name, network: network, registered: registered}
+	old := f
+	if old == nil {
+		old = &Fleet{}
 	}
-	named := func(m *Machine) bool { return m.Deployed() && !m.Skip }
-	n := 0
-	for _, m := range machines {
-		if named(m) {
-			n++
+	ids := make([]string, 0, len(changes))
+	hidden := len(old.all) - len(old.deployed) // machines that no name speaks of
+	next.started = old.started
+	for id, m := range changes {
+		ids = append(ids, id)
+		if i, ok := find(old.all, id); ok {
+			hidden -= count(!old.all[i].named())
+			next.started -= count(old.all[i].named() && old.all[i].Started())
+		}
+		if m != nil {
+			hidden += count(!m.named())
+			next.started += count(m.named() && m.Started())
 		}
 	}
-	if n == len(machines) {
-		f.deployed = machines
-		return f
+	slices.Sort(ids)
+	next.all = splice(old.all, ids, func(id string) *Machine { return changes[id] })
+	if next.deployed = next.all; hidden > 0 {
+		next.deployed = splice(old.deployed, ids, func(id string) *Machine {
+			if m := changes[id]; m != nil && m.named() {
+				return m
+			}
+			return nil
+		})
 	}
-	f.deployed = make([]*Machine, 0, n)
-	for _, m := range machines {
-		if named(m) {
-			f.deployed = append(f.deployed, m)
-		}
-	}
-	return f
+	return next
 }
 
-func compareIDs(a, b *Machine) int { return strings.Compare(Lower(a.ID), Lower(b.ID)) }
+func count(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// splice returns machines, which are sorted, with those under ids (sorted)
+// replaced by what with has for them; nil removes one.
+func splice(machines []*Machine, ids []string, with func(id string) *Machine) []*Machine {
+	if len(ids) == 0 {
+		return machines
+	}
+	at, size := make([]int, len(ids)), len(machines)
+	for i, id := range ids {
+		from := 0
+		if i > 0 {
+			from = at[i-1]
+		}
+		j, ok := find(machines[from:], id)
+		at[i] = from + j
+		size += count(with(id) != nil) - count(ok)
+	}
+	spliced, from := make([]*Machine, 0, size), 0
+	for i, id := range ids {
+		spliced = append(spliced, machines[from:at[i]]...)
+		if from = at[i]; from < len(machines) && compareFold(machines[from].ID, id) == 0 {
+			from++
+		}
+		if m := with(id); m != nil {
+			spliced = append(spliced, m)
+		}
+	}
+	return append(spliced, machines[from:]...)
+}
 
 // Name returns the app's name as the source writes it.
 func (f *Fleet) Name() string { return f.name }
@@ -102,6 +150,9 @@ func (f *Fleet) Exists() bool { return f.registered || len(f.deployed) > 0 }
 // without skip_registration. Whether one is started is the caller's question.
 func (f *Fleet) Deployed() []*Machine { return f.deployed }
 
+// Started returns how many of the deployed machines are started.
+func (f *Fleet) Started() int { return f.started }
+
 // Machine returns the deployed machine of that id, nil where there is none.
 func (f *Fleet) Machine(id string) *Machine {
 	if i, ok := find(f.deployed, id); ok {
@@ -112,9 +163,7 @@ func (f *Fleet) Machine(id string) *Machine {
 
 // find returns where in machines, which are sorted, the id is or would be.
 func find(machines []*Machine, id string) (int, bool) {
-	return slices.BinarySearchFunc(machines, id, func(m *Machine, id string) int {
-		return strings.Compare(Lower(m.ID), id)
-	})
+	return slices.BinarySearchFunc(machines, id, func(m *Machine, id string) int { return compareFold(m.ID, id) })
 }
 
 // InRegion returns the deployed machines of a region, sorted by id.
@@ -231,20 +280,21 @@ func (m *Machine) eachValue(key string, fn func(value string)) {
 
 // equalFold reports whether s is lower, which is in lower case, without regard
 // to case.
-func equalFold(s, lower string) bool {
-	if len(s) != len(lower) {
-		return false
-	}
-	for i := 0; i < len(s); i++ {
+func equalFold(s, lower string) bool { return len(s) == len(lower) && compareFold(s, lower) == 0 }
+
+// compareFold compares s, its letters A to Z in lower case, with lower.
+func compareFold(s, lower string) int {
+	n := min(len(s), len(lower))
+	for i := 0; i < n; i++ {
 		c := s[i]
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}
 		if c != lower[i] {
-			return false
+			return int(c) - int(lower[i])
 		}
 	}
-	return true
+	return len(s) - len(lower)
 }
 
 // SharesAddresses reports whether two deployed machines have one address, as is

@@ -48,6 +48,15 @@ func ids(machines []*Machine) string {
 	return fmt.Sprint(list)
 }
 
+// newFleet returns a fleet of machines.
+func newFleet(network Network, name string, registered bool, machines []*Machine) *Fleet {
+	byID := make(map[string]*Machine, len(machines))
+	for _, m := range machines {
+		byID[Lower(m.ID)] = m
+	}
+	return (*Fleet)(nil).with(network, name, registered, byID)
+}
+
 // objects returns everything a registry holds as strings.
 func objects(r *Registry) map[Key]string {
 	all := map[Key]string{}

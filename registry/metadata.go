@@ -80,6 +80,3 @@ func (m *Machine) Group() string {
 	}
 	return ""
 }
-
-// compareFold compares s, its letters A to Z in lower case, with lower.
-func compareFold(s, lower string) int { return strings.Compare(Lower(s), lower) }

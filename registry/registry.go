@@ -319,10 +319,10 @@ func (e *edit) commit() int {
 		if !f.dirty {
 			continue
 		}
-		machines := f.merge()
+		next := f.old.with(key.network, f.name, f.registered, f.machines)
 		switch {
-		case len(machines) > 0 || f.registered:
-			must(e.txn.Insert(tableFleets, newFleet(key.network, f.name, f.registered, machines)))
+		case len(next.all) > 0 || f.registered:
+			must(e.txn.Insert(tableFleets, next))
 		case f.old != nil:
 			must(e.txn.Delete(tableFleets, f.old))
 		}
@@ -338,28 +338,4 @@ func (e *edit) commit() int {
 		e.r.counts[k].Add(by)
 	}
 	return e.changed
-}
-
-// merge returns all machines of the fleet as it will be.
-func (f *fleetEdit) merge() []*Machine {
-	var old []*Machine
-	if f.old != nil {
-		old = f.old.all
-	}
-	if len(f.machines) == 0 {
-		return old
-	}
-	merged := make([]*Machine, 0, len(old)+len(f.machines))
-	for _, m := range old {
-		if _, changes := f.machines[Lower(m.ID)]; !changes {
-			merged = append(merged, m)
-		}
-	}
-	for _, m := range f.machines {
-		if m != nil {
-			merged = append(merged, m)
-		}
-	}
-	slices.SortFunc(merged, compareIDs)
-	return merged
 }
