@@ -5,6 +5,7 @@
 package registry
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -135,6 +136,8 @@ type edit struct {
 	fleets  map[fleetKey]*fleetEdit
 	counts  [4]int64
 	changed int
+
+	networks map[Network]Counts // what the counts of a network change by
 }
 
 type fleetKey struct {
@@ -153,7 +156,7 @@ type fleetEdit struct {
 }
 
 func (r *Registry) edit() *edit {
-	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}}
+	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}, networks: map[Network]Counts{}}
 }
 
 func (e *edit) apply(item *Item) {
@@ -191,6 +194,7 @@ func put[T Object](e *edit, table string, o T) {
 		}
 	} else {
 		e.count(o.Key().Kind, 1)
+		e.countPeer(o, 1)
 	}
 	must(e.txn.Insert(table, o))
 	e.changed++
@@ -208,24 +212,25 @@ func (e *edit) delete(key Key) {
 			e.changed++
 		}
 	case KindPeer:
-		e.deleteRows(tablePeers, key, nameKey(key.Network, key.Name))
+		e.deleteRow(tablePeers, key, nameKey(key.Network, key.Name))
 	case KindAddress:
-		e.deleteRows(tableAddresses, key, nameKey(key.Network, key.Name))
+		if addr, err := netip.ParseAddr(key.ID); err == nil {
+			e.deleteRow(tableAddresses, key, addressKey(key.Network, key.Name, addr))
+		}
 	}
 }
 
-// deleteRows deletes the rows below prefix that key names.
-func (e *edit) deleteRows(table string, key Key, prefix []byte) {
-	it, err := e.txn.Get(table, indexPrefix, prefix)
+// deleteRow deletes the peer or address that key names and id finds, if it is there.
+func (e *edit) deleteRow(table string, key Key, id []byte) {
+	row, err := e.txn.First(table, indexID, id)
 	must(err)
-	for row := it.Next(); row != nil; row = it.Next() {
-		if row.(Object).Key() == key {
-			must(e.txn.Delete(table, row))
-			e.count(key.Kind, -1)
-			e.changed++
-			return // a key names one row, and a delete spoils the iterator
-		}
+	if row == nil || row.(Object).Key() != key {
+		return
 	}
+	must(e.txn.Delete(table, row))
+	e.count(key.Kind, -1)
+	e.countPeer(row.(Object), -1)
+	e.changed++
 }
 
 func (e *edit) count(k Kind, by int64) { e.counts[k] += by }
@@ -326,7 +331,9 @@ func (e *edit) commit() int {
 		case f.old != nil:
 			must(e.txn.Delete(tableFleets, f.old))
 		}
+		e.countFleet(f.old, next)
 	}
+	e.writeCounts()
 	if e.changed == 0 {
 		e.txn.Abort()
 		return 0

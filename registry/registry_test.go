@@ -127,6 +127,22 @@ func TestTwoMachinesOfOneAddress(t *testing.T) {
 	}
 }
 
+// What a key does not name for sure, it does not delete.
+func TestDeleteWithoutANetwork(t *testing.T) {
+	r := New()
+	peer, _ := NewPeer(PeerSpec{Name: "p", PrivateIP: "fdaa::1"})
+	address, _ := NewAddress(AddressSpec{App: "web", Address: "fdaa::2"})
+	r.Apply([]Item{Put(peer), Put(address)})
+	for _, o := range []Object{peer, address} {
+		key := o.Key()
+		key.AnyNetwork = true
+		r.Apply([]Item{Delete(key), Delete(Key{Kind: key.Kind, Name: key.Name, ID: "nonsense"})})
+	}
+	if len(objects(r)) != 2 {
+		t.Errorf("left: %v", objects(r))
+	}
+}
+
 func TestAddressMovesOverARestart(t *testing.T) {
 	r := New()
 	before, after := machine(t, "m1", at("fdaa:0:18:1::2")), machine(t, "m1", at("fdaa:0:18:2::2"))

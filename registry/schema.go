@@ -11,6 +11,7 @@ import (
 // machines:
 //
 //	fleets     by network and app       *Fleet: the app and all its machines
+//	networks   by network               *Counts, of what the network has
 //	machines   by address, app and id   *Machine, where it has an address
 //	peers      by network and name, and by address
 //	addresses  by network, app and address, and by address
@@ -22,6 +23,7 @@ import (
 // that start from an address: who is asking, and PTR.
 const (
 	tableFleets    = "fleets"
+	tableNetworks  = "networks"
 	tableMachines  = "machines"
 	tablePeers     = "peers"
 	tableAddresses = "addresses"
@@ -48,16 +50,15 @@ func schema() *memdb.DBSchema {
 	return &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		tableFleets: table(tableFleets,
 			id(func(o any) []byte { f := o.(*Fleet); return nameKey(f.network, Lower(f.name)) })),
+		tableNetworks: table(tableNetworks,
+			id(func(o any) []byte { return networkKey(o.(*Counts).network) })),
 		tableMachines: table(tableMachines,
 			id(func(o any) []byte { return machineKey(o.(*Machine)) })),
 		tablePeers: table(tablePeers,
 			id(func(o any) []byte { p := o.(*Peer); return nameKey(p.Network, Lower(p.Name)) }),
 			addr(func(o any) []byte { return addrKey(o.(*Peer).Addr) })),
 		tableAddresses: table(tableAddresses,
-			id(func(o any) []byte {
-				a := o.(*Address)
-				return append(nameKey(a.Network, Lower(a.App)), addrKey(a.Addr)...)
-			}),
+			id(func(o any) []byte { a := o.(*Address); return addressKey(a.Network, Lower(a.App), a.Addr) }),
 			addr(func(o any) []byte { return addrKey(o.(*Address).Addr) })),
 	}}
 }
@@ -96,6 +97,11 @@ func nameKey(n Network, name string) []byte {
 }
 
 func addrKey(addr netip.Addr) []byte { b := addr.As16(); return b[:] }
+
+// addressKey is the key of an app's address, the app in lower case.
+func addressKey(n Network, app string, addr netip.Addr) []byte {
+	return append(nameKey(n, app), addrKey(addr)...)
+}
 
 // machineKey starts with the address, so that its first 14 bytes find a
 // machine's /112; the rest tells apart two machines of one address.
