@@ -276,11 +276,14 @@ func (e *edit) putMachine(m *Machine) {
 	}
 	if old == nil {
 		e.count(KindMachine, 1)
-	} else if old.Addr.IsValid() && (old.Addr != m.Addr || !m.Addr.IsValid()) {
-		must(e.txn.Delete(tableMachines, old))
 	}
+	// The new row goes in before the old one goes, which leaves alone the
+	// tree's other branches and whoever watches them.
 	if m.Addr.IsValid() {
 		must(e.txn.Insert(tableMachines, m))
+	}
+	if old != nil && old.Addr.IsValid() && (old.Addr != m.Addr || old.rank() != m.rank()) {
+		must(e.txn.Delete(tableMachines, old))
 	}
 	if f.name == "" {
 		f.name = m.App

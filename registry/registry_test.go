@@ -63,11 +63,11 @@ func TestApplyAndLookUp(t *testing.T) {
 	if f.Deployed()[0].Started() {
 		t.Error("a machine without an address counts as started")
 	}
-	if near, _ := v.MachinesNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83b:ffff")); ids(near) != "[b2]" {
-		t.Errorf("the owner of the /112 is %s, want [b2]", ids(near))
+	if m, _ := v.MachineNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83b:ffff")); m == nil || m.ID != "b2" {
+		t.Errorf("the owner of the /112 is %+v, want b2", m)
 	}
-	if near, _ := v.MachinesNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83c:2")); near != nil {
-		t.Errorf("the neighbouring /112 belongs to %s, want nobody", ids(near))
+	if m, _ := v.MachineNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83c:2")); m != nil {
+		t.Errorf("the neighbouring /112 belongs to %s, want nobody", m.ID)
 	}
 	if p, _ := v.Peer(n, "my-peer"); p != peer {
 		t.Error("the peer is not found by its lower-case name")
@@ -118,12 +118,37 @@ func TestTwoMachinesOfOneAddress(t *testing.T) {
 	old, renamed := machine(t, "m1", at(ip), inApp("old")), machine(t, "m1", at(ip), inApp("new"))
 	r.Apply([]Item{Put(old)})
 	r.Apply([]Item{Put(renamed)})
-	if near, _ := r.View().MachinesNear(old.Addr); len(near) != 2 {
+	if near, _ := r.View().MachinesAt(old.Addr, true); len(near) != 2 {
 		t.Fatalf("%d machines at the address, want both", len(near))
 	}
 	r.Apply([]Item{Delete(old.Key())})
-	if near, _ := r.View().MachinesNear(old.Addr); len(near) != 1 || near[0] != renamed {
+	if near, _ := r.View().MachinesAt(old.Addr, true); len(near) != 1 || near[0] != renamed {
 		t.Fatalf("machines at the address: %s, want the renamed one", ids(near))
+	}
+}
+
+// An address has the machines that it has, in one order whatever they were.
+func TestMachinesOfOneAddressByState(t *testing.T) {
+	r := New()
+	const ip = "fdaa:0:18:a7b:7d:f066:b83b:2"
+	put := func(id, state string) { r.Apply([]Item{Put(machine(t, id, at(ip), inState(state)))}) }
+	for _, step := range []struct{ id, state, want string }{
+		{"m1", "stopped", "[m1]"}, {"m2", "started", "[m2 m1]"}, {"m0", "destroyed", "[m2 m1]"}, {"m1", "started", "[m1 m2]"},
+		{"m1", "destroyed", "[m2]"}, {"m2", "stopped", "[m2]"}, {"m2", "destroyed", "[]"}, {"m0", "odd", "[m0]"},
+	} {
+		put(step.id, step.state)
+		addr := netip.MustParseAddr(ip)
+		started, _ := r.View().MachinesAt(addr, true)
+		others, _ := r.View().MachinesAt(addr, false)
+		got := ids(append(started, others...))
+		owner, _ := r.View().MachineNear(addr)
+		if got != step.want || !strings.HasPrefix(got, "["+owner.ID) && got != "[]" {
+			t.Fatalf("with %s %s: %s, of which %s owns the /112; want %s", step.id, step.state, got, owner.ID, step.want)
+		}
+	}
+	r.Apply([]Item{Delete(machine(t, "m0").Key()), Delete(machine(t, "m1").Key()), Delete(machine(t, "m2").Key())})
+	if m, _ := r.View().MachineNear(netip.MustParseAddr(ip)); m != nil {
+		t.Errorf("%+v is left", m)
 	}
 }
 
@@ -147,17 +172,17 @@ func TestAddressMovesOverARestart(t *testing.T) {
 	r := New()
 	before, after := machine(t, "m1", at("fdaa:0:18:1::2")), machine(t, "m1", at("fdaa:0:18:2::2"))
 	r.Apply([]Item{Put(before)})
-	_, watch := r.View().MachinesNear(after.Addr)
+	_, watch := r.View().MachinesAt(after.Addr, true)
 	r.Apply([]Item{Put(after)})
 	if !closed(watch) {
 		t.Error("nobody heard that the new address is taken")
 	}
-	if near, _ := r.View().MachinesNear(before.Addr); len(near) != 0 {
+	if near, _ := r.View().MachinesAt(before.Addr, true); len(near) != 0 {
 		t.Error("the old address still has an owner")
 	}
 	without := machine(t, "m1")
 	r.Apply([]Item{Put(without)})
-	if near, _ := r.View().MachinesNear(after.Addr); len(near) != 0 {
+	if near, _ := r.View().MachinesAt(after.Addr, true); len(near) != 0 {
 		t.Error("an address taken away still has an owner")
 	}
 }
@@ -268,7 +293,9 @@ func TestChannelsCloseWhenWhatWasReadChanges(t *testing.T) {
 			add(func() (any, <-chan struct{}) { l, w := r.View().Peers(n); return fmt.Sprint(len(l)), w })
 			for i := range 8 {
 				addr := testAddr(n, i)
-				add(func() (any, <-chan struct{}) { l, w := r.View().MachinesNear(addr); return ids(l), w })
+				add(func() (any, <-chan struct{}) { l, w := r.View().MachinesAt(addr, i%2 == 0); return ids(l), w })
+				add(func() (any, <-chan struct{}) { m, w := r.View().MachineNear(addr); return m, w })
+				add(func() (any, <-chan struct{}) { p, w := r.View().PeerAt(addr); return p, w })
 				add(func() (any, <-chan struct{}) { l, w := r.View().PeersAt(addr); return fmt.Sprint(len(l)), w })
 				add(func() (any, <-chan struct{}) { l, w := r.View().AddressesAt(addr); return fmt.Sprint(len(l)), w })
 			}

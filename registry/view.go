@@ -45,10 +45,32 @@ func (v *View) Addresses(n Network, app string) ([]*Address, <-chan struct{}) {
 	return collect[*Address](v, tableAddresses, indexPrefix, nameKey(n, app))
 }
 
-// MachinesNear returns the machines that own addr by their /112, whatever their
-// state, hidden ones included.
-func (v *View) MachinesNear(addr netip.Addr) ([]*Machine, <-chan struct{}) {
-	return collect[*Machine](v, tableMachines, indexPrefix, addrKey(addr)[:14])
+// MachineNear returns the machine that owns addr by its /112, nil where there is
+// none. Whatever its state, something there is asking; of several it is one
+// that runs, else one that is deployed.
+func (v *View) MachineNear(addr netip.Addr) (*Machine, <-chan struct{}) {
+	watch, row, err := v.txn.FirstWatch(tableMachines, indexPrefix, addrKey(addr)[:ownBytes])
+	must(err)
+	m, _ := row.(*Machine)
+	return m, watch
+}
+
+// MachinesAt returns the machines with exactly that address, hidden ones
+// included: those that are started, or those that are deployed and not started.
+func (v *View) MachinesAt(addr netip.Addr, started bool) ([]*Machine, <-chan struct{}) {
+	r := rankDeployed
+	if started {
+		r = rankStarted
+	}
+	return collect[*Machine](v, tableMachines, indexPrefix, appendRank(nil, addr, r))
+}
+
+// PeerAt returns the first peer with exactly that address, nil where there is none.
+func (v *View) PeerAt(addr netip.Addr) (*Peer, <-chan struct{}) {
+	watch, row, err := v.txn.FirstWatch(tablePeers, indexAddr, addrKey(addr))
+	must(err)
+	p, _ := row.(*Peer)
+	return p, watch
 }
 
 // PeersAt returns the peers with exactly that address.

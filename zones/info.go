@@ -20,7 +20,7 @@ func (l *lookup) whoami() *resolver.Answer {
 	fields := []string{"network=" + l.network.String()}
 	// A client outside its network (loopback, with --network) is no machine.
 	if n, ok := registry.NetworkOf(l.q.Client); ok && n == l.network {
-		if m, _ := machineOf(l.view, l.q.Client); m != nil {
+		if m, _ := l.view.MachineNear(l.q.Client); m != nil {
 			fields = append(fields, "app="+m.App, "machine="+m.ID)
 		}
 	}

@@ -82,21 +82,15 @@ func parseReverse(labels []string) (netip.Addr, bool) {
 // mostly one. A deployed machine that is not started has its name still (it
 // exists), after those that are started.
 func (l *lookup) namesAt(addr netip.Addr) [][]byte {
-	near, ch := l.view.MachinesNear(addr)
-	watched(l, near, ch)
-	var started, others [][]byte
-	for _, m := range near {
-		if m.Addr != addr || m.Network != l.network || m.Skip || !m.Deployed() {
-			continue
-		}
-		name := appendName(nil, m.ID, "vm", m.App, "internal")
-		if m.Started() {
-			started = append(started, name)
-		} else {
-			others = append(others, name)
+	var names [][]byte
+	for _, started := range []bool{true, false} {
+		machines, ch := l.view.MachinesAt(addr, started)
+		for _, m := range watched(l, machines, ch) {
+			if m.Network == l.network && !m.Skip {
+				names = append(names, appendName(nil, m.ID, "vm", m.App, "internal"))
+			}
 		}
 	}
-	names := append(started, others...)
 	peers, ch := l.view.PeersAt(addr)
 	for _, p := range watched(l, peers, ch) {
 		if p.Network == l.network && !p.Interactive() {
