@@ -151,9 +151,12 @@ type fleetEdit struct {
 	name       string
 	registered bool
 	machines   map[string]*Machine // by lower-case id, those that change; nil: removed
-	metadata   []Pair              // of one of the machines, mostly that of all
+	metadata   [][]Pair            // of some of the machines: those of most, one for each process group
 	dirty      bool
 }
+
+// maxShared is how many metadata a fleet's edit compares a new machine's with.
+const maxShared = 8
 
 func (r *Registry) edit() *edit {
 	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}, networks: map[Network]Counts{}}
@@ -245,9 +248,6 @@ func (e *edit) fleet(key fleetKey) *fleetEdit {
 		if row != nil {
 			f.old = row.(*Fleet)
 			f.name, f.registered = f.old.name, f.old.registered
-			if len(f.old.all) > 0 {
-				f.metadata = f.old.all[0].Metadata
-			}
 		}
 		e.fleets[key] = f
 	}
@@ -294,16 +294,28 @@ func (e *edit) putMachine(m *Machine) {
 }
 
 // share lets a new machine, which nobody has seen yet, hold the metadata that
-// its former version or its siblings hold: 160 bytes less for five pairs.
+// its former version or its siblings hold: 160 bytes less for five pairs, and
+// one class less in the fleet's index.
 func (f *fleetEdit) share(m, old *Machine) {
-	switch {
-	case old != nil && slices.Equal(m.Metadata, old.Metadata):
+	if old != nil && slices.Equal(m.Metadata, old.Metadata) {
 		m.Metadata = old.Metadata
-	case slices.Equal(m.Metadata, f.metadata):
-		m.Metadata = f.metadata
-	default:
-		f.metadata = m.Metadata
+		return
 	}
+	if f.metadata == nil && f.old != nil {
+		for i := 0; i < len(f.old.all); i += len(f.old.all)/maxShared + 1 {
+			f.metadata = append(f.metadata, f.old.all[i].Metadata)
+		}
+	}
+	for _, known := range f.metadata {
+		if slices.Equal(m.Metadata, known) {
+			m.Metadata = known
+			return
+		}
+	}
+	if len(f.metadata) >= maxShared {
+		f.metadata = slices.Delete(f.metadata, 0, 1)
+	}
+	f.metadata = append(f.metadata, m.Metadata)
 }
 
 func (e *edit) deleteMachine(key Key) {

@@ -13,11 +13,7 @@ import (
 func TestMetadataIsShared(t *testing.T) {
 	r := New()
 	put := func(id, role string) *Machine {
-		m, err := NewMachine(MachineSpec{ID: id, App: "web", Network: "fdaa:0:18::/48", State: "started",
-			Metadata: map[string]string{"role": role, "tier": "1"}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := machine(t, id, func(s *MachineSpec) { s.Metadata = map[string]string{"role": role, "tier": "1"} })
 		r.Apply([]Item{Put(m)})
 		return m
 	}
@@ -33,6 +29,36 @@ func TestMetadataIsShared(t *testing.T) {
 	r.Apply([]Item{Put(&moved)})
 	if &moved.Metadata[0] != &other.Metadata[0] {
 		t.Error("a change of the region holds the metadata anew")
+	}
+}
+
+// The machines of a few process groups, listed in any order, hold their groups'
+// metadata; those with metadata of their own hold these.
+func TestMetadataAreSharedInGroups(t *testing.T) {
+	for _, groups := range []int{1, maxShared, 1000} {
+		r := New()
+		var items []Item
+		for i := range 1000 {
+			items = append(items, Put(machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"group": fmt.Sprint(i % groups)} })))
+		}
+		r.Apply(items)
+		f, _ := r.View().Fleet(network(t, "fdaa:0:18::/48"), "web")
+		held := map[*Pair]bool{}
+		for i, m := range f.Deployed() {
+			if held[&m.Metadata[0]] = true; m.Metadata[0].Value != fmt.Sprint(i%groups) {
+				t.Fatalf("%s holds another machine's metadata", m.ID)
+			}
+		}
+		if len(held) != groups {
+			t.Errorf("machines of %d groups hold %d metadata", groups, len(held))
+		}
+		if groups > 1 {
+			continue
+		}
+		next := machine(t, "next", func(s *MachineSpec) { s.Metadata = map[string]string{"group": "0"} })
+		if r.Apply([]Item{Put(next)}); !held[&next.Metadata[0]] {
+			t.Error("a machine that comes later holds its metadata anew")
+		}
 	}
 }
 
