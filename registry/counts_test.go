@@ -24,13 +24,11 @@ func TestCountsAreOfWhatIsThere(t *testing.T) {
 		v := r.View()
 		for _, n := range nets {
 			want := Counts{network: n}
-			fleets, _ := v.Fleets(n)
-			for _, f := range fleets {
+			for _, f := range rowsOf(v.Fleets(n)) {
 				want.Machines += len(f.Deployed())
 				want.Apps += count(f.Exists())
 			}
-			peers, _ := v.Peers(n)
-			for _, p := range peers {
+			for _, p := range rowsOf(v.Peers(n)) {
 				want.Peers += count(!p.Interactive())
 			}
 			if got := v.Counts(n); got != want {
