@@ -213,10 +213,14 @@ func (l *lookup) instances(all bool) *resolver.Answer {
 	if !l.wants(dns.TypeTXT) {
 		return l.otherType(dns.TypeTXT)
 	}
-	t, total := newTextList(';'), 0
+	t, total, have := newTextList(';'), 0, l.view.Counts(l.network)
 	fleets, ch := l.view.Fleets(l.network)
-	l.budget.Need(l.view.Counts(l.network).Apps * stepsRow) // else the first step is the last
+	l.budget.Need(have.Apps * stepsRow) // else the first step is the last
 	for f := range watched(l, fleets, ch).All {
+		if t.full && all {
+			total = have.Machines
+			break
+		}
 		if !l.budget.Step(stepsRow) {
 			break
 		}

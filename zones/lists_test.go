@@ -123,10 +123,18 @@ func TestFullListWalksNoFurther(t *testing.T) {
 		items = append(items, machine(netA, fmt.Sprintf("%014x b iad stopped fdaa:0:18:b:%x::2", i, i+1)))
 	}
 	items = append(items, machine(netA, "last b iad started fdaa:0:18:c::2"))
+	for i := range 5000 {
+		items = append(items, app(netA, fmt.Sprint("c", i)))
+	}
 	_, z := serve(Config{}, items...)
-	a, steps := stepsOf(t, z, asked{name: "_instances.internal", typ: dns.TypeTXT, view: resolver.View{Network: netip.MustParsePrefix(netA)}}, func() {})
-	if a.Partial == nil || a.Partial.Total != 2001 || steps > 2000*(1+stepsEntry) {
-		t.Errorf("%+v in %d steps", a.Partial, steps)
+	for name, want := range map[string]struct{ total, steps int }{
+		"_instances.internal":     {2001, 1100*(1+stepsEntry) + 5002*stepsRow},
+		"all._instances.internal": {7001, 1100*(1+stepsEntry) + 2*stepsRow},
+	} {
+		a, steps := stepsOf(t, z, asked{name: name, typ: dns.TypeTXT, view: resolver.View{Network: netip.MustParsePrefix(netA)}}, func() {})
+		if a.Partial == nil || a.Partial.Total != want.total || steps > want.steps {
+			t.Errorf("%s: %+v in %d steps, want %d of them", name, a.Partial, steps, want.steps)
+		}
 	}
 }
 
