@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -75,24 +76,23 @@ func (f *Follower) changes(items []Item) int {
 	logged := 0
 	for i := range items {
 		item := &items[i]
-		switch {
-		case item.Err == nil:
-			delete(f.rejected, item.key())
+		if item.Err == nil {
 			f.guard.forget(item.key())
-		case errors.As(item.Err, &source):
+		}
+		switch err := item.trouble(); {
+		case err == nil:
+			delete(f.rejected, item.key())
+		case err == errTold:
+		case errors.As(err, &source):
 			f.status.Problem, f.problemAt = source.Error(), time.Now()
-		case f.reject(item):
+		case f.reject(item, err):
 			if logged++; logged <= maxLogged {
-				msg := "an object of the registry's source cannot be used; the version known before stays"
-				if item.Key.Name == "" && item.Key.ID == "" {
-					msg = "an object of the registry's source cannot be used, nor can be told which it is"
-				}
-				f.log.Error(msg, "object", item.Key.String(), "where", item.Where, "reason", item.Err)
+				f.logTrouble(item, err)
 			}
 		}
 	}
 	if logged > maxLogged {
-		f.log.Error("more objects of the registry's source cannot be used", "objects", logged-maxLogged, "source", f.src)
+		f.log.Error("more objects of the registry's source cannot be used, as a whole or in part", "objects", logged-maxLogged, "source", f.src)
 	}
 	n := f.reg.Apply(items)
 	if n > 0 {
@@ -113,11 +113,32 @@ const (
 	maxReasons = 10_000
 )
 
-// reject counts an unusable object and reports whether its reason is new.
-func (f *Follower) reject(item *Item) bool {
-	f.stats.rejected[item.Key.Kind].Add(1)
-	reason := item.Err.Error()
-	logKey := item.Key
+// errTold stands for a note that was told when its object was listed, where the
+// object stood in the source.
+var errTold = errors.New("told already")
+
+// logTrouble logs an object that cannot be used, as a whole or in part.
+func (f *Follower) logTrouble(item *Item, err error) {
+	key, level := item.key(), slog.LevelError
+	msg := "an object of the registry's source cannot be used; the version known before stays"
+	switch {
+	case errors.As(err, new(*note)):
+		msg, level = "an object of the registry's source is used in part", slog.LevelWarn
+	case key.Name == "" && key.ID == "":
+		msg = "an object of the registry's source cannot be used, nor can be told which it is"
+	}
+	f.log.Log(context.Background(), level, msg, "object", key.String(), "where", item.Where, "reason", err)
+}
+
+// reject counts an object that cannot be used, as a whole or in part, and
+// reports whether its reason is new.
+func (f *Follower) reject(item *Item, err error) bool {
+	logKey, reason := item.key(), err.Error()
+	if errors.As(err, new(*note)) {
+		f.stats.partial[logKey.Kind].Add(1)
+	} else {
+		f.stats.rejected[logKey.Kind].Add(1)
+	}
 	if logKey.Name == "" { // not even its name could be read: tell them apart by their place
 		logKey.ID = item.Where
 	}
@@ -145,7 +166,11 @@ func (f *Follower) complete(l *listing) {
 		items = append(items, Put(o))
 	}
 	for _, o := range l.puts {
-		items = append(items, Put(o))
+		item := Put(o)
+		if item.Note != nil {
+			item.Note = errTold
+		}
+		items = append(items, item)
 	}
 	gone := l.absent(view)
 	pass := f.guard.judge(gone, total, now)

@@ -71,6 +71,7 @@ type Follower struct {
 // followerStats counts for the metrics; every field may be read at any time.
 type followerStats struct {
 	rejected   [4]atomic.Int64
+	partial    [4]atomic.Int64
 	changes    atomic.Int64
 	listings   atomic.Int64
 	reconnects atomic.Int64
@@ -254,8 +255,8 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 	var rejected []Item
 	for i := range items {
 		d.listing.add(&items[i])
-		if items[i].Err != nil {
-			rejected = append(rejected, items[i])
+		if err := items[i].trouble(); err != nil { // which is told at once, and of an object no more than that
+			rejected = append(rejected, Item{Key: items[i].key(), Err: err, Where: items[i].Where})
 		}
 	}
 	if len(rejected) > 0 {

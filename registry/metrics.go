@@ -23,6 +23,7 @@ var (
 	descSynced     = desc("synced_timestamp_seconds", "When the last complete listing was applied; 0 if never.")
 	descHeld       = desc("held", "Removals of a listing that the sweep guard holds back.")
 	descRejected   = desc("rejected_objects_total", "Objects of the source that could not be used; the version known before stays.", "kind")
+	descPartial    = desc("partial_objects_total", "Objects of the source that were used without a part of them, such as metadata beyond the bound.", "kind")
 	descChanges    = desc("changes_total", "Objects inserted, replaced or removed.")
 	descListings   = desc("listings_total", "Complete listings applied.")
 	descReconnects = desc("reconnects_total", "Times the source broke off and was followed again.")
@@ -47,6 +48,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, k := range Kinds() {
 		gauge(descObjects, float64(reg.Count(k)), k.String())
 		counter(descRejected, stats.rejected[k].Load(), k.String())
+		counter(descPartial, stats.partial[k].Load(), k.String())
 	}
 	for _, state := range States() {
 		is := 0.0

@@ -5,6 +5,7 @@
 package registry
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -135,6 +136,8 @@ type edit struct {
 	fleets  map[fleetKey]*fleetEdit
 	counts  [4]int64
 	changed int
+
+	networks map[Network]Counts // what the counts of a network change by
 }
 
 type fleetKey struct {
@@ -148,12 +151,15 @@ type fleetEdit struct {
 	name       string
 	registered bool
 	machines   map[string]*Machine // by lower-case id, those that change; nil: removed
-	metadata   []Pair              // of one of the machines, mostly that of all
+	metadata   [][]Pair            // of some of the machines: those of most, one for each process group
 	dirty      bool
 }
 
+// maxShared is how many metadata a fleet's edit compares a new machine's with.
+const maxShared = 8
+
 func (r *Registry) edit() *edit {
-	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}}
+	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}, networks: map[Network]Counts{}}
 }
 
 func (e *edit) apply(item *Item) {
@@ -191,6 +197,7 @@ func put[T Object](e *edit, table string, o T) {
 		}
 	} else {
 		e.count(o.Key().Kind, 1)
+		e.countPeer(o, 1)
 	}
 	must(e.txn.Insert(table, o))
 	e.changed++
@@ -208,24 +215,25 @@ func (e *edit) delete(key Key) {
 			e.changed++
 		}
 	case KindPeer:
-		e.deleteRows(tablePeers, key, nameKey(key.Network, key.Name))
+		e.deleteRow(tablePeers, key, nameKey(key.Network, key.Name))
 	case KindAddress:
-		e.deleteRows(tableAddresses, key, nameKey(key.Network, key.Name))
+		if addr, err := netip.ParseAddr(key.ID); err == nil {
+			e.deleteRow(tableAddresses, key, addressKey(key.Network, key.Name, addr))
+		}
 	}
 }
 
-// deleteRows deletes the rows below prefix that key names.
-func (e *edit) deleteRows(table string, key Key, prefix []byte) {
-	it, err := e.txn.Get(table, indexPrefix, prefix)
+// deleteRow deletes the peer or address that key names and id finds, if it is there.
+func (e *edit) deleteRow(table string, key Key, id []byte) {
+	row, err := e.txn.First(table, indexID, id)
 	must(err)
-	for row := it.Next(); row != nil; row = it.Next() {
-		if row.(Object).Key() == key {
-			must(e.txn.Delete(table, row))
-			e.count(key.Kind, -1)
-			e.changed++
-			return // a key names one row, and a delete spoils the iterator
-		}
+	if row == nil || row.(Object).Key() != key {
+		return
 	}
+	must(e.txn.Delete(table, row))
+	e.count(key.Kind, -1)
+	e.countPeer(row.(Object), -1)
+	e.changed++
 }
 
 func (e *edit) count(k Kind, by int64) { e.counts[k] += by }
@@ -240,9 +248,6 @@ func (e *edit) fleet(key fleetKey) *fleetEdit {
 		if row != nil {
 			f.old = row.(*Fleet)
 			f.name, f.registered = f.old.name, f.old.registered
-			if len(f.old.all) > 0 {
-				f.metadata = f.old.all[0].Metadata
-			}
 		}
 		e.fleets[key] = f
 	}
@@ -271,11 +276,14 @@ func (e *edit) putMachine(m *Machine) {
 	}
 	if old == nil {
 		e.count(KindMachine, 1)
-	} else if old.Addr.IsValid() && (old.Addr != m.Addr || !m.Addr.IsValid()) {
-		must(e.txn.Delete(tableMachines, old))
 	}
+	// The new row goes in before the old one goes, which leaves alone the
+	// tree's other branches and whoever watches them.
 	if m.Addr.IsValid() {
 		must(e.txn.Insert(tableMachines, m))
+	}
+	if old != nil && old.Addr.IsValid() && (old.Addr != m.Addr || old.rank() != m.rank()) {
+		must(e.txn.Delete(tableMachines, old))
 	}
 	if f.name == "" {
 		f.name = m.App
@@ -286,16 +294,28 @@ func (e *edit) putMachine(m *Machine) {
 }
 
 // share lets a new machine, which nobody has seen yet, hold the metadata that
-// its former version or its siblings hold: 160 bytes less for five pairs.
+// its former version or its siblings hold: 160 bytes less for five pairs, and
+// one class less in the fleet's index.
 func (f *fleetEdit) share(m, old *Machine) {
-	switch {
-	case old != nil && slices.Equal(m.Metadata, old.Metadata):
+	if old != nil && slices.Equal(m.Metadata, old.Metadata) {
 		m.Metadata = old.Metadata
-	case slices.Equal(m.Metadata, f.metadata):
-		m.Metadata = f.metadata
-	default:
-		f.metadata = m.Metadata
+		return
 	}
+	if f.metadata == nil && f.old != nil {
+		for i := 0; i < len(f.old.all); i += len(f.old.all)/maxShared + 1 {
+			f.metadata = append(f.metadata, f.old.all[i].Metadata)
+		}
+	}
+	for _, known := range f.metadata {
+		if slices.Equal(m.Metadata, known) {
+			m.Metadata = known
+			return
+		}
+	}
+	if len(f.metadata) >= maxShared {
+		f.metadata = slices.Delete(f.metadata, 0, 1)
+	}
+	f.metadata = append(f.metadata, m.Metadata)
 }
 
 func (e *edit) deleteMachine(key Key) {
@@ -319,14 +339,16 @@ func (e *edit) commit() int {
 		if !f.dirty {
 			continue
 		}
-		machines := f.merge()
+		next := f.old.with(key.network, f.name, f.registered, f.machines)
 		switch {
-		case len(machines) > 0 || f.registered:
-			must(e.txn.Insert(tableFleets, newFleet(key.network, f.name, f.registered, machines)))
+		case len(next.all) > 0 || f.registered:
+			must(e.txn.Insert(tableFleets, next))
 		case f.old != nil:
 			must(e.txn.Delete(tableFleets, f.old))
 		}
+		e.countFleet(f.old, next)
 	}
+	e.writeCounts()
 	if e.changed == 0 {
 		e.txn.Abort()
 		return 0
@@ -338,28 +360,4 @@ func (e *edit) commit() int {
 		e.r.counts[k].Add(by)
 	}
 	return e.changed
-}
-
-// merge returns all machines of the fleet as it will be.
-func (f *fleetEdit) merge() []*Machine {
-	var old []*Machine
-	if f.old != nil {
-		old = f.old.all
-	}
-	if len(f.machines) == 0 {
-		return old
-	}
-	merged := make([]*Machine, 0, len(old)+len(f.machines))
-	for _, m := range old {
-		if _, changes := f.machines[Lower(m.ID)]; !changes {
-			merged = append(merged, m)
-		}
-	}
-	for _, m := range f.machines {
-		if m != nil {
-			merged = append(merged, m)
-		}
-	}
-	slices.SortFunc(merged, compareIDs)
-	return merged
 }

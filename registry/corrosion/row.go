@@ -188,14 +188,18 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 		e.item = s.reject(s.key(texts), row, err)
 		return e
 	}
-	e.item = registry.Put(o)
+	if e.item = registry.Put(o); e.item.Note != nil {
+		e.item.Where = s.place(row)
+	}
 	return e
 }
 
 func (s *shape) reject(key registry.Key, row uint64, err error) registry.Item {
 	key.Kind = s.kind // so that it is counted where it belongs, nameless or not
-	return registry.Reject(key, fmt.Sprintf("%s row %d", s.table, row), err)
+	return registry.Reject(key, s.place(row), err)
 }
+
+func (s *shape) place(row uint64) string { return fmt.Sprintf("%s row %d", s.table, row) }
 
 // texts returns a row's cells in the order of its shape.
 func (b binding) texts(raw json.RawMessage) ([]string, error) {

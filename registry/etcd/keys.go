@@ -99,7 +99,11 @@ func (s *Source) put(key, value []byte) registry.Item {
 	if err != nil {
 		return registry.Reject(p.key, where, err)
 	}
-	return registry.Put(o)
+	item := registry.Put(o)
+	if item.Note != nil {
+		item.Where = where
+	}
+	return item
 }
 
 // remove returns the item for a deleted key, and false for a key that never

@@ -131,6 +131,10 @@ func TestPut(t *testing.T) {
 	if m.Addr != netip.MustParseAddr("fdaa:0:18::7") || m.App != "my-app" || m.ID != "m1" {
 		t.Errorf("%+v", m)
 	}
+	key, value := prefix+"machines/fdaa:0:18::/my-app/m1", `{"state":"started","config":{"metadata":{"a":"1","b":"`+strings.Repeat("x", 1<<16)+`"}}}`
+	if item := s.put([]byte(key), []byte(value)); item.Object == nil || item.Note == nil || item.Where != key {
+		t.Errorf("a machine with too much metadata: %+v", item)
+	}
 }
 
 // TestChanges is about what a real server is hard to bring to.
