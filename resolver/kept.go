@@ -232,13 +232,14 @@ func (k *keeper) insert(key string, a *kept) {
 	k.size += n
 }
 
-// bytes is about what the answer takes, with a key of that length.
+// bytes is about what the answer takes, with a key of that length. It takes the
+// records of a set to be as long as the first: there may be 300,000.
 func (a *kept) bytes(keyLen int) int {
 	n := keptOverhead + keyLen + cap(a.packed)
 	if a.answer != nil {
 		n += answerOverhead
-		for _, d := range a.answer.Data {
-			n += len(d) + 24 // a slice header
+		if data := a.answer.Data; len(data) > 0 {
+			n += len(data) * (len(data[0]) + 24) // a slice header
 		}
 	}
 	return n
@@ -255,13 +256,13 @@ const maxPacked = 256
 func pack(z *zone, a *Answer, nameLen int) *kept {
 	e := &kept{guarded: guarded{watch: a.Watch, at: unseen}, rcode: a.Rcode, ede: a.EDE}
 	n := len(a.Data)
-	turns := n > 1 && len(a.Turns) == 1 && sameLength(a.Data)
+	turns := n > 1 && n <= maxPacked && len(a.Turns) == 1 && sameLength(a.Data)
 	switch {
 	case n == 0 && a.SOA != nil:
 		e.section, e.records = wire.Authority, 1
 		e.packed = wire.AppendRecord(nil, soaOwner(z, nameLen), dns.TypeSOA, dns.ClassINET, a.SOA.TTL, a.SOA.Data)
 		return e
-	case a.Partial != nil || a.Limit > 0 && a.Limit < n || n == 0 || n > maxPacked || n > 1 && !turns:
+	case a.Partial != nil || a.Limit > 0 && a.Limit < n || n == 0 || n > 1 && !turns:
 		e.answer, e.zone = a, z
 		return e
 	}
