@@ -148,7 +148,7 @@ func (f *Follower) complete(l *listing) {
 		items = append(items, Put(o))
 	}
 	gone := l.absent(view)
-	pass := f.guard.judge(gone, total, now)
+	pass := f.guard.judge(gone, total, now, l.doubt != "")
 	for _, key := range pass {
 		items = append(items, Delete(key))
 	}
@@ -157,19 +157,39 @@ func (f *Follower) complete(l *listing) {
 	changed := f.changes(items)
 	f.stats.listings.Add(1)
 	f.stats.held.Store(int64(f.guard.len()))
-	f.dirty = true // a listing is saved even where it changed nothing: it is proven
-	f.status.SyncedAt, f.status.Problem = now, ""
-	f.status.State = Live
+	f.status.Problem = ""
 	f.log.Info("the registry is listed", "source", f.src, "changed", changed, "removed", len(pass),
 		"rejected", len(l.rejected), "held", f.guard.len())
+	f.doubt(l.doubt)
+	if l.doubt != "" {
+		return
+	}
+	f.dirty = true // a listing is saved even where it changed nothing: it is proven
+	f.status.SyncedAt, f.status.State = now, Live
 	if n := f.guard.len(); n > 0 {
 		f.log.Error("a listing would remove more than half of the registry: its removals are held back until a listing at least 30 s later agrees, or SIGUSR1 releases them",
 			"held", n, "objects", total, "source", f.src)
 	}
 }
 
-// releaseHeld applies the removals that were held back.
+// doubt notes why the last listing may lack what is there, if it may.
+func (f *Follower) doubt(why string) {
+	switch old := f.status.Doubt; {
+	case why != "" && old == "":
+		f.log.Warn("the registry's source doubts that its listing is whole: what it lacks stays until the source is sure, or SIGUSR1",
+			"source", f.src, "doubt", why)
+	case why == "" && old != "":
+		f.log.Info("the registry's source has no doubt any more", "source", f.src)
+	}
+	f.status.Doubt = why
+}
+
+// releaseHeld applies the removals that were held back. Who releases them vouches
+// for the last listing, so that what was not ready before is so now.
 func (f *Follower) releaseHeld(why string) {
+	if s := &f.status; s.Doubt != "" && (s.State == Listing || s.State == Cached) {
+		s.State, s.SyncedAt = Live, time.Now()
+	}
 	held := f.guard.take()
 	items := make([]Item, 0, len(held))
 	for _, key := range held {

@@ -148,7 +148,7 @@ func (f *Follower) follow(ctx context.Context) {
 			resume = false
 			continue
 		}
-		resume = resume || listed
+		resume = listed
 		if time.Since(began) >= healthyAfter {
 			bound = backoffMin
 		}
@@ -165,11 +165,12 @@ func (f *Follower) follow(ctx context.Context) {
 }
 
 // followOnce follows until the stream breaks or it is time to list again. It
-// reports whether a listing was completed.
+// reports whether the stream can be resumed: it was, or began with a whole
+// listing.
 func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d := &feed{f: f}
+	d := &feed{f: f, listed: resume}
 	d.streaming.Store(resume)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -218,7 +219,7 @@ type sourceError struct{ error }
 type feed struct {
 	f       *Follower
 	listing *listing // under way; nil: none
-	listed  bool     // one was completed
+	listed  bool     // the last one that was completed was whole
 
 	streaming atomic.Bool // no listing is under way or still to begin; read from outside
 }
@@ -265,16 +266,16 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 }
 
 // Listed implements Feed.
-func (d *feed) Listed(ctx context.Context) error {
+func (d *feed) Listed(ctx context.Context, doubt string) error {
 	if err := d.List(ctx, nil); err != nil { // an empty listing is one too
 		return err
 	}
 	l := d.listing
-	d.listing = nil
+	d.listing, l.doubt = nil, doubt
 	if err := d.send(ctx, op{listing: l, done: make(chan struct{})}); err != nil {
 		return err
 	}
-	d.listed = true
+	d.listed = doubt == ""
 	d.streaming.Store(true)
 	return nil
 }

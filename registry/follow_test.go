@@ -50,7 +50,7 @@ func (w *world) get() []Item      { w.mu.Lock(); defer w.mu.Unlock(); return w.i
 // proof of life every ten seconds.
 func list(get func() []Item) func(context.Context, Feed, bool) error {
 	return func(ctx context.Context, feed Feed, _ bool) error {
-		if err := errors.Join(feed.List(ctx, get()), feed.Listed(ctx)); err != nil {
+		if err := errors.Join(feed.List(ctx, get()), feed.Listed(ctx, "")); err != nil {
 			return err
 		}
 		return stayAlive(ctx, feed)
@@ -104,7 +104,7 @@ func fleetOf(t testing.TB, n int) []Item {
 func TestFollowListsThenChanges(t *testing.T) {
 	var changed chan []Item
 	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
-		if err := errors.Join(feed.List(ctx, fleetOf(t, 2)), feed.List(ctx, fleetOf(t, 3)), feed.Listed(ctx)); err != nil {
+		if err := errors.Join(feed.List(ctx, fleetOf(t, 2)), feed.List(ctx, fleetOf(t, 3)), feed.Listed(ctx, "")); err != nil {
 			return err
 		}
 		for {
@@ -149,7 +149,7 @@ func TestNothingIsLostWhenAStreamBreaks(t *testing.T) {
 	all := fleetOf(t, 5)
 	src := &script{steps: []func(context.Context, Feed, bool) error{
 		func(ctx context.Context, feed Feed, _ bool) error {
-			return errors.Join(feed.List(ctx, all), feed.Listed(ctx), errors.New("connection reset"))
+			return errors.Join(feed.List(ctx, all), feed.Listed(ctx, ""), errors.New("connection reset"))
 		},
 		func(ctx context.Context, feed Feed, _ bool) error { // cut short
 			return errors.Join(feed.List(ctx, all[:1]), errors.New("end of file"))
@@ -177,7 +177,7 @@ func TestNothingIsLostWhenAStreamBreaks(t *testing.T) {
 
 func TestStaleUntilHeardAgain(t *testing.T) {
 	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
-		_ = errors.Join(feed.List(ctx, fleetOf(t, 1)), feed.Listed(ctx))
+		_ = errors.Join(feed.List(ctx, fleetOf(t, 1)), feed.Listed(ctx, ""))
 		select {
 		case <-time.After(90 * time.Second):
 		case <-ctx.Done():
@@ -222,7 +222,7 @@ func TestSweepGuard(t *testing.T) {
 			all := fleetOf(t, 100)
 			src := &script{steps: []func(context.Context, Feed, bool) error{
 				func(ctx context.Context, feed Feed, _ bool) error {
-					return errors.Join(feed.List(ctx, all), feed.Listed(ctx), errors.New("broken"))
+					return errors.Join(feed.List(ctx, all), feed.Listed(ctx, ""), errors.New("broken"))
 				},
 				list(func() []Item { return all[:c.then] }),
 			}}
@@ -282,7 +282,7 @@ func TestSweepGuardWaitsForASlowListing(t *testing.T) {
 		} else if err := feed.List(ctx, fleetOf(t, 100)); err != nil {
 			return err
 		}
-		if err := feed.Listed(ctx); err != nil {
+		if err := feed.Listed(ctx, ""); err != nil {
 			return err
 		}
 		return stayAlive(ctx, feed)
@@ -539,9 +539,9 @@ func TestListedTwice(t *testing.T) {
 func TestReleaseDuringAListing(t *testing.T) {
 	step := func(ctx context.Context, feed Feed, _ bool) error {
 		all := append(fleetOf(t, 100), Put(&App{Name: "empty", Network: 24}))
-		_ = errors.Join(feed.List(ctx, all), feed.Listed(ctx), feed.Listed(ctx), feed.List(ctx, all))
+		_ = errors.Join(feed.List(ctx, all), feed.Listed(ctx, ""), feed.Listed(ctx, ""), feed.List(ctx, all))
 		time.Sleep(10 * time.Second)
-		_ = feed.Listed(ctx)
+		_ = feed.Listed(ctx, "")
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -564,7 +564,7 @@ func TestReleaseDuringAListing(t *testing.T) {
 func TestAProblemEndsWhenTheSourceIsHeard(t *testing.T) {
 	src := &script{steps: []func(context.Context, Feed, bool) error{
 		func(ctx context.Context, feed Feed, _ bool) error {
-			return errors.Join(feed.List(ctx, fleetOf(t, 3)), feed.Listed(ctx), errors.New("connection refused"))
+			return errors.Join(feed.List(ctx, fleetOf(t, 3)), feed.Listed(ctx, ""), errors.New("connection refused"))
 		},
 		func(ctx context.Context, feed Feed, _ bool) error {
 			time.Sleep(5 * time.Second)
@@ -590,7 +590,7 @@ func TestChangeDuringAListingWins(t *testing.T) {
 	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
 		_ = feed.List(ctx, fleetOf(t, 3))
 		_ = feed.Change(ctx, []Item{Delete(machine(t, "m0001").Key())})
-		_ = feed.Listed(ctx)
+		_ = feed.Listed(ctx, "")
 		return stayAlive(ctx, feed)
 	}}}
 	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, _ *Follower) {

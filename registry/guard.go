@@ -13,7 +13,7 @@ const (
 // guard holds back sweeping removals. The apply loop owns it.
 type guard struct {
 	held  map[Key]struct{}
-	since time.Time // when the first of held was held
+	since time.Time // when the first of held was held; zero: only listings in doubt lacked them
 	asked time.Time // when a second listing was last asked for
 }
 
@@ -21,23 +21,28 @@ func (g *guard) empty() bool { return len(g.held) == 0 }
 func (g *guard) len() int    { return len(g.held) }
 
 // judge decides on the removals of a complete listing, out of total objects
-// known, and returns those that may be made now. It remembers the others.
-func (g *guard) judge(gone []Key, total int, now time.Time) (pass []Key) {
-	confirmed := !g.empty() && now.Sub(g.since) >= guardHold
+// known, and returns those that may be made now. It remembers the others: all,
+// where the listing is in doubt, which neither confirms a removal nor begins its
+// time.
+func (g *guard) judge(gone []Key, total int, now time.Time, doubted bool) (pass []Key) {
+	confirmed := !g.since.IsZero() && now.Sub(g.since) >= guardHold
 	var fresh []Key
 	for _, key := range gone {
-		if _, ok := g.held[key]; ok && confirmed {
+		if _, ok := g.held[key]; ok && confirmed && !doubted {
 			pass = append(pass, key)
 		} else {
 			fresh = append(fresh, key)
 		}
 	}
 	since := g.since
-	if g.empty() || confirmed {
+	if since.IsZero() || confirmed {
 		since = now
 	}
-	g.held = nil
-	if len(fresh) <= guardMin || 2*len(fresh) <= total {
+	if doubted {
+		since = g.since
+	}
+	g.held, g.since = nil, time.Time{}
+	if !doubted && (len(fresh) <= guardMin || 2*len(fresh) <= total) {
 		return append(pass, fresh...)
 	}
 	g.since, g.asked = since, now
@@ -57,13 +62,13 @@ func (g *guard) take() []Key {
 	for key := range g.held {
 		keys = append(keys, key)
 	}
-	g.held = nil
+	g.held, g.since = nil, time.Time{}
 	return keys
 }
 
 // wantsListing reports, once each guardHold, that the second listing is due.
 func (g *guard) wantsListing(now time.Time) bool {
-	if g.empty() || now.Sub(g.asked) < guardHold {
+	if g.empty() || g.since.IsZero() || now.Sub(g.asked) < guardHold {
 		return false
 	}
 	g.asked = now

@@ -11,6 +11,7 @@ type listing struct {
 	puts     []Object         // what is new or differs
 	late     []Item           // changes that arrived during the listing
 	rejected []Key            // named but unusable: the versions known before stay
+	doubt    string           // why it may lack what is there; empty: it is whole
 }
 
 // listedFleet marks what a listing has named of a fleet that was known when it

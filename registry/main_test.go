@@ -2,6 +2,8 @@ package registry
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -60,6 +62,9 @@ func objects(r *Registry) map[Key]string {
 	}
 	return all
 }
+
+// textLog returns a log that writes to w.
+func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 func closed(ch <-chan struct{}) bool {
 	select {

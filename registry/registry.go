@@ -66,6 +66,7 @@ type Status struct {
 	Source   string    // the source's name
 	SyncedAt time.Time // when the last complete listing was applied (or written to disk, if Cached); zero: never
 	Held     int       // removals held back by the sweep guard
+	Doubt    string    // why the source's last listing may lack what is there, in a sentence; empty: it is whole
 	Problem  string    // what the source last failed with, in a sentence; empty while it is well
 
 	changed chan struct{}

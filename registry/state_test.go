@@ -111,7 +111,7 @@ func TestNoStateAndNoDirectory(t *testing.T) {
 func TestWhenTheStateIsWritten(t *testing.T) {
 	dir := t.TempDir()
 	change := func(ctx context.Context, feed Feed, _ bool) error {
-		_ = errors.Join(feed.List(ctx, fleetOf(t, 1)), feed.Listed(ctx))
+		_ = errors.Join(feed.List(ctx, fleetOf(t, 1)), feed.Listed(ctx, ""))
 		for i := 0; ctx.Err() == nil; i++ {
 			_ = feed.Change(ctx, []Item{Put(machine(t, fmt.Sprint("x", i)))})
 			select {

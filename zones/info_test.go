@@ -21,7 +21,7 @@ func (q quiet) Follow(ctx context.Context, feed registry.Feed, _ bool) error {
 	if err := feed.List(ctx, q); err != nil {
 		return err
 	}
-	if err := feed.Listed(ctx); err != nil {
+	if err := feed.Listed(ctx, ""); err != nil {
 		return err
 	}
 	<-ctx.Done()

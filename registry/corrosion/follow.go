@@ -163,7 +163,7 @@ func (s *Source) ready(ctx context.Context, feed registry.Feed, m *message, gate
 	if m.what == resumed { // every subscription was answered for just now
 		return feed.Change(ctx, nil)
 	}
-	if err := feed.Listed(ctx); err != nil {
+	if err := feed.Listed(ctx, ""); err != nil {
 		return err
 	}
 	for _, sub := range s.subs {

@@ -1,0 +1,143 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// doubter is a source that lists its world, with its doubt, whenever it is told to.
+type doubter struct {
+	world
+	doubt string
+	again chan struct{}
+	calls int
+}
+
+func (d *doubter) String() string { return "doubter://" }
+
+func (d *doubter) Follow(ctx context.Context, feed Feed, _ bool) error {
+	d.calls++
+	d.again = make(chan struct{}) // of this bubble
+	for {
+		if err := errors.Join(feed.List(ctx, d.get()), feed.Listed(ctx, d.doubt)); err != nil {
+			return err
+		}
+		for waiting := true; waiting; {
+			select {
+			case <-d.again:
+				waiting = false
+			case <-time.After(10 * time.Second):
+				if err := feed.Change(ctx, nil); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// list lists items with a doubt.
+func (d *doubter) list(items []Item, doubt string) {
+	d.set(items)
+	d.doubt = doubt
+	d.again <- struct{}{}
+	pass(time.Second)
+}
+
+const gaps = "the agent has gaps in what it knows"
+
+// What a listing in doubt lacks stays, however little and for however long, and
+// what it has is applied. A listing without doubt decides as ever.
+func TestAListingInDoubtRemovesNothing(t *testing.T) {
+	src := &doubter{}
+	src.set(fleetOf(t, 100))
+	log := &bytes.Buffer{}
+	follow(t, src, FollowerConfig{Log: textLog(log)}, func(t *testing.T, r *Registry, f *Follower) {
+		expect := func(what string, machines, held int, state State) {
+			t.Helper()
+			if s := r.Status(); r.Count(KindMachine) != machines || s.Held != held || s.State != state {
+				t.Errorf("%s: %d machines, %d held, %s; want %d, %d, %s", what, r.Count(KindMachine), s.Held, s.State, machines, held, state)
+			}
+		}
+		src.list(append(fleetOf(t, 99), Put(machine(t, "new"))), gaps)
+		expect("one is lacking", 101, 1, Held)
+		if r.Status().Doubt != gaps || strings.Count(log.String(), gaps) != 1 {
+			t.Errorf("doubt %q, log:\n%s", r.Status().Doubt, log)
+		}
+		pass(5 * time.Minute)
+		src.list(fleetOf(t, 99), gaps)
+		expect("still, after minutes and another listing", 101, 2, Held)
+		if src.calls != 1 {
+			t.Error("the source was made to list again though it is in doubt")
+		}
+		src.list(fleetOf(t, 100), gaps)
+		expect("one is back", 101, 1, Held)
+		src.list(fleetOf(t, 100), "")
+		expect("without doubt", 100, 0, Live)
+		src.list(nil, gaps)
+		pass(5 * time.Minute)
+		expect("all are lacking", 100, 100, Held)
+		src.list(nil, "")
+		expect("and a first listing without doubt says so", 100, 100, Held)
+		src.list(nil, "")
+		expect("and one too soon", 100, 100, Held)
+		src.list(fleetOf(t, 100), gaps)
+		expect("and then they are back", 100, 0, Live)
+		src.list(fleetOf(t, 90), gaps)
+		f.Release()
+		pass(time.Second)
+		expect("released", 90, 0, Live)
+		if n := strings.Count(log.String(), gaps); n != 3 {
+			t.Errorf("the doubt is logged %d times, want once each of three times that it came up", n)
+		}
+	})
+}
+
+// Nobody is told that a name does not exist before the source knows everything:
+// a registry that was not ready, or from disk, remains so.
+func TestAListingInDoubtMakesNothingReady(t *testing.T) {
+	dir := t.TempDir()
+	sure := &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return fleetOf(t, 50) })}}
+	run(t, named{sure, ""}, dir, time.Second, &bytes.Buffer{})
+	for name, c := range map[string]struct {
+		dir  string
+		want State
+		all  int
+	}{
+		"nothing known": {"", Listing, 10},
+		"from disk":     {dir, Cached, 50},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var once sync.Once
+			src := named{&script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, resume bool) error {
+				if resume {
+					t.Error("a stream is to be resumed behind a listing in doubt")
+				}
+				err := errors.Join(feed.List(ctx, fleetOf(t, 10)), feed.Listed(ctx, gaps))
+				once.Do(func() { err = errors.New("broken") })
+				if err != nil {
+					return err
+				}
+				return stayAlive(ctx, feed)
+			}}}, ""}
+			follow(t, src, FollowerConfig{StateDir: c.dir}, func(t *testing.T, r *Registry, f *Follower) {
+				pass(time.Minute)
+				s := r.Status()
+				if s.State != c.want || s.Doubt != gaps || r.Count(KindMachine) != c.all {
+					t.Errorf("%s with the doubt %q and %d machines; want %s and %d", s.State, s.Doubt, r.Count(KindMachine), c.want, c.all)
+				}
+				f.Release() // somebody vouches for it
+				pass(time.Second)
+				if s := r.Status(); s.State != Live || r.Count(KindMachine) != 10 {
+					t.Errorf("released: %s with %d machines, want 10, live", s.State, r.Count(KindMachine))
+				}
+			})
+		})
+	}
+}
