@@ -55,10 +55,12 @@ type Follower struct {
 
 	ops     chan op
 	release chan struct{}
-	relist  chan struct{}
+	stream  atomic.Pointer[feed] // what the source writes to at present; nil: it is not followed
+	owed    atomic.Bool          // everything is to be listed again, as soon as it can be
 
 	// Owned by the apply loop.
 	guard     guard
+	loud      [classes]int // how much of each class was held when that was last logged
 	status    Status
 	problemAt time.Time      // when status.Problem came up
 	rejected  map[Key]string // reasons already logged
@@ -74,7 +76,7 @@ type followerStats struct {
 	changes    atomic.Int64
 	listings   atomic.Int64
 	reconnects atomic.Int64
-	held       atomic.Int64
+	held       [classes]atomic.Int64
 	round      atomic.Int64 // when the apply loop last finished a round, Unix nanoseconds
 	saved      atomic.Int64 // when the state was last written to disk, Unix nanoseconds
 	saveErrors atomic.Int64
@@ -97,7 +99,7 @@ func NewFollower(reg *Registry, src Source, cfg FollowerConfig) *Follower {
 	}
 	f := &Follower{
 		reg: reg, src: src, cfg: cfg, log: cfg.Log, began: time.Now(),
-		ops: make(chan op, queueOps), release: make(chan struct{}, 1), relist: make(chan struct{}, 1),
+		ops: make(chan op, queueOps), release: make(chan struct{}, 1),
 		rejected: map[Key]string{},
 	}
 	f.status = Status{State: Listing, Source: src.String()}
@@ -170,30 +172,10 @@ func (f *Follower) follow(ctx context.Context) {
 func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d := &feed{f: f, listed: resume}
+	d := &feed{f: f, listed: resume, end: cancel, until: time.Now().Add(relistEvery*4/5 + rand.N(relistEvery*2/5))}
 	d.streaming.Store(resume)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ended := make(chan struct{})
-	defer close(ended)
-	wg.Go(func() {
-		timer := time.NewTimer(relistEvery*4/5 + rand.N(relistEvery*2/5))
-		defer timer.Stop()
-		for {
-			select {
-			case <-f.relist:
-			case <-timer.C:
-			case <-ended:
-				return
-			}
-			// A listing that is under way is what is wanted: to begin it again
-			// would be to never end it, where it takes longer than the pause.
-			if d.streaming.Load() {
-				cancel(errRelist)
-				return
-			}
-		}
-	})
+	f.stream.Store(d)
+	defer f.stream.Store(nil)
 	err = f.src.Follow(ctx, d, resume)
 	if cause := context.Cause(ctx); cause != nil {
 		return d.listed, cause
@@ -221,7 +203,11 @@ type feed struct {
 	listing *listing // under way; nil: none
 	listed  bool     // the last one that was completed was whole
 
-	streaming atomic.Bool // no listing is under way or still to begin; read from outside
+	// Set once, for the apply loop, which ends a stream to have everything listed.
+	end   context.CancelCauseFunc
+	until time.Time // when it is time for that
+
+	streaming atomic.Bool // no listing is under way or still to begin; for the apply loop too
 }
 
 func (d *feed) send(ctx context.Context, o op) error {

@@ -20,6 +20,7 @@ type Registry struct {
 	writer  sync.Mutex // held while a change is made; guards nothing that readers touch
 	version atomic.Uint64
 	counts  [4]atomic.Int64
+	sizes   [classes]atomic.Int64 // how much answers hold, by class
 	status  atomic.Pointer[Status]
 	alive   atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
 }
@@ -45,6 +46,9 @@ func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
 
+// size returns how much of a class answers hold.
+func (r *Registry) size(c class) int { return int(r.sizes[c].Load()) }
+
 // State says how the registry stands with its source.
 type State string
 
@@ -54,7 +58,7 @@ const (
 	Cached  State = "cached"  // the last known state from disk; the source has not listed yet
 	Live    State = "live"    // listed, and the stream is proven
 	Stale   State = "stale"   // listed once, but the source has been silent for too long
-	Held    State = "held"    // live, but a listing's removals are held back by the sweep guard
+	Held    State = "held"    // live, but what a listing takes away is held back by the sweep guard
 )
 
 // States lists every state.
@@ -65,7 +69,8 @@ type Status struct {
 	State    State
 	Source   string    // the source's name
 	SyncedAt time.Time // when the last complete listing was applied (or written to disk, if Cached); zero: never
-	Held     int       // removals held back by the sweep guard
+	Held     int       // how many of a listing's losses the sweep guard holds back
+	Hold     string    // what is held and what lets it go, in a sentence; empty: nothing is
 	Doubt    string    // why the source's last listing may lack what is there, in a sentence; empty: it is whole
 	Problem  string    // what the source last failed with, in a sentence; empty while it is well
 
@@ -135,6 +140,7 @@ type edit struct {
 	txn     *memdb.Txn
 	fleets  map[fleetKey]*fleetEdit
 	counts  [4]int64
+	sizes   [classes]int64
 	changed int
 }
 
@@ -164,7 +170,7 @@ func (e *edit) apply(item *Item) {
 	case *App:
 		f := e.fleet(fleetKey{o.Network, Lower(o.Name)})
 		if !f.registered {
-			e.count(KindApp, 1)
+			e.count(KindApp, apps, 1)
 		} else if f.name == o.Name {
 			return
 		}
@@ -191,7 +197,7 @@ func put[T Object](e *edit, table string, o T) {
 			return
 		}
 	} else {
-		e.count(o.Key().Kind, 1)
+		e.count(o.Key().Kind, classOf(o), 1)
 	}
 	must(e.txn.Insert(table, o))
 	e.changed++
@@ -205,7 +211,7 @@ func (e *edit) delete(key Key) {
 		f := e.fleet(fleetKey{key.Network, key.Name})
 		if f.registered {
 			f.registered, f.dirty = false, true
-			e.count(KindApp, -1)
+			e.count(KindApp, apps, -1)
 			e.changed++
 		}
 	case KindPeer:
@@ -222,14 +228,19 @@ func (e *edit) deleteRows(table string, key Key, prefix []byte) {
 	for row := it.Next(); row != nil; row = it.Next() {
 		if row.(Object).Key() == key {
 			must(e.txn.Delete(table, row))
-			e.count(key.Kind, -1)
+			e.count(key.Kind, classOf(row.(Object)), -1)
 			e.changed++
 			return // a key names one row, and a delete spoils the iterator
 		}
 	}
 }
 
-func (e *edit) count(k Kind, by int64) { e.counts[k] += by }
+func (e *edit) count(k Kind, c class, by int64) {
+	e.counts[k] += by
+	if c != unseen {
+		e.sizes[c] += by
+	}
+}
 
 // fleet returns the fleet under edit, loading it at first use.
 func (e *edit) fleet(key fleetKey) *fleetEdit {
@@ -270,10 +281,12 @@ func (e *edit) putMachine(m *Machine) {
 	if old != nil && old.equal(m) {
 		return
 	}
-	if old == nil {
-		e.count(KindMachine, 1)
-	} else if old.Addr.IsValid() && (old.Addr != m.Addr || !m.Addr.IsValid()) {
-		must(e.txn.Delete(tableMachines, old))
+	e.count(KindMachine, classOf(m), 1)
+	if old != nil {
+		e.count(KindMachine, classOf(old), -1)
+		if old.Addr.IsValid() && (old.Addr != m.Addr || !m.Addr.IsValid()) {
+			must(e.txn.Delete(tableMachines, old))
+		}
 	}
 	if m.Addr.IsValid() {
 		must(e.txn.Insert(tableMachines, m))
@@ -309,7 +322,7 @@ func (e *edit) deleteMachine(key Key) {
 		must(e.txn.Delete(tableMachines, old))
 	}
 	f.machines[key.ID], f.dirty = nil, true
-	e.count(KindMachine, -1)
+	e.count(KindMachine, classOf(old), -1)
 	e.changed++
 }
 
@@ -337,6 +350,9 @@ func (e *edit) commit() int {
 	e.r.version.Add(1)
 	for k, by := range e.counts {
 		e.r.counts[k].Add(by)
+	}
+	for c, by := range e.sizes {
+		e.r.sizes[c].Add(by)
 	}
 	return e.changed
 }

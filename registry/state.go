@@ -44,9 +44,10 @@ type saver struct {
 func newSaver(f *Follower) *saver { return &saver{f: f, views: make(chan *View, 1)} }
 
 // worthSaving reports whether the registry is something to start from: changed,
-// known from the source, and nothing of it in doubt.
+// known from the source, and not what the guard found to be a sweep. (What a
+// listing in doubt lacks is saved as it is served, with the rest.)
 func (f *Follower) worthSaving() bool {
-	return f.dirty && f.guard.empty() && f.status.State != Listing && f.status.State != Cached
+	return f.dirty && f.guard.due.IsZero() && f.status.State != Listing && f.status.State != Cached
 }
 
 // offer asks for the registry to be saved as it is now, and reports whether it

@@ -218,7 +218,7 @@ func TestStateOfAnotherClockAndOtherEndPoints(t *testing.T) {
 
 // named is a source whose identity is not its name.
 type named struct {
-	*script
+	Source
 	name string
 }
 

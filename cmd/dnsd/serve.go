@@ -192,11 +192,10 @@ func (d *daemon) ready() (reason string, ok bool) {
 	if alive := d.reg.LastAlive(); !alive.IsZero() {
 		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
 	}
-	if status.Doubt != "" {
-		reason += ": " + status.Doubt
-	}
-	if why := trouble(status, d.source); why != "" {
-		reason += ": " + why
+	for _, why := range []string{status.Hold, status.Doubt, trouble(status, d.source)} {
+		if why != "" {
+			reason += ": " + why
+		}
 	}
 	return reason, status.Synced()
 }
