@@ -6,13 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dnsd/cmd/dnsd/orders"
 	"dnsd/registry"
 	"dnsd/resolver"
 	"dnsd/resolver/forward"
@@ -154,20 +153,16 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// signals obeys SIGHUP and SIGUSR1 until ctx ends.
+// signals obeys SIGHUP and SIGUSR1 until ctx ends, first those that came while
+// dnsd started.
 func (d *daemon) signals(ctx context.Context) error {
-	received := make(chan os.Signal, 1)
-	signal.Notify(received, syscall.SIGHUP, syscall.SIGUSR1)
-	defer signal.Stop(received)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case s := <-received:
-			if s == syscall.SIGUSR1 {
-				d.follower.Release()
-				continue
-			}
+		case <-orders.Release:
+			d.follower.Release()
+		case <-orders.Reload:
 			if source, ok := d.source.(interface{ Reload() }); ok {
 				source.Reload()
 				continue

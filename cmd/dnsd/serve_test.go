@@ -48,6 +48,13 @@ func (b *logBuffer) String() string {
 	return b.text.String()
 }
 
+// reset forgets what was logged so far.
+func (b *logBuffer) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text.Reset()
+}
+
 // running is a dnsd in this process.
 type running struct {
 	t       *testing.T
