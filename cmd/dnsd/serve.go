@@ -98,7 +98,7 @@ func (d *daemon) listen(c *config) (err error) {
 func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, error) {
 	internal := zones.New(d.reg, zones.Config{
 		TTL: uint32(c.TTL / time.Second), Advertise: c.Advertise, API: c.API,
-		Network: c.Network, Region: c.Region, Regions: c.regions, Version: version(),
+		Network: c.Network, Region: c.Region, Regions: c.regions, Version: version(), Anonymous: c.NoIdentity,
 	})
 	hostname, err := os.Hostname()
 	if err != nil {
