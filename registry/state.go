@@ -205,7 +205,7 @@ func identity(src Source) string {
 
 // readState reads a state file that was saved from the given source.
 func readState(path, source string) ([]Item, time.Time, error) {
-	data, err := os.ReadFile(path)
+	data, err := ReadFile(path, MaxFile)
 	if err != nil {
 		return nil, time.Time{}, err
 	}

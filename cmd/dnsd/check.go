@@ -58,12 +58,11 @@ func checkStateDir(dir string) error {
 
 // readRegions returns the built-in regions with those of a file.
 func readRegions(path string) (*zones.Regions, error) {
-	f, err := os.Open(path)
+	data, err := registry.ReadFile(path, registry.MaxSettings)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	table, err := zones.BuiltInRegions().Extend(f)
+	table, err := zones.BuiltInRegions().Extend(strings.NewReader(string(data)))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -84,7 +83,7 @@ func check(c *config, operands []string, stdout io.Writer) error {
 		_, err := fmt.Fprintln(stdout, "the flags are good; the registry is no file, so there is none to check")
 		return err
 	}
-	data, err := os.ReadFile(path)
+	data, err := readChecked(&path)
 	if err != nil {
 		return fmt.Errorf("reading registry file: %w", err)
 	}
@@ -99,6 +98,16 @@ func check(c *config, operands []string, stdout io.Writer) error {
 		return fmt.Errorf("%s has %s", path, plural(n, "problem"))
 	}
 	return nil
+}
+
+// readChecked returns what is to be checked, and gives standard input, which is
+// written as -, the name that messages have for it.
+func readChecked(path *string) ([]byte, error) {
+	if *path == "-" {
+		*path = "standard input"
+		return registry.ReadAll(os.Stdin, registry.MaxFile)
+	}
+	return registry.ReadFile(*path, registry.MaxFile)
 }
 
 // summarize prints what a registry file holds.
