@@ -13,7 +13,7 @@ import (
 // applyLoop is the registry's only writer: it takes what the source sent in
 // natural batches and keeps the status. No lock is held and nothing is read
 // from outside while it works.
-func (f *Follower) applyLoop(ctx context.Context, saver *saver) {
+func (f *Follower) applyLoop(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -28,10 +28,10 @@ func (f *Follower) applyLoop(ctx context.Context, saver *saver) {
 		case <-ticker.C:
 		}
 		f.settle(time.Now())
-		if saver.failed.CompareAndSwap(true, false) {
+		if f.saver.failed.CompareAndSwap(true, false) {
 			f.dirty = true
 		}
-		if f.worthSaving() && saver.offer() {
+		if f.worthSaving() && f.saver.offer() {
 			f.dirty = false
 		}
 	}
@@ -294,6 +294,7 @@ func (f *Follower) settle(now time.Time) {
 		f.stats.held[c].Store(int64(n))
 	}
 	f.guard.expire(now)
+	s.Unsaved = f.saver.problem(now)
 	if s.State != Listing && s.State != Cached {
 		silent := now.Sub(f.reg.LastAlive()) > f.cfg.StaleAfter
 		switch {

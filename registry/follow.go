@@ -55,6 +55,7 @@ type Follower struct {
 
 	ops     chan op
 	release chan struct{}
+	saver   *saver
 	stream  atomic.Pointer[feed] // what the source writes to at present; nil: it is not followed
 	owed    atomic.Bool          // everything is to be listed again, as soon as it can be
 
@@ -102,6 +103,7 @@ func NewFollower(reg *Registry, src Source, cfg FollowerConfig) *Follower {
 		ops: make(chan op, queueOps), release: make(chan struct{}, 1),
 		rejected: map[Key]string{},
 	}
+	f.saver = newSaver(f)
 	f.status = Status{State: Listing, Source: src.String()}
 	reg.SetStatus(f.status)
 	f.stats.round.Store(f.began.UnixNano())
@@ -120,15 +122,26 @@ func (f *Follower) Release() {
 // Run follows the source until ctx ends, and then returns nil. If there is a
 // state directory, the last known state is loaded before anything else and
 // saved at the end.
+//
+// It waits for all that it has started, but not without end for a disk: where a
+// read or a write of the state hangs in the kernel, it leaves that behind.
 func (f *Follower) Run(ctx context.Context) error {
-	f.loadState()
+	f.loadState(ctx)
+	idle, saved := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(saved)
+		f.saver.run(ctx, idle)
+	}()
 	var wg sync.WaitGroup
-	saver := newSaver(f)
-	wg.Go(func() { saver.run(ctx) })
 	wg.Go(func() { f.follow(ctx) })
-	f.applyLoop(ctx, saver)
+	f.applyLoop(ctx)
 	wg.Wait()
-	saver.last()
+	close(idle)
+	select {
+	case <-saved:
+	case <-time.After(lastPatience):
+		f.log.Error("the state directory does not answer: the last known state is not saved", "dir", f.cfg.StateDir)
+	}
 	return nil
 }
 

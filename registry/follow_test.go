@@ -70,11 +70,14 @@ func stayAlive(ctx context.Context, feed Feed) error {
 	}
 }
 
-// follow runs a follower in a bubble and calls check with it.
-func follow(t *testing.T, src Source, cfg FollowerConfig, check func(t *testing.T, r *Registry, f *Follower)) {
+// follow runs a follower, after edits to it, in a bubble and calls check with it.
+func follow(t *testing.T, src Source, cfg FollowerConfig, check func(t *testing.T, r *Registry, f *Follower), edits ...func(*Follower)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New()
 		f := NewFollower(r, src, cfg)
+		for _, edit := range edits {
+			edit(f)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.Run(ctx) }()

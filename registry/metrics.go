@@ -31,6 +31,7 @@ var (
 	descRound      = desc("apply_age_seconds", "Time since the apply loop last finished a round; more than a few seconds means that it hangs.")
 	descQueue      = desc("queue_length", "Messages of the source that wait for the apply loop.")
 	descSaved      = desc("state_saved_timestamp_seconds", "When the last known state was last written to disk; 0 if never.")
+	descUnsaved    = desc("state_failing", "1 while the last known state cannot be written.")
 	descSaveErrors = desc("state_errors_total", "Failed attempts to write the last known state.")
 )
 
@@ -71,6 +72,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descRound, now.Sub(time.Unix(0, stats.round.Load())).Seconds())
 	gauge(descQueue, float64(len(c.f.ops)))
 	gauge(descSaved, unixSeconds(time.Unix(0, stats.saved.Load())))
+	gauge(descUnsaved, oneIf(s.Unsaved != ""))
 	counter(descSaveErrors, stats.saveErrors.Load())
 }
 

@@ -72,6 +72,7 @@ type Status struct {
 	Held     int       // how many of a listing's losses the sweep guard holds back
 	Hold     string    // what is held and what lets it go, in a sentence; empty: nothing is
 	Doubt    string    // why the source's last listing may lack what is there, in a sentence; empty: it is whole
+	Unsaved  string    // why the last known state cannot be kept on disk, in a sentence; empty: it can, or is not to be
 	Problem  string    // what the source last failed with, in a sentence; empty while it is well
 
 	changed chan struct{}

@@ -98,6 +98,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if command != "healthcheck" { // which must not depend on files that may have gone since
 		err = errors.Join(err, c.load(getenv))
 	}
+	if command == "check" {
+		err = errors.Join(err, checkStateDir(c.StateDir))
+	}
 	if err != nil {
 		return err
 	}

@@ -187,7 +187,7 @@ func (d *daemon) ready() (reason string, ok bool) {
 	if alive := d.reg.LastAlive(); !alive.IsZero() {
 		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
 	}
-	for _, why := range []string{status.Hold, status.Doubt, trouble(status, d.source)} {
+	for _, why := range []string{status.Hold, status.Doubt, trouble(status, d.source), status.Unsaved} {
 		if why != "" {
 			reason += ": " + why
 		}
