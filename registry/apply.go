@@ -24,32 +24,41 @@ func (f *Follower) applyLoop(ctx context.Context) {
 		case o := <-f.ops:
 			f.batch(o)
 		case <-f.release:
-			f.releaseHeld("SIGUSR1")
+			f.contain(func() { f.releaseHeld("SIGUSR1") })
 		case <-ticker.C:
 		}
-		f.settle(time.Now())
-		if f.saver.failed.CompareAndSwap(true, false) {
-			f.dirty = true
-		}
-		if f.worthSaving() && f.saver.offer() {
-			f.dirty = false
-		}
+		f.contain(func() {
+			f.settle(time.Now())
+			f.offerState()
+		})
+	}
+}
+
+// contain does a part of the apply loop's work, and reports a panic of it, which
+// must not end the loop.
+func (f *Follower) contain(do func()) error {
+	err := Contain(func() error { do(); return nil })
+	f.panics.note(err)
+	return err
+}
+
+// offerState has the registry saved where that is due.
+func (f *Follower) offerState() {
+	if f.saver.failed.CompareAndSwap(true, false) {
+		f.dirty = true
+	}
+	if f.worthSaving() && f.saver.offer() {
+		f.dirty = false
 	}
 }
 
 // batch applies o and what else is queued behind it, at most batchItems changes
-// in one transaction.
+// in one transaction, up to a listing.
 func (f *Follower) batch(o op) {
 	var items []Item
-	var done []chan struct{}
+	var done []chan<- error
 	for {
-		if o.listing != nil {
-			f.streamed(items)
-			items = nil
-			f.complete(o.listing)
-		} else {
-			items = append(items, o.items...)
-		}
+		items = append(items, o.items...)
 		if o.done != nil {
 			done = append(done, o.done)
 		}
@@ -63,9 +72,26 @@ func (f *Follower) batch(o op) {
 		}
 		break
 	}
-	f.streamed(items)
+	err := f.contain(func() {
+		f.streamed(items)
+		if o.listing != nil {
+			f.complete(o.listing)
+		}
+	})
+	if err != nil {
+		f.lost(err)
+	}
 	for _, d := range done {
-		close(d)
+		d <- err // which has room
+	}
+}
+
+// lost ends the stream of which something could not be applied, and has all
+// listed when the source is followed again, after a pause.
+func (f *Follower) lost(err error) {
+	f.owed.Store(true)
+	if d := f.stream.Load(); d != nil {
+		d.end(err)
 	}
 }
 
@@ -87,39 +113,67 @@ func objectsOf(items []Item) iter.Seq[Object] {
 }
 
 // changes applies items as one transaction, notes what was rejected, and
-// returns how many objects changed.
+// returns how many objects changed. An item that makes dnsd panic is rejected.
 func (f *Follower) changes(items []Item) int {
 	if len(items) == 0 {
 		return 0
 	}
-	var source *sourceError
 	named, logged := keeper{}, 0
 	for i := range items {
-		item := &items[i]
-		switch {
-		case item.Err == nil:
-			delete(f.rejected, item.key())
-			f.guard.settle(item)
-		case errors.As(item.Err, &source):
-			f.status.Problem, f.problemAt = source.Error(), time.Now()
-		default:
-			named.add(item.Key)
-			if f.reject(item) {
-				logged++
-				f.logRejection(item, logged)
-			}
+		if err := Contain(func() error { f.take(&items[i], named, &logged); return nil }); err != nil {
+			items[i] = Reject(Key{}, items[i].Where, err)
+			f.take(&items[i], named, &logged)
 		}
 	}
 	f.guard.spare(named)
 	if logged > maxLogged {
 		f.log.Error("more objects of the registry's source cannot be used", "objects", logged-maxLogged, "source", f.src)
 	}
-	n := f.reg.Apply(items)
+	n := f.apply(items)
 	if n > 0 {
 		f.stats.changes.Add(int64(n))
 		f.dirty = true
 	}
 	return n
+}
+
+// take does what an item calls for beside its being applied.
+func (f *Follower) take(item *Item, named keeper, logged *int) {
+	if item.Err == nil {
+		delete(f.rejected, item.key())
+		f.guard.settle(item)
+		return
+	}
+	var source *sourceError
+	if errors.As(item.Err, &source) {
+		f.status.Problem, f.problemAt = source.Error(), time.Now()
+		return
+	}
+	f.panics.note(item.Err)
+	named.add(item.Key)
+	if f.reject(item) {
+		*logged++
+		f.logRejection(item, *logged)
+	}
+}
+
+// apply makes changes as one transaction and returns how many objects changed.
+// Where one of them makes the registry panic, the transaction is undone, and they
+// are made in halves, until that one is found and left out.
+func (f *Follower) apply(items []Item) (n int) {
+	err := Contain(func() error { n = f.reg.Apply(items); return nil })
+	if err == nil {
+		return n
+	}
+	f.reg.wake()
+	if len(items) > 1 {
+		half := len(items) / 2
+		return f.apply(items[:half]) + f.apply(items[half:])
+	}
+	logged := 0
+	item := Reject(items[0].key(), items[0].Where, err)
+	f.take(&item, keeper{}, &logged)
+	return 0
 }
 
 const (

@@ -69,6 +69,8 @@ type Follower struct {
 
 	// Written by one goroutine each, read by the collector.
 	stats followerStats
+
+	panics panics
 }
 
 // followerStats counts for the metrics; every field may be read at any time.
@@ -86,8 +88,8 @@ type followerStats struct {
 // op is one message to the apply loop.
 type op struct {
 	items   []Item
-	listing *listing      // complete; nil for changes
-	done    chan struct{} // closed when the op is applied; may be nil
+	listing *listing     // complete; nil for changes
+	done    chan<- error // has room for one: the op is applied, or is not and why; may be nil
 }
 
 // NewFollower returns a follower of src for reg; Run starts it.
@@ -103,7 +105,7 @@ func NewFollower(reg *Registry, src Source, cfg FollowerConfig) *Follower {
 		ops: make(chan op, queueOps), release: make(chan struct{}, 1),
 		rejected: map[Key]string{},
 	}
-	f.saver = newSaver(f)
+	f.saver, f.panics.log = newSaver(f), f.log
 	f.status = Status{State: Listing, Source: src.String()}
 	reg.SetStatus(f.status)
 	f.stats.round.Store(f.began.UnixNano())
@@ -163,7 +165,8 @@ func (f *Follower) follow(ctx context.Context) {
 			resume = false
 			continue
 		}
-		resume = listed
+		f.panics.note(err)
+		resume = listed && !f.owed.Load()
 		if time.Since(began) >= healthyAfter {
 			bound = backoffMin
 		}
@@ -189,7 +192,10 @@ func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, er
 	d.streaming.Store(resume)
 	f.stream.Store(d)
 	defer f.stream.Store(nil)
-	err = f.src.Follow(ctx, d, resume)
+	err = Contain(func() error { return f.src.Follow(ctx, d, resume) })
+	if errors.As(err, new(*PanicError)) {
+		d.listed = false // where it stood, and whether it still knows, is not to be trusted
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		return d.listed, cause
 	}
@@ -229,12 +235,19 @@ func (d *feed) send(ctx context.Context, o op) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if o.done == nil {
-		return nil
+	return nil
+}
+
+// await sends o and waits until it is applied.
+func (d *feed) await(ctx context.Context, o op) error {
+	done := make(chan error, 1)
+	o.done = done
+	if err := d.send(ctx, o); err != nil {
+		return err
 	}
 	select {
-	case <-o.done:
-		return nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -245,7 +258,7 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 	if d.listing == nil {
 		// What an earlier stream left in the queue must be in the registry
 		// before the listing is compared with it.
-		if err := d.send(ctx, op{done: make(chan struct{})}); err != nil {
+		if err := d.await(ctx, op{}); err != nil {
 			return err
 		}
 		d.listing = newListing(d.f.reg.View())
@@ -253,9 +266,12 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 	}
 	var rejected []Item
 	for i := range items {
-		d.listing.add(&items[i])
-		if items[i].Err != nil {
-			rejected = append(rejected, items[i])
+		item := items[i] // the slice is the caller's
+		if err := Contain(func() error { d.listing.add(&item); return nil }); err != nil {
+			item = Reject(Key{}, item.Where, err)
+		}
+		if item.Err != nil {
+			rejected = append(rejected, item)
 		}
 	}
 	if len(rejected) > 0 {
@@ -271,7 +287,7 @@ func (d *feed) Listed(ctx context.Context, doubt string) error {
 	}
 	l := d.listing
 	d.listing, l.doubt = nil, doubt
-	if err := d.send(ctx, op{listing: l, done: make(chan struct{})}); err != nil {
+	if err := d.await(ctx, op{listing: l}); err != nil {
 		return err
 	}
 	d.listed = doubt == ""

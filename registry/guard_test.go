@@ -246,7 +246,7 @@ func (g *guarded) expect(what string, answers, held [classes]int) {
 	}
 }
 
-// metric returns the value of a gauge, of one kind where it has several.
+// metric returns the value of a metric, of one kind where it has several.
 func (g *guarded) metric(name, kind string) float64 {
 	g.t.Helper()
 	metrics := prometheus.NewPedanticRegistry()
@@ -258,7 +258,7 @@ func (g *guarded) metric(name, kind string) float64 {
 	for _, family := range families {
 		for _, m := range family.GetMetric() {
 			if labels := m.GetLabel(); family.GetName() == name && (kind == "" || labels[0].GetValue() == kind) {
-				return m.GetGauge().GetValue()
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			}
 		}
 	}
@@ -501,7 +501,7 @@ func TestPassedLossesAreForgotten(t *testing.T) {
 	guarding(t, all, func(g *guarded) {
 		g.lists(all[:60])
 		remembered := func() int {
-			done := make(chan struct{})
+			done := make(chan error, 1)
 			g.f.ops <- op{done: done}
 			<-done
 			n := len(g.f.guard.passed)

@@ -121,6 +121,20 @@ func (r *Registry) SetStatus(s Status) {
 	r.version.Add(1)
 }
 
+// wake closes the channel of the status, which all answers watch, so that each is
+// worked out anew: nobody can say which are right after a change that panicked.
+func (r *Registry) wake() {
+	r.writer.Lock()
+	defer r.writer.Unlock()
+	s := *r.status.Load()
+	old := s.changed
+	s.changed = make(chan struct{})
+	r.version.Add(1)
+	r.status.Store(&s)
+	close(old)
+	r.version.Add(1)
+}
+
 // Apply makes changes in one transaction, in order, and returns how many
 // objects it changed. What is already as it should be is not written, so the
 // watch channels of unchanged answers stay open. Rejected items are passed over.
@@ -128,6 +142,7 @@ func (r *Registry) Apply(items []Item) int {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	e := r.edit()
+	defer e.txn.Abort() // which does nothing behind a commit: only where it panics
 	for i := range items {
 		e.apply(&items[i])
 	}
@@ -343,12 +358,9 @@ func (e *edit) commit() int {
 		}
 	}
 	if e.changed == 0 {
-		e.txn.Abort()
 		return 0
 	}
-	e.r.version.Add(1)
-	e.txn.Commit()
-	e.r.version.Add(1)
+	e.publish()
 	for k, by := range e.counts {
 		e.r.counts[k].Add(by)
 	}
@@ -356,6 +368,12 @@ func (e *edit) commit() int {
 		e.r.sizes[c].Add(by)
 	}
 	return e.changed
+}
+
+func (e *edit) publish() {
+	e.r.version.Add(1)
+	defer e.r.version.Add(1)
+	e.txn.Commit()
 }
 
 // merge returns all machines of the fleet as it will be.

@@ -117,7 +117,9 @@ func (s *saver) save(v *View) {
 	f, now := s.f, time.Now()
 	s.since.Store(now.UnixNano())
 	defer s.since.Store(0)
-	if err := s.write(f.cfg.StateDir, v, identity(f.src), now); err != nil {
+	err := Contain(func() error { return s.write(f.cfg.StateDir, v, identity(f.src), now) })
+	if err != nil {
+		f.panics.note(err)
 		s.failed.Store(true)
 		s.probed = false
 		s.fail(err)

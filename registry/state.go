@@ -148,15 +148,20 @@ func (f *Follower) readLast() *lastState {
 	}
 	for _, name := range []string{stateName, previousName} {
 		path := filepath.Join(f.cfg.StateDir, name)
-		items, saved, err := readState(path, identity(f.src))
+		last := &lastState{path: path}
+		err := Contain(func() (err error) {
+			last.items, last.saved, err = readState(path, identity(f.src))
+			return err
+		})
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		f.panics.note(err)
 		if err != nil {
 			f.log.Error("the last known state cannot be used", "file", path, "err", err)
 			continue
 		}
-		return &lastState{path, items, saved}
+		return last
 	}
 	return nil
 }
