@@ -363,7 +363,7 @@ func TestGuardFollowsItsModel(t *testing.T) {
 						m.release()
 					}
 				case 7: // a slow listing
-					src.pause = time.Duration(d.IntN(40)) * time.Second
+					src.slow(time.Duration(d.IntN(40)) * time.Second)
 					src.set(d.listing(), "")
 				default:
 					pass(time.Duration(d.IntN(20_000)) * time.Millisecond)

@@ -97,6 +97,13 @@ func (p *puppet) set(items []Item, doubt string) {
 	p.items, p.doubt = items, doubt
 }
 
+// slow makes every listing last that long from now on.
+func (p *puppet) slow(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pause = d
+}
+
 // calls returns how often the source has been followed.
 func (p *puppet) calls() int {
 	p.mu.Lock()
