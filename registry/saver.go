@@ -15,18 +15,19 @@ const (
 	// failed is tried again as often.
 	saveEvery = time.Minute
 
-	// loadPatience is how long a start waits for the last known state: several
-	// times what a million machines take from a slow disk. One that does not
+	// loadPatience is how long a start waits for the last known state: many times
+	// what a million machines take (8 s on two busy cores). A disk that does not
 	// answer at all must not keep a source that does from being followed.
-	loadPatience = 30 * time.Second
+	loadPatience = time.Minute
 
 	// stuckAfter is when an attempt to write is taken for one that hangs.
 	stuckAfter = time.Minute
 
-	// lastPatience is how long a shutdown waits for what is being saved. It is
-	// less than what is left of systemd's or Kubernetes' patience after 3 s for
-	// the questions in hand; the state before stays whole, whatever is cut off.
-	lastPatience = 5 * time.Second
+	// lastPatience is how long a shutdown waits for what is being saved: a few
+	// times what a million machines take (3 s). With 3 s before it for the
+	// questions in hand it is less than the patience of the systemd unit in deploy
+	// and of Kubernetes; the state before stays whole, whatever is cut off.
+	lastPatience = 10 * time.Second
 )
 
 // saver writes the state beside the apply loop, which must not wait for a disk.

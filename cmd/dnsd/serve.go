@@ -68,9 +68,9 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
 	}
-	d.metrics.MustRegister(registry.NewCollector(d.follower), d.resolver)
+	d.metrics.MustRegister(carefully(registry.NewCollector(d.follower), log), carefully(d.resolver, log))
 	if d.forwarder != nil {
-		d.metrics.MustRegister(d.forwarder)
+		d.metrics.MustRegister(carefully(d.forwarder, log))
 	}
 	return d, nil
 }
