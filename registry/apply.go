@@ -284,9 +284,11 @@ func (f *Follower) itemsOf(l *listing, view *View, losses map[Key]loss, rest []K
 			removed++
 		}
 	}
-	for _, key := range rest {
-		items = append(items, Delete(key))
-		removed++
+	if l.doubt == "" {
+		for _, key := range rest {
+			items = append(items, Delete(key))
+		}
+		removed += len(rest)
 	}
 	return append(items, l.late...), removed
 }

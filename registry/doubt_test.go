@@ -25,9 +25,16 @@ func TestAListingInDoubtRemovesNothing(t *testing.T) {
 				t.Errorf("%s: %d machines, %d held, %s; want %d, %d, %s", what, r.Count(KindMachine), s.Held, s.State, machines, held, state)
 			}
 		}
+		src.list(t, fleetOf(t, 100), gaps)
+		expect("none is lacking", 100, 0, Live)
+		src.list(t, append(fleetOf(t, 100), Put(machine(t, "gone", inState("destroyed")))), "")
+		src.list(t, fleetOf(t, 100), gaps)
+		expect("one is lacking that is in no answer", 101, 0, Live)
+		src.list(t, fleetOf(t, 100), "")
+		expect("without doubt", 100, 0, Live)
 		src.list(t, append(fleetOf(t, 99), Put(machine(t, "new"))), gaps)
 		expect("one is lacking", 101, 1, Held)
-		if r.Status().Doubt != gaps || strings.Count(log.String(), gaps) != 1 {
+		if r.Status().Doubt != gaps || strings.Count(log.String(), gaps) != 3 {
 			t.Errorf("doubt %q, log:\n%s", r.Status().Doubt, log)
 		}
 		pass(5 * time.Minute)
@@ -53,8 +60,8 @@ func TestAListingInDoubtRemovesNothing(t *testing.T) {
 		f.Release()
 		pass(time.Second)
 		expect("released", 90, 0, Live)
-		if n := strings.Count(log.String(), gaps); n != 3 {
-			t.Errorf("the doubt is logged %d times, want once each of three times that it came up", n)
+		if n := strings.Count(log.String(), gaps); n != 5 {
+			t.Errorf("the doubt is logged %d times, want once each of five times that it came up", n)
 		}
 	})
 }

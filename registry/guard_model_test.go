@@ -138,7 +138,7 @@ func (m *model) list(e event) {
 			}
 		} else {
 			delete(m.since, key)
-			if !there {
+			if !there && !e.doubted {
 				m.set(key, nil)
 			}
 		}
