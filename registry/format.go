@@ -275,7 +275,10 @@ func (p *parser) machine(at span, scope Scope) *Machine {
 	var m *Machine
 	err := p.wrongKind("the machine", at, "an object")
 	if p.kind(at) == "object" {
-		m, err = DecodeMachine(p.text(at), scope)
+		err = Contain(func() (err error) {
+			m, err = DecodeMachine(p.text(at), scope)
+			return err
+		})
 	}
 	if err != nil {
 		p.reject(p.machineKey(at, scope), at, err)
@@ -302,7 +305,10 @@ func (p *parser) peer(at span) {
 	var o *Peer
 	err := p.wrongKind("the peer", at, "an object")
 	if p.kind(at) == "object" {
-		o, err = DecodePeer(p.text(at), Scope{})
+		err = Contain(func() (err error) {
+			o, err = DecodePeer(p.text(at), Scope{})
+			return err
+		})
 	}
 	if err != nil {
 		f := p.strings(at)
@@ -316,7 +322,10 @@ func (p *parser) address(at span) {
 	var o *Address
 	err := p.wrongKind("the address", at, "an object")
 	if p.kind(at) == "object" {
-		o, err = DecodeAddress(p.text(at), Scope{})
+		err = Contain(func() (err error) {
+			o, err = DecodeAddress(p.text(at), Scope{})
+			return err
+		})
 	}
 	if err != nil {
 		f := p.strings(at)

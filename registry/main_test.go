@@ -2,6 +2,8 @@ package registry
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"slices"
 	"testing"
 
@@ -76,6 +78,9 @@ func objects(r *Registry) map[Key]string {
 	}
 	return all
 }
+
+// textLog returns a log that writes to w.
+func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 func closed(ch <-chan struct{}) bool {
 	select {

@@ -159,7 +159,7 @@ func TestMachineUsedInPart(t *testing.T) {
 				t.Errorf("%s: told %d times, want %d:\n%s", what, n, told, log.String())
 			}
 		}
-		relist := func() { f.relist <- struct{}{}; pass(time.Second) }
+		relist := func() { f.owed.Store(true); pass(2 * time.Second) }
 		change := func(items ...Item) {
 			if err := feed.Change(t.Context(), items); err != nil {
 				t.Fatal(err)

@@ -21,6 +21,7 @@ type Registry struct {
 	writer  sync.Mutex // held while a change is made; guards nothing that readers touch
 	version atomic.Uint64
 	counts  [4]atomic.Int64
+	sizes   [classes]atomic.Int64 // how much answers hold, by class
 	status  atomic.Pointer[Status]
 	alive   atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
 }
@@ -46,6 +47,9 @@ func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
 
+// size returns how much of a class answers hold.
+func (r *Registry) size(c class) int { return int(r.sizes[c].Load()) }
+
 // State says how the registry stands with its source.
 type State string
 
@@ -55,7 +59,7 @@ const (
 	Cached  State = "cached"  // the last known state from disk; the source has not listed yet
 	Live    State = "live"    // listed, and the stream is proven
 	Stale   State = "stale"   // listed once, but the source has been silent for too long
-	Held    State = "held"    // live, but a listing's removals are held back by the sweep guard
+	Held    State = "held"    // live, but what a listing takes away is held back by the sweep guard
 )
 
 // States lists every state.
@@ -66,7 +70,10 @@ type Status struct {
 	State    State
 	Source   string    // the source's name
 	SyncedAt time.Time // when the last complete listing was applied (or written to disk, if Cached); zero: never
-	Held     int       // removals held back by the sweep guard
+	Held     int       // how many of a listing's losses the sweep guard holds back
+	Hold     string    // what is held and what lets it go, in a sentence; empty: nothing is
+	Doubt    string    // why the source's last listing may lack what is there, in a sentence; empty: it is whole
+	Unsaved  string    // why the last known state cannot be kept on disk, in a sentence; empty: it can, or is not to be
 	Problem  string    // what the source last failed with, in a sentence; empty while it is well
 
 	changed chan struct{}
@@ -115,6 +122,20 @@ func (r *Registry) SetStatus(s Status) {
 	r.version.Add(1)
 }
 
+// wake closes the channel of the status, which all answers watch, so that each is
+// worked out anew: nobody can say which are right after a change that panicked.
+func (r *Registry) wake() {
+	r.writer.Lock()
+	defer r.writer.Unlock()
+	s := *r.status.Load()
+	old := s.changed
+	s.changed = make(chan struct{})
+	r.version.Add(1)
+	r.status.Store(&s)
+	close(old)
+	r.version.Add(1)
+}
+
 // Apply makes changes in one transaction, in order, and returns how many
 // objects it changed. What is already as it should be is not written, so the
 // watch channels of unchanged answers stay open. Rejected items are passed over.
@@ -122,6 +143,7 @@ func (r *Registry) Apply(items []Item) int {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	e := r.edit()
+	defer e.txn.Abort() // which does nothing behind a commit: only where it panics
 	for i := range items {
 		e.apply(&items[i])
 	}
@@ -135,6 +157,7 @@ type edit struct {
 	txn     *memdb.Txn
 	fleets  map[fleetKey]*fleetEdit
 	counts  [4]int64
+	sizes   [classes]int64
 	changed int
 
 	networks map[Network]Counts // what the counts of a network change by
@@ -169,7 +192,7 @@ func (e *edit) apply(item *Item) {
 	case *App:
 		f := e.fleet(fleetKey{o.Network, Lower(o.Name)})
 		if !f.registered {
-			e.count(KindApp, 1)
+			e.count(KindApp, apps, 1)
 		} else if f.name == o.Name {
 			return
 		}
@@ -196,7 +219,7 @@ func put[T Object](e *edit, table string, o T) {
 			return
 		}
 	} else {
-		e.count(o.Key().Kind, 1)
+		e.count(o.Key().Kind, classOf(o), 1)
 		e.countPeer(o, 1)
 	}
 	must(e.txn.Insert(table, o))
@@ -211,7 +234,7 @@ func (e *edit) delete(key Key) {
 		f := e.fleet(fleetKey{key.Network, key.Name})
 		if f.registered {
 			f.registered, f.dirty = false, true
-			e.count(KindApp, -1)
+			e.count(KindApp, apps, -1)
 			e.changed++
 		}
 	case KindPeer:
@@ -231,12 +254,17 @@ func (e *edit) deleteRow(table string, key Key, id []byte) {
 		return
 	}
 	must(e.txn.Delete(table, row))
-	e.count(key.Kind, -1)
+	e.count(key.Kind, classOf(row.(Object)), -1)
 	e.countPeer(row.(Object), -1)
 	e.changed++
 }
 
-func (e *edit) count(k Kind, by int64) { e.counts[k] += by }
+func (e *edit) count(k Kind, c class, by int64) {
+	e.counts[k] += by
+	if c != unseen {
+		e.sizes[c] += by
+	}
+}
 
 // fleet returns the fleet under edit, loading it at first use.
 func (e *edit) fleet(key fleetKey) *fleetEdit {
@@ -274,8 +302,9 @@ func (e *edit) putMachine(m *Machine) {
 	if old != nil && old.equal(m) {
 		return
 	}
-	if old == nil {
-		e.count(KindMachine, 1)
+	e.count(KindMachine, classOf(m), 1)
+	if old != nil {
+		e.count(KindMachine, classOf(old), -1)
 	}
 	// The new row goes in before the old one goes, which leaves alone the
 	// tree's other branches and whoever watches them.
@@ -328,7 +357,7 @@ func (e *edit) deleteMachine(key Key) {
 		must(e.txn.Delete(tableMachines, old))
 	}
 	f.machines[key.ID], f.dirty = nil, true
-	e.count(KindMachine, -1)
+	e.count(KindMachine, classOf(old), -1)
 	e.changed++
 }
 
@@ -350,14 +379,20 @@ func (e *edit) commit() int {
 	}
 	e.writeCounts()
 	if e.changed == 0 {
-		e.txn.Abort()
 		return 0
 	}
-	e.r.version.Add(1)
-	e.txn.Commit()
-	e.r.version.Add(1)
+	e.publish()
 	for k, by := range e.counts {
 		e.r.counts[k].Add(by)
 	}
+	for c, by := range e.sizes {
+		e.r.sizes[c].Add(by)
+	}
 	return e.changed
+}
+
+func (e *edit) publish() {
+	e.r.version.Add(1)
+	defer e.r.version.Add(1)
+	e.txn.Commit()
 }

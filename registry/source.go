@@ -36,7 +36,18 @@ type Feed interface {
 	// Listed completes the listing: what it held is applied as one transaction,
 	// and what it lacked is removed, subject to the sweep guard. It returns when
 	// that has happened.
-	Listed(ctx context.Context) error
+	//
+	// A source that has reason to think that it may not have been told
+	// everything says so: doubt is a sentence for the log and for /readyz, such
+	// as "the agent has gaps in what it knows", and empty for a listing that is
+	// whole. What a listing in doubt has is applied as ever; what it lacks stays,
+	// however little it is, until a listing without doubt decides on it by the
+	// ordinary rules, or SIGUSR1. A registry that was listing or cached before
+	// remains so, because nobody may be told yet that a name does not exist. The
+	// source lists again, by List and Listed or by returning, when its doubt has
+	// gone: the follower does not ask for that, and resumes no stream behind a
+	// listing in doubt.
+	Listed(ctx context.Context, doubt string) error
 
 	// Change applies items, in order, as (part of) one transaction. A call
 	// without items changes nothing and says that the source has just proven

@@ -41,12 +41,11 @@ func (l *lookup) info() *resolver.Answer {
 	if l.q.Type == dns.TypeANY {
 		return l.records(dns.TypeTXT, nil)
 	}
-	fields := []string{
-		"version=" + l.cfg.Version,
-		"source=" + l.status.Source,
-		fmt.Sprintf("synced=%t", l.status.Synced()),
-		"state=" + string(l.status.State),
+	var fields []string
+	if !l.cfg.Anonymous {
+		fields = append(fields, "version="+l.cfg.Version, "source="+l.status.Source)
 	}
+	fields = append(fields, fmt.Sprintf("synced=%t", l.status.Synced()), "state="+string(l.status.State))
 	if alive := l.reg.LastAlive(); !alive.IsZero() {
 		age := max(l.cfg.Now().Sub(alive), 0)
 		fields = append(fields, fmt.Sprintf("age=%ds", int64(age.Seconds())))

@@ -25,8 +25,9 @@ type Config struct {
 	Region  string       // of clients whose region is not known; empty: unknown
 	Regions *Regions     // coordinates; nil: the built-in table
 
-	Version string           // for _dnsd.internal.
-	Now     func() time.Time // for the age in _dnsd.internal.; nil: time.Now
+	Version   string           // for _dnsd.internal.
+	Anonymous bool             // leaves the version and the source's name out of _dnsd.internal.
+	Now       func() time.Time // for the age in _dnsd.internal.; nil: time.Now
 }
 
 // Zones are all that dnsd answers by itself. Safe for concurrent use.

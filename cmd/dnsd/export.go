@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func awaitSync(ctx context.Context, reg *registry.Registry, source registry.Sour
 		if status.Synced() {
 			return nil
 		}
-		why := trouble(status, source)
+		why := cmp.Or(trouble(status, source), status.Doubt) // neither is a registry to export
 		if isFile && why != "" {
 			return errors.New(why)
 		}

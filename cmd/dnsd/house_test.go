@@ -24,9 +24,10 @@ const (
 // free.
 var arrows = map[string][]string{
 	"cmd/dnsd": {
-		"registry", "registry/corrosion", "registry/etcd", "registry/file",
+		"cmd/dnsd/orders", "registry", "registry/corrosion", "registry/etcd", "registry/file",
 		"resolver", "resolver/forward", "zones",
 	},
+	"cmd/dnsd/orders":                  {},
 	"zones":                            {"registry", "resolver"},
 	"registry":                         {},
 	"registry/file":                    {"registry"},

@@ -6,13 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dnsd/cmd/dnsd/orders"
 	"dnsd/registry"
 	"dnsd/resolver"
 	"dnsd/resolver/forward"
@@ -69,9 +68,9 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
 	}
-	d.metrics.MustRegister(registry.NewCollector(d.follower), d.resolver)
+	d.metrics.MustRegister(carefully(registry.NewCollector(d.follower), log), carefully(d.resolver, log))
 	if d.forwarder != nil {
-		d.metrics.MustRegister(d.forwarder)
+		d.metrics.MustRegister(carefully(d.forwarder, log))
 	}
 	return d, nil
 }
@@ -99,7 +98,7 @@ func (d *daemon) listen(c *config) (err error) {
 func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, error) {
 	internal := zones.New(d.reg, zones.Config{
 		TTL: uint32(c.TTL / time.Second), Advertise: c.Advertise, API: c.API,
-		Network: c.Network, Region: c.Region, Regions: c.regions, Version: version(),
+		Network: c.Network, Region: c.Region, Regions: c.regions, Version: version(), Anonymous: c.NoIdentity,
 	})
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -154,20 +153,16 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// signals obeys SIGHUP and SIGUSR1 until ctx ends.
+// signals obeys SIGHUP and SIGUSR1 until ctx ends, first those that came while
+// dnsd started.
 func (d *daemon) signals(ctx context.Context) error {
-	received := make(chan os.Signal, 1)
-	signal.Notify(received, syscall.SIGHUP, syscall.SIGUSR1)
-	defer signal.Stop(received)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case s := <-received:
-			if s == syscall.SIGUSR1 {
-				d.follower.Release()
-				continue
-			}
+		case <-orders.Release:
+			d.follower.Release()
+		case <-orders.Reload:
 			if source, ok := d.source.(interface{ Reload() }); ok {
 				source.Reload()
 				continue
@@ -192,8 +187,10 @@ func (d *daemon) ready() (reason string, ok bool) {
 	if alive := d.reg.LastAlive(); !alive.IsZero() {
 		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
 	}
-	if why := trouble(status, d.source); why != "" {
-		reason += ": " + why
+	for _, why := range []string{status.Hold, status.Doubt, trouble(status, d.source), status.Unsaved} {
+		if why != "" {
+			reason += ": " + why
+		}
 	}
 	return reason, status.Synced()
 }

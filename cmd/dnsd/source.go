@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 
 	"dnsd/registry"
@@ -92,7 +91,7 @@ func (c *config) corrosionToken(getenv func(string) string) (string, error) {
 	if c.Corrosion.TokenFile == "" {
 		return getenv(corrosionToken), nil
 	}
-	data, err := os.ReadFile(c.Corrosion.TokenFile)
+	data, err := registry.ReadFile(c.Corrosion.TokenFile, registry.MaxSettings)
 	if err != nil {
 		return "", fmt.Errorf("--corrosion-token-file: %w", err)
 	}
@@ -107,7 +106,7 @@ func (c *config) corrosionQueries() (corrosion.Queries, error) {
 	if c.Corrosion.Queries == "" {
 		return defaults, nil
 	}
-	data, err := os.ReadFile(c.Corrosion.Queries)
+	data, err := registry.ReadFile(c.Corrosion.Queries, registry.MaxSettings)
 	if err != nil {
 		return defaults, fmt.Errorf("--corrosion-queries: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"dnsd/registry"
 	"dnsd/resolver/forward"
 )
 
@@ -92,7 +93,8 @@ func (c *config) forwarder(log *slog.Logger) (*forward.Forwarder, error) {
 	}
 	list := c.Upstreams.list
 	if !slices.ContainsFunc(list, func(u forward.Upstream) bool { return u.Domain == "." }) {
-		found, err := forward.FromResolvConf(c.resolvConf, c.isSelf)
+		text, err := registry.ReadFile(c.resolvConf, registry.MaxSettings)
+		found := forward.FromResolvConf(text, c.isSelf)
 		list = append(slices.Clone(list), found...)
 		if len(found) == 0 {
 			log.Warn("no upstream for names outside the internal zones: they are answered SERVFAIL; name one with --upstream, or none",

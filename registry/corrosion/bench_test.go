@@ -13,7 +13,7 @@ import (
 type nowhere struct{ listed context.CancelFunc }
 
 func (nowhere) List(context.Context, []registry.Item) error   { return nil }
-func (n nowhere) Listed(context.Context) error                { n.listed(); return nil }
+func (n nowhere) Listed(context.Context, string) error        { n.listed(); return nil }
 func (nowhere) Change(context.Context, []registry.Item) error { return nil }
 
 // BenchmarkListing lists 20,000 machines, the work of the fake agent included.

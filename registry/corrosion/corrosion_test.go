@@ -267,7 +267,7 @@ func TestCutListingThenChanged(t *testing.T) {
 			}
 			sub.table = newTable()
 			take("m1", "started", 1)
-			w.Listed(t.Context()) // known as started
+			w.Listed(t.Context(), "") // known as started
 			sub.table = newTable()
 			take("m1", "stopped", 1)
 			for i := range gone {

@@ -77,7 +77,7 @@ func (w *world) List(ctx context.Context, items []registry.Item) error {
 	return ctx.Err()
 }
 
-func (w *world) Listed(ctx context.Context) error {
+func (w *world) Listed(ctx context.Context, _ string) error {
 	if err := w.List(ctx, nil); err != nil {
 		return err
 	}

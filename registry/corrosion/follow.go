@@ -60,9 +60,9 @@ func (s *Source) run(ctx context.Context, a *agent, feed registry.Feed, resume b
 			agent: a, sub: sub, log: s.log, out: messages, gate: gate,
 			from: sub.from, binding: sub.binding, last: sub.last,
 		}
-		wg.Go(func() { cancel(st.run(inner, resume)) })
+		wg.Go(func() { cancel(registry.Contain(func() error { return st.run(inner, resume) })) })
 	}
-	wg.Go(func() { cancel(s.prove(inner, a, messages)) })
+	wg.Go(func() { cancel(registry.Contain(func() error { return s.prove(inner, a, messages) })) })
 	err := s.merge(ctx, inner, feed, messages, gate)
 	if errors.Is(err, errLost) {
 		s.listed = false
@@ -163,7 +163,7 @@ func (s *Source) ready(ctx context.Context, feed registry.Feed, m *message, gate
 	if m.what == resumed { // every subscription was answered for just now
 		return feed.Change(ctx, nil)
 	}
-	if err := feed.Listed(ctx); err != nil {
+	if err := feed.Listed(ctx, ""); err != nil {
 		return err
 	}
 	for _, sub := range s.subs {

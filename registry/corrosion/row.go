@@ -183,7 +183,11 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 		e.item = s.reject(registry.Key{}, row, err)
 		return e
 	}
-	o, err := s.object(texts)
+	var o registry.Object
+	err = registry.Contain(func() (err error) {
+		o, err = s.object(texts)
+		return err
+	})
 	if err != nil {
 		e.item = s.reject(s.key(texts), row, err)
 		return e

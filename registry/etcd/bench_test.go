@@ -55,7 +55,7 @@ func (c *counter) List(_ context.Context, items []registry.Item) error {
 	}
 	return nil
 }
-func (c *counter) Listed(context.Context) error                        { c.done(); return nil }
+func (c *counter) Listed(context.Context, string) error                { c.done(); return nil }
 func (c *counter) Change(ctx context.Context, _ []registry.Item) error { return ctx.Err() }
 
 // peakMiB returns the process's highest resident memory.

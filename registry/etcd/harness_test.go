@@ -64,7 +64,7 @@ func (f *feed) List(ctx context.Context, items []registry.Item) error {
 	return ctx.Err()
 }
 
-func (f *feed) Listed(ctx context.Context) error {
+func (f *feed) Listed(ctx context.Context, _ string) error {
 	if f.onListed != nil {
 		f.onListed()
 	}

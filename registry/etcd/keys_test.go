@@ -230,3 +230,16 @@ func TestPageSize(t *testing.T) {
 		}
 	}
 }
+
+// What makes dnsd panic costs the key that it stands under, put or deleted.
+func TestAPanicCostsOneKey(t *testing.T) {
+	s := &Source{cfg: Config{Prefix: prefix}}
+	var bug *registry.PanicError
+	short := []byte("/") // shorter than any key that etcd sends
+	if item := s.put(short, nil); !errors.As(item.Err, &bug) || !item.Key.AnyNetwork || item.Where != "/" {
+		t.Errorf("put: %+v", item)
+	}
+	if item, ok := s.remove(short); ok {
+		t.Errorf("remove: %+v", item)
+	}
+}

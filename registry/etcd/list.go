@@ -68,7 +68,7 @@ func (s *Source) list(ctx context.Context, c *client, feed registry.Feed) error 
 		}
 	}
 	s.at = position{} // unknown while the listing is being applied
-	if err := feed.Listed(ctx); err != nil {
+	if err := feed.Listed(ctx, ""); err != nil {
 		return err
 	}
 	s.at = at

@@ -238,7 +238,7 @@ func list(ctx context.Context, feed registry.Feed, data []byte) (n int, err erro
 	if err != nil {
 		return n, err
 	}
-	return n, feed.Listed(ctx)
+	return n, feed.Listed(ctx, "")
 }
 
 // note takes the attributes that were found now.

@@ -39,7 +39,7 @@ func (f *feed) List(_ context.Context, items []registry.Item) error {
 	return nil
 }
 
-func (f *feed) Listed(context.Context) error {
+func (f *feed) Listed(context.Context, string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var ids []string

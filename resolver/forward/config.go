@@ -12,14 +12,11 @@
 package forward
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -147,19 +144,13 @@ func parseAddr(s string, port uint16) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// FromResolvConf returns the nameservers that the resolv.conf(5) at path lists,
-// without those for which self is true: dnsd must not be its own upstream. An
-// empty result is no error. Lines that cannot be read are passed over, as stub
-// resolvers do.
-func FromResolvConf(path string, self func(netip.AddrPort) bool) ([]Upstream, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading nameservers: %w", err)
-	}
+// FromResolvConf returns the nameservers that the text of a resolv.conf(5) lists,
+// without those for which self is true: dnsd must not be its own upstream. Lines
+// that cannot be read are passed over, as stub resolvers do.
+func FromResolvConf(text []byte, self func(netip.AddrPort) bool) []Upstream {
 	var ups []Upstream
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
 		if len(fields) < 2 || fields[0] != "nameserver" {
 			continue
 		}
@@ -172,8 +163,5 @@ func FromResolvConf(path string, self func(netip.AddrPort) bool) ([]Upstream, er
 			ups = append(ups, Upstream{Domain: ".", Addr: ap})
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("reading nameservers of %s: %w", path, err)
-	}
-	return ups, nil
+	return ups
 }
