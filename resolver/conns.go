@@ -3,6 +3,8 @@ package resolver
 import (
 	"net/netip"
 	"sync"
+
+	"dnsd/resolver/internal/turns"
 )
 
 // perClientShare is the part of all connections that one client may hold: with
@@ -14,8 +16,8 @@ const perClientShare = 8
 const strangerPlaces = 16
 
 // connTable bounds the TCP connections, in all, for each network and for each
-// client. A network takes places while it holds fewer than are free, as in
-// admission. Beyond that a connection has to go for the new one: the network's own that
+// client. A network takes places while it holds fewer than are free, as the
+// forwarder's questions do. Beyond that a connection has to go for the new one: the network's own that
 // has been idle longest, since idle ones cost nothing to open again (RFC 7766,
 // section 6.1); else one of the network that holds most. A network that holds
 // none gets its first even where that one is busy, so that however many networks
@@ -23,7 +25,7 @@ const strangerPlaces = 16
 type connTable struct {
 	// Set once.
 	max, perClient int
-	computing      *fairQueue
+	computing      *turns.Queue // requests over TCP, so that UDP keeps its part whatever TCP clients ask for
 
 	mu       sync.Mutex
 	draining bool
@@ -39,7 +41,7 @@ func newConnTable(most int) *connTable {
 	return &connTable{
 		max:       most,
 		perClient: max(most/perClientShare, 1),
-		computing: newFairQueue(tcpProcessors()),
+		computing: turns.New(turns.Half()),
 		open:      make(map[*conn]struct{}),
 		clients:   make(map[netip.Prefix]int),
 		networks:  make(map[netip.Prefix]int),

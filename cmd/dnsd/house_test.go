@@ -35,8 +35,9 @@ var arrows = map[string][]string{
 	"registry/corrosion":               {"registry"},
 	"registry/corrosion/corrosiontest": {},
 	"registry/registrytest":            {"registry"},
-	"resolver":                         {"resolver/forward", "resolver/internal/udpbatch", "resolver/internal/wire"},
+	"resolver":                         {"resolver/forward", "resolver/internal/turns", "resolver/internal/udpbatch", "resolver/internal/wire"},
 	"resolver/forward":                 {"resolver/internal/wire"},
+	"resolver/internal/turns":          {},
 	"resolver/internal/udpbatch":       {},
 	"resolver/internal/wire":           {},
 }
