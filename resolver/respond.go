@@ -113,6 +113,10 @@ func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uin
 		return dns.RcodeFormatError, EDE{Text: "a record that cannot be read"}, false
 	case q.OPT && q.Version != 0:
 		return dns.RcodeBadVers, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "EDNS version 0 only"}, false
+	case q.Type == dns.TypeOPT || q.Type == dns.TypeTSIG:
+		return dns.RcodeFormatError, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "no type to ask for: such records concern a message"}, false
+	case q.Type == dns.TypeTKEY || q.Type == dns.TypeMAILA || q.Type == dns.TypeMAILB:
+		return dns.RcodeNotImplemented, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "questions of this type are not supported"}, false
 	case q.Type == dns.TypeAXFR || q.Type == dns.TypeIXFR:
 		return dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "no zone transfers"}, false
 	case q.Class != dns.ClassINET && q.Class != dns.ClassCHAOS:
