@@ -66,7 +66,7 @@ func (r *Resolver) adopt(l *listener) {
 	for _, c := range l.udp {
 		s := &stats{proto: UDP}
 		r.stats = append(r.stats, s)
-		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, stats: s, number: uint8(len(r.sockets)), log: r.log.With("listen", l.addr, "proto", "udp")})
+		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, stats: s, log: r.log.With("listen", l.addr, "proto", "udp")})
 	}
 	s := &stats{proto: TCP}
 	r.stats = append(r.stats, s)

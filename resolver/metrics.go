@@ -92,7 +92,7 @@ type stats struct {
 	sizes     histogram[[len(sizeBounds) + 1]atomic.Uint64]        // sum in bytes
 	truncated atomic.Uint64
 	ignored   atomic.Uint64
-	shed      atomic.Uint64
+	kept      atomic.Uint64 // answers of the forwarder's cache
 	panics    atomic.Uint64
 	readErrs  atomic.Uint64
 	writeErrs atomic.Uint64
@@ -168,8 +168,8 @@ var (
 	descSize        = desc("response_size_bytes", "Size of responses, by protocol.", "proto")
 	descTruncated   = desc("responses_truncated_total", "Responses with TC=1, by protocol.", "proto")
 	descIgnored     = desc("requests_ignored_total", "Packets that get no response: shorter than a header, or responses themselves.", "proto")
-	descShed        = desc("requests_shed_total", "Questions for other names answered SERVFAIL at once because too many were waiting.", "proto")
-	descPanics      = desc("panics_total", "Questions that made dnsd panic.")
+	descHits        = desc("forward_cache_hits_total", "Questions answered with a fresh answer that the forwarder had kept.")
+	descPanics      = desc("panics_total", "Panics that were survived; each cost a question, or a piece of work for one.")
 	descReadErrors  = desc("read_errors_total", "Failed reads from UDP sockets and failed accepts of TCP connections.", "proto")
 	descDropped     = desc("receive_drops_total", "Requests that the kernel dropped because a UDP socket's receive queue was full.")
 	descWriteErrors = desc("write_errors_total", "Responses that could not be sent.", "proto")
@@ -181,7 +181,7 @@ var (
 // Describe implements prometheus.Collector.
 func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descSize, descTruncated, descIgnored,
-		descShed, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
+		descHits, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
 		ch <- d
 	}
 }
@@ -220,15 +220,21 @@ func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 			func(b int) uint64 { return sum(func(s *stats) *atomic.Uint64 { return &s.sizes.buckets[b] }) }, name)
 		counter(descTruncated, sum(func(s *stats) *atomic.Uint64 { return &s.truncated }), name)
 		counter(descIgnored, sum(func(s *stats) *atomic.Uint64 { return &s.ignored }), name)
-		counter(descShed, sum(func(s *stats) *atomic.Uint64 { return &s.shed }), name)
 		counter(descReadErrors, sum(func(s *stats) *atomic.Uint64 { return &s.readErrs }), name)
 		counter(descWriteErrors, sum(func(s *stats) *atomic.Uint64 { return &s.writeErrs }), name)
 	}
-	var panics uint64
+	var panics, hits uint64
+	if r.cfg.Panics != nil {
+		panics = r.cfg.Panics()
+	}
 	for _, s := range all {
 		panics += s.panics.Load()
+		hits += s.kept.Load()
 	}
 	counter(descPanics, panics)
+	if r.cfg.Forward != nil {
+		counter(descHits, hits)
+	}
 	counter(descDropped, dropped(sockets))
 	open, evicted, refused := r.conns.counts()
 	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(open))

@@ -14,8 +14,8 @@ import (
 // Respond answers one request. It does no I/O and never waits. The response is
 // built in dst's storage, which should have room for it (64 KiB over TCP), and
 // is nil where the rules ask for silence. Where later is not nil the question
-// has to be resolved upstream: the caller runs it elsewhere. Neither holds on
-// to req. Safe for concurrent use; never panics.
+// has to be resolved upstream: the caller runs it elsewhere, and must call its Done.
+// Neither holds on to req. Safe for concurrent use; never panics.
 func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *Deferred) {
 	return newWorker(r, proto, new(stats)).respond(req, from, dst)
 }
@@ -40,7 +40,6 @@ type worker struct {
 	labels   [128]string // what question.Labels is cut from
 	query    forward.Query
 	keeper   *keeper // nil: nothing is kept
-	number   uint8   // of the socket; see forward.Query
 }
 
 func newWorker(r *Resolver, proto Proto, s *stats) *worker {
@@ -164,7 +163,7 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 		CD:      w.req.Flags&wire.CD != 0,
 		RD:      w.req.Flags&wire.RD != 0,
 		Network: view.Network,
-		Worker:  w.number,
+		Hits:    &w.stats.kept,
 	}
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil

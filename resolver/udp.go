@@ -31,7 +31,6 @@ type socket struct {
 	closer io.Closer
 	stats  *stats
 	log    *slog.Logger
-	number uint8 // among the sockets; beyond 255 they begin anew
 
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
@@ -50,7 +49,6 @@ func (s *socket) serve(ctx context.Context) error {
 	b.SendFailed = s.sendFailed
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(share(len(s.r.sockets)), s.r.cfg.Version)
-	w.number = s.number
 	var fails trouble
 	for {
 		n, err := b.Read()
@@ -81,14 +79,10 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 		b.SetControl(i, len(control))
 		resp, later := w.respond(b.Packet(i), b.From(i), b.Out(i))
 		if later != nil {
-			if s.r.admit.enter(later.Network()) {
-				s.resolve(ctx, later, slices.Clone(control), b.From(i), start)
-				continue
-			}
-			resp = later.Shed(b.Out(i))
-			later.count(resp)
-			answered[later.origin()]++
-		} else if w.count(resp); resp != nil {
+			s.resolve(ctx, later, slices.Clone(control), b.From(i), start)
+			continue
+		}
+		if w.count(resp); resp != nil {
 			answered[w.origin()]++
 		}
 		b.Reply(i, resp)
@@ -103,8 +97,8 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 // resolve answers a question that has to be resolved upstream, elsewhere.
 func (s *socket) resolve(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
+		defer later.Done()
 		resp := later.Resolve(ctx, make([]byte, 0, later.limit()))
-		s.r.admit.leave(later.Network())
 		later.count(resp)
 		s.stats.took(later.origin(), time.Since(start), 1)
 		if _, _, err := s.conn.WriteMsgUDPAddrPort(resp, control, from); err != nil {
