@@ -160,7 +160,7 @@ const (
 // nameEnd returns where the name at off ends, at most at limit. False: it cannot
 // be read. What a pointer points to must end before the name that holds it (RFC
 // 1035, section 4.1.4), so that a name never depends on what stands behind it,
-// nor on a TTL, which changes.
+// nor on what changes.
 func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 	target, before, length := 0, off, 0
 	for pointers := 0; off < limit; {
@@ -171,7 +171,7 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 		} else if length += size; n > 63 || length > maxName {
 			return 0, false
 		}
-		if off+size > limit || pointers > 0 && r.overTTL(off, off+size) {
+		if off+size > limit || pointers > 0 && r.changes(off, off+size) {
 			return 0, false
 		}
 		switch {
@@ -201,12 +201,13 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 	return 0, false
 }
 
-// overTTL says whether bytes of the message are part of a record's TTL.
-func (r *reader) overTTL(from, to int) bool {
-	if to <= r.start {
+// changes says whether bytes of the message are others in a client's response: the
+// question's type and class, since a denial is given for all types, and TTLs.
+func (r *reader) changes(from, to int) bool {
+	if to <= r.start-4 {
 		return false
 	}
-	if from < r.ttl+4 && r.ttl < to {
+	if from < r.start || from < r.ttl+4 && r.ttl < to {
 		return true
 	}
 	i, _ := slices.BinarySearchFunc(r.read, from-r.start, func(rec record, from int) int { return int(rec.ttl) + 3 - from })

@@ -81,6 +81,8 @@ func TestReadRecords(t *testing.T) {
 		{"owner points into the header", [3][]string{{"c004 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"label type", [3][]string{{"41 61 00 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"name too long", [3][]string{{strings.Repeat("3f"+strings.Repeat("61", 63), 4) + "00 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
+		{"owner points to the question's class", [3][]string{{"c01b 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
+		{"owner points to the question's root", [3][]string{{"c018 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{1, 0, 0}},
 		// A name inside a TTL would change with the seconds.
 		{"owner in a TTL", [3][]string{{"c00c 0001 0001 00016100 0004 c0000201", "c024 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"pointer to what runs on", [3][]string{{"c00c ff14 0001 0000003c 0001 05", "c029 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},

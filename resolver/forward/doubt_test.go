@@ -162,14 +162,13 @@ func TestReadGoesOnAfterRefusal(t *testing.T) {
 
 // TestWhoseFault: what the kernel says of a packet that came back is no trouble of this host.
 func TestWhoseFault(t *testing.T) {
-	s := &socket{}
 	for _, c := range []struct {
 		err            error
 		local, refusal bool
 	}{
-		{s.failed(t.Context(), os.NewSyscallError("read", syscall.EACCES)), false, true}, // ICMPv6, code 1
-		{s.failed(t.Context(), os.NewSyscallError("read", syscall.ECONNREFUSED)), false, true},
-		{s.failed(t.Context(), os.NewSyscallError("read", syscall.ENOBUFS)), true, false},
+		{readError(os.NewSyscallError("read", syscall.EACCES)), false, true}, // ICMPv6, code 1
+		{readError(os.NewSyscallError("read", syscall.ECONNREFUSED)), false, true},
+		{readError(os.NewSyscallError("read", syscall.ENOBUFS)), true, false},
 		{os.NewSyscallError("connect", syscall.EACCES), true, false},
 		{os.NewSyscallError("socket", syscall.EMFILE), true, false},
 		{os.NewSyscallError("connect", syscall.EAGAIN), true, false}, // no port is free

@@ -3,6 +3,7 @@ package forward
 import (
 	"encoding/binary"
 	"net/netip"
+	"sort"
 	"sync/atomic"
 	"time"
 
@@ -69,9 +70,7 @@ func (r *Reply) Append(dst []byte, limit int) (out []byte, counts [3]uint16, tru
 		n -= int(r.counts[2])
 	}
 	if len(r.body) > room {
-		for n > 0 && int(r.records[n-1].end) > room {
-			n--
-		}
+		n = sort.Search(n, func(i int) bool { return int(r.records[i].end) > room })
 	}
 	truncated = r.partial || n < int(r.counts[0])+int(r.counts[1])
 	if n == 0 {

@@ -80,10 +80,9 @@ func (f *Forwarder) newUpstream(up Upstream) *upstream {
 }
 
 // retire lets an upstream go that is no more: what was asked is answered, and then
-// its connections close. The caller holds mu.
+// its connections close and its series end. The caller holds mu.
 func (f *Forwarder) retire(u *upstream) {
 	u.end()
-	f.metrics.forget(u.label)
 	if !f.running || f.ended {
 		u.pool.close()
 		return
@@ -91,6 +90,11 @@ func (f *Forwarder) retire(u *upstream) {
 	f.apart.Go(func() {
 		sleep(f.life, f.cfg.Timeout)
 		u.pool.close()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !slices.ContainsFunc(f.routes.Load().all, func(other *upstream) bool { return other.label == u.label }) {
+			f.metrics.forget(u.label)
+		}
 	})
 }
 

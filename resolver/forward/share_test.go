@@ -74,7 +74,7 @@ func TestCacheHistory(t *testing.T) {
 	c := newCache(max, true)
 	part := max / networks
 	model := make(map[string]int) // size of what was put last
-	for range 20000 {
+	for range 5000 {
 		n := rand.IntN(networks)
 		size := rand.IntN(2000)
 		if n == 0 {
@@ -198,6 +198,21 @@ func TestReadIsOnePass(t *testing.T) {
 		}); got > 2 {
 			t.Errorf("%d records: %v allocations", n, got)
 		}
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	m := newMessage(query("www.example.com", dns.TypeA), true)
+	for _, n := range []int{1, 4000} {
+		answer := packed(largeSet(m, n))
+		b.Run(fmt.Sprintf("%d bytes", len(answer)), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := read(answer, m, time.Now()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

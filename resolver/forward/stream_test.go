@@ -168,9 +168,9 @@ func exchangeFor(p *streams, name string, d time.Duration) error {
 // TestStreamsAreBounded: whatever an upstream does, it costs so many descriptors.
 func TestStreamsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dials := 0
+		var dials atomic.Int32
 		p := pooled(t, func(context.Context) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			c, _ := net.Pipe()
 			return c, nil
 		})
@@ -186,8 +186,8 @@ func TestStreamsAreBounded(t *testing.T) {
 			p.drop(s, false)
 		}
 		synctest.Wait()
-		if dials != maxStreams {
-			t.Errorf("%d connections", dials)
+		if n := dials.Load(); n != maxStreams {
+			t.Errorf("%d connections", n)
 		}
 	})
 }

@@ -69,13 +69,14 @@ func (s *socket) udp(ctx context.Context, m *message, doubt func(error)) ([]byte
 	defer s.buffers.Put(buf)
 	id := newID()
 	if _, err := conn.Write(m.append(buf[:0], id)); err != nil {
-		return nil, s.failed(ctx, err)
+		return nil, failed(ctx, fmt.Errorf("udp: %w", err))
 	}
 	for mismatched := 0; mismatched < maxMismatched; {
 		n, err := conn.Read(buf[:])
 		if err != nil {
-			if err = s.failed(ctx, err); ctx.Err() != nil || doubt == nil || !errors.As(err, new(refusedError)) {
-				return nil, err
+			err = readError(fmt.Errorf("udp: %w", err))
+			if ctx.Err() != nil || doubt == nil || !errors.As(err, new(refusedError)) {
+				return nil, failed(ctx, err)
 			}
 			doubt(err)
 			continue
@@ -100,18 +101,22 @@ type refusedError struct{ err error }
 func (e refusedError) Error() string { return e.err.Error() }
 func (e refusedError) Unwrap() error { return e.err }
 
-// failed returns the reason why an exchange over UDP ended: ctx's, if that it was.
-func (s *socket) failed(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	// What Linux makes of the ICMP messages of both families (icmp_err_convert,
-	// icmpv6_err_convert).
+// readError finds out whether reading failed because of a message of the network's:
+// what Linux makes of ICMP in both families (icmp_err_convert, icmpv6_err_convert).
+func readError(err error) error {
 	for _, e := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
 		syscall.ENOPROTOOPT, syscall.EACCES} {
 		if errors.Is(err, e) {
-			return refusedError{fmt.Errorf("udp: %w", err)}
+			return refusedError{err}
 		}
 	}
-	return fmt.Errorf("udp: %w", err)
+	return err
+}
+
+// failed returns the reason why an exchange ended: ctx's, if that it was.
+func failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
