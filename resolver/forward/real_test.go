@@ -304,6 +304,7 @@ ns A 127.0.0.1
 www A 192.0.2.1
 alias CNAME second
 second CNAME www
+zero 0 A 192.0.2.1
 `
 
 // startKnot starts the authoritative server and returns what its resolvers need.
@@ -403,6 +404,43 @@ func testNames(t *testing.T, addr netip.AddrPort, validates bool) {
 	}
 	if f.at(0).isDown() || value(f.at(0).metrics.mismatched) != 0 {
 		t.Errorf("down %v, mismatched %v", f.at(0).isDown(), value(f.at(0).metrics.mismatched))
+	}
+}
+
+// TestRealLifetimes: a TTL of 0 is passed on and nothing kept; a name that does not exist
+// is asked for once, whatever the type.
+func TestRealLifetimes(t *testing.T) {
+	_, c := startKnot(t)
+	zeros := 0
+	for _, r := range resolvers {
+		t.Run(r.name, func(t *testing.T) {
+			p := startProgram(t, r.path, r.conf, c, nil, r.args...)
+			p.ready(t, "www.plain.example.")
+			f := newReal(t, Config{Upstreams: []Upstream{{Domain: ".", Addr: p.addr}}})
+			q := query("zero.plain.example", dns.TypeA)
+			m := response(t, q, resolve(t.Context(), f, q), dns.MaxMsgSize)
+			if len(m.Answer) != 1 {
+				t.Fatalf("%v", m)
+			}
+			kept := f.cache.get(f.cache.keyOf(q), q.Name) != nil
+			if zero := m.Answer[0].Header().Ttl == 0; zero == kept { // Knot Resolver makes it longer
+				t.Errorf("TTL %d, kept %v", m.Answer[0].Header().Ttl, kept)
+			} else if zero {
+				zeros++
+			}
+			requests := f.at(0).metrics.requests
+			before := value(requests)
+			for _, typ := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeMX, 65280} {
+				q := query("nowhere.plain.example", typ)
+				wantText(t, q, resolve(t.Context(), f, q), "NXDOMAIN")
+			}
+			if n := value(requests) - before; n != 1 {
+				t.Errorf("%v queries for a name that does not exist", n)
+			}
+		})
+	}
+	if zeros == 0 && !t.Failed() {
+		t.Error("no resolver passes on a TTL of 0")
 	}
 }
 
