@@ -154,7 +154,7 @@ func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, re
 	if parent.Err() != nil || better {
 		return r // the former says nothing of the upstreams
 	}
-	if !errors.Is(o.err, errAllDown) { // that costs nothing to find out, and ends any moment
+	if !errors.Is(o.err, errAllDown) && !isLocal(o.err) { // those cost nothing to find out, and end any moment
 		f.cache.put(k, name, q.Network, r, life, now)
 	}
 	return r

@@ -201,6 +201,9 @@ func TestLocalTroubleIsNobodysFault(t *testing.T) {
 		for i := range 10 {
 			resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i), dns.TypeA))
 		}
+		u.set(after(0, "192.0.2.1"))
+		q := query("n9.example", dns.TypeA) // and nothing of it is kept
+		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; n9.example. 60 IN A 192.0.2.1")
 		time.Sleep(time.Minute)
 		if f.at(0).isDown() || u.probed() != 0 {
 			t.Errorf("down %v after %d probes", f.at(0).isDown(), u.probed())
