@@ -15,8 +15,8 @@ const perClientShare = 8
 const strangerPlaces = 16
 
 // connTable bounds the TCP connections, in all, for each network and for each
-// client. A network takes places while it holds fewer than are free, as in
-// admission. Beyond that a connection has to go for the new one: the network's own that
+// client. A network takes places while it holds fewer than are free, as the
+// forwarder's questions do. Beyond that a connection has to go for the new one: the network's own that
 // has been idle longest, since idle ones cost nothing to open again (RFC 7766,
 // section 6.1); else one of the network that holds most. A network that holds
 // none gets its first even where that one is busy, so that however many networks

@@ -89,7 +89,7 @@ func (r *Resolver) adopt(l *listener) {
 		s := &stats{proto: UDP}
 		r.stats = append(r.stats, s)
 		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, sender: udpbatch.NewSender(c), lanes: lanes, aside: aside,
-			side: c == l.side, stats: s, number: uint8(len(r.sockets)), log: log.With("proto", "udp")})
+			side: c == l.side, stats: s, log: log.With("proto", "udp")})
 	}
 	s := &stats{proto: TCP}
 	r.stats = append(r.stats, s)

@@ -3,7 +3,6 @@ package resolver
 import (
 	"context"
 	"net/netip"
-	"sync"
 
 	"github.com/miekg/dns"
 
@@ -12,7 +11,9 @@ import (
 
 // Deferred is a question that is not answered where it was read: it has to be
 // resolved upstream, or computing its answer takes long. It owns all that it
-// needs; the worker that it came from has long gone on. One goroutine uses it, once.
+// needs; the worker that it came from has long gone on. One to be resolved has a
+// place among those that wait, so that the forwarder bounds the goroutines as well,
+// and fairly: Done must follow. One goroutine uses it, once.
 type Deferred struct {
 	exchange
 	view View
@@ -66,45 +67,6 @@ func (d *Deferred) Resolve(ctx context.Context, dst []byte) (resp []byte) {
 	return d.forward(dst, d.r.cfg.Forward.Resolve(ctx, &d.query))
 }
 
-// Shed writes the response to a question that there is no room to wait for.
-func (d *Deferred) Shed(dst []byte) []byte {
-	d.stats.shed.Add(1)
-	return d.refuse(dst, dns.RcodeServerFailure, EDE{Code: dns.ExtendedErrorCodeNetworkError,
-		Text: "too many questions are waiting for upstream resolvers: ask again"})
-}
-
-// admission bounds the questions that wait for the forwarder, or over TCP for
-// their client to take the response, each of which is a goroutine. A network is let in while it holds no more places than are free:
-// so one network alone gets half of them, n busy ones 1/(n+1) each, and there is
-// always room for one that comes new (the "dynamic threshold" of shared switch buffers).
-type admission struct {
-	mu    sync.Mutex
-	free  int
-	holds map[netip.Prefix]int
-}
-
-func newAdmission(places int) *admission {
-	return &admission{free: places, holds: make(map[netip.Prefix]int)}
-}
-
-// enter takes a place for network, to be given back with leave. It reports
-// false, at once, where there is none for it.
-func (a *admission) enter(network netip.Prefix) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.holds[network] >= a.free {
-		return false
-	}
-	a.free--
-	a.holds[network]++
-	return true
-}
-
-func (a *admission) leave(network netip.Prefix) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.free++
-	if a.holds[network]--; a.holds[network] == 0 {
-		delete(a.holds, network)
-	}
-}
+// Done gives back the question's place among those that wait, when its response is
+// sent or given up.
+func (d *Deferred) Done() { d.r.cfg.Forward.Release(&d.query) }

@@ -15,8 +15,8 @@ import (
 // Respond answers one request. It does no I/O and never waits. The response is
 // built in dst's storage, which should have room for it (64 KiB over TCP), and
 // is nil where the rules ask for silence. Where later is not nil the question
-// has to be resolved upstream: the caller runs it elsewhere. Neither holds on
-// to req. Safe for concurrent use; never panics.
+// has to be resolved upstream: the caller runs it elsewhere, and must call its Done.
+// Neither holds on to req. Safe for concurrent use; never panics.
 func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *Deferred) {
 	return newWorker(r, proto, new(stats)).respond(req, from, dst)
 }
@@ -42,7 +42,6 @@ type worker struct {
 	query    forward.Query
 	keeper   *keeper // nil: nothing is kept
 	pause    func()  // see Question; nil, with a keeper: answers that take long are deferred
-	number   uint8   // of the socket; see forward.Query
 }
 
 // maxLabels is more than a name of 255 bytes has.
@@ -137,6 +136,10 @@ func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uin
 		return dns.RcodeFormatError, EDE{Text: "a record that cannot be read"}, false
 	case q.OPT && q.Version != 0:
 		return dns.RcodeBadVers, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "EDNS version 0 only"}, false
+	case q.Type == dns.TypeOPT || q.Type == dns.TypeTSIG:
+		return dns.RcodeFormatError, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "no type to ask for: such records concern a message"}, false
+	case q.Type == dns.TypeTKEY || q.Type == dns.TypeMAILA || q.Type == dns.TypeMAILB:
+		return dns.RcodeNotImplemented, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "questions of this type are not supported"}, false
 	case q.Type == dns.TypeAXFR || q.Type == dns.TypeIXFR:
 		return dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "no zone transfers"}, false
 	case q.Class != dns.ClassINET && q.Class != dns.ClassCHAOS:
@@ -184,7 +187,7 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 		CD:      w.req.Flags&wire.CD != 0,
 		RD:      w.req.Flags&wire.RD != 0,
 		Network: view.Network,
-		Worker:  w.number,
+		Hits:    &w.stats.kept,
 	}
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil

@@ -230,19 +230,13 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 		return c.write(*buf, resp) && !c.stranger
 	}
 	c.slots <- struct{}{} // freed when that response is written, or given up
-	if !c.r.admit.enter(later.Network()) {
-		<-c.slots
-		resp := later.Shed((*buf)[lengthLen:lengthLen])
-		later.countAlone(resp, start)
-		return c.write(*buf, resp)
-	}
 	c.deferred.Go(func() {
+		defer later.Done() // no earlier: unread responses are its network's
 		// There may be thousands of these: a buffer for the usual answer has to do.
 		buf := make([]byte, lengthLen, lengthLen+minUDPSize)
 		resp := later.Resolve(ctx, buf[lengthLen:])
 		later.countAlone(resp, start)
 		c.write(buf, resp)
-		c.r.admit.leave(later.Network()) // no earlier: unread responses are its network's
 		<-c.slots
 	})
 	return true

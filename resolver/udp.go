@@ -36,7 +36,6 @@ type socket struct {
 	side   bool // it receives from those that are set aside, and from nobody else
 	stats  *stats
 	log    *slog.Logger
-	number uint8 // among the sockets; beyond 255 they begin anew
 
 	batch atomic.Pointer[udpbatch.Conn] // nil before serve; others may ask whether it is batched
 
@@ -62,7 +61,6 @@ func (s *socket) serve(ctx context.Context) error {
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Version)
 	w.pause = nil
-	w.number = s.number
 	var fails trouble
 	for {
 		n, err := b.Read()
@@ -120,12 +118,10 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 		from, control := b.From(i), replyControl(b.Control(i))
 		resp, later := w.respond(b.Packet(i), from, b.Out(i))
 		if later != nil {
-			if resp = s.defers(ctx, later, control, from, b.Out(i), start); resp == nil {
-				continue
-			}
-			later.count(resp)
-			answered[later.origin()]++
-		} else if w.count(resp); resp != nil {
+			s.defers(ctx, later, control, from, start)
+			continue
+		}
+		if w.count(resp); resp != nil {
 			answered[w.origin()]++
 		}
 		if resp != nil && s.lanes.alone(from.Addr()) {
@@ -173,30 +169,23 @@ func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatc
 	}
 }
 
-// defers has a question answered elsewhere. Where too many are already, it returns
-// the response, in out's storage, or nil for silence.
-func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, out []byte, start time.Time) []byte {
-	switch {
-	case later.zone != nil:
-		turn, ok := s.r.turns.Book(later.Network())
-		if !ok {
-			s.stats.dropped[dropSlow].Add(1)
-			return nil
-		}
-		s.compute(later, turn, slices.Clone(control), from, start)
-	case s.r.admit.enter(later.Network()):
+// defers has a question answered elsewhere. One whose answer takes long is dropped
+// where too many of its network wait already.
+func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
+	if later.zone == nil {
 		s.resolve(ctx, later, slices.Clone(control), from, start)
-	default:
-		return later.Shed(out)
+	} else if turn, ok := s.r.turns.Book(later.Network()); ok {
+		s.compute(later, turn, slices.Clone(control), from, start)
+	} else {
+		s.stats.dropped[dropSlow].Add(1)
 	}
-	return nil
 }
 
 // resolve answers a question that has to be resolved upstream.
 func (s *socket) resolve(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
+		defer later.Done()
 		resp := later.Resolve(ctx, make([]byte, 0, later.limit()))
-		s.r.admit.leave(later.Network())
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 	})

@@ -88,7 +88,7 @@ func TestFilesWithoutEnd(t *testing.T) {
 		}
 		c := &config{resolvConf: path}
 		log := &logBuffer{}
-		if f, err := c.forwarder(slog.New(slog.NewTextHandler(log, nil))); err != nil || f == nil || !strings.Contains(log.String(), says) {
+		if f, _, err := c.forwarder(1024, slog.New(slog.NewTextHandler(log, nil))); err != nil || f == nil || !strings.Contains(log.String(), says) {
 			t.Errorf("as resolv.conf: %v\n%s", err, log)
 		}
 	}

@@ -37,7 +37,7 @@ var arrows = map[string][]string{
 	"registry/corrosion/corrosiontest": {},
 	"registry/registrytest":            {"registry"},
 	"resolver":                         {"resolver/forward", "resolver/internal/turns", "resolver/internal/udpbatch", "resolver/internal/wire"},
-	"resolver/forward":                 {"resolver/internal/wire"},
+	"resolver/forward":                 {"resolver/internal/turns", "resolver/internal/wire"},
 	"resolver/internal/turns":          {},
 	"resolver/internal/udpbatch":       {},
 	"resolver/internal/wire":           {},

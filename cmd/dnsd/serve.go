@@ -26,6 +26,8 @@ type daemon struct {
 	source    registry.Source
 	follower  *registry.Follower
 	forwarder *forward.Forwarder // nil: --upstream none
+	hosts     *nameservers       // whose upstreams the forwarder has; nil: flags name them
+	share     descriptors
 	resolver  *resolver.Resolver
 	metrics   *prometheus.Registry
 	admin     *admin // set by listen; nil: --metrics-listen none
@@ -56,10 +58,11 @@ func newLogger(c *config, stderr io.Writer) *slog.Logger {
 // newDaemon makes the parts. Nothing is bound and nothing runs yet.
 func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daemon, err error) {
 	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), ending: make(chan struct{})}
+	d.share = c.descriptors(openFiles())
 	if d.source, err = c.source(getenv, log); err != nil {
 		return nil, err
 	}
-	if d.forwarder, err = c.forwarder(log); err != nil {
+	if d.forwarder, d.hosts, err = c.forwarder(d.share.forwarding, log); err != nil {
 		return nil, err
 	}
 	d.follower = registry.NewFollower(d.reg, d.source, registry.FollowerConfig{
@@ -92,6 +95,9 @@ func (d *daemon) listen(c *config) (err error) {
 	}
 	d.log.Info("dnsd listens", "version", version(), "listen", d.resolver.Addresses(),
 		"metrics", metrics, "registry", d.source.String())
+	if d.forwarder != nil {
+		logBounds(d.log, d.share, d.forwarder.Places(), c.MaxInflight)
+	}
 	return nil
 }
 
@@ -105,12 +111,13 @@ func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, er
 		return nil, fmt.Errorf("reading the host's name: %w", err)
 	}
 	var outside resolver.Forwarder // stays nil without a forwarder: an interface of nil is not
+	var panics func() uint64
 	if d.forwarder != nil {
-		outside = d.forwarder
+		outside, panics = d.forwarder, d.forwarder.Panics
 	}
 	return resolver.New(resolver.Config{
 		Version: d.reg.Version, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
-		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside,
+		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside, Panics: panics, MaxTCPConns: d.share.tcp, MaxLanes: d.share.lanes,
 		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
 		Log:      log,
 	})
@@ -137,6 +144,9 @@ func (d *daemon) run(ctx context.Context) error {
 	part(d.signals)
 	if d.forwarder != nil {
 		part(d.forwarder.Run)
+	}
+	if d.hosts != nil {
+		part(func(ctx context.Context) error { return d.hosts.follow(ctx, d.forwarder) })
 	}
 	if d.admin != nil {
 		part(d.admin.run)

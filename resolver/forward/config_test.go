@@ -50,27 +50,31 @@ func TestParseUpstream(t *testing.T) {
 	}
 }
 
-func TestFromResolvConf(t *testing.T) {
-	const text = `# nameserver 192.0.2.66
+func TestParseResolvConf(t *testing.T) {
+	const conf = `# nameserver 192.0.2.66
 search example.com
 nameserver 10.0.0.1
 nameserver   fd00::1
 nameserver nonsense
 nameserver fdaa::3
+nameserver 10.0.0.1
 options edns0
 nameserver 10.0.0.2 # spare`
 	self := netip.MustParseAddrPort("[fdaa::3]:53")
 	var got []string
-	for _, u := range FromResolvConf([]byte(text), func(a netip.AddrPort) bool { return a == self }) {
+	for _, u := range ParseResolvConf(conf, func(a netip.AddrPort) bool { return a == self }) {
 		got = append(got, u.String())
 	}
 	if want := "10.0.0.1:53 [fd00::1]:53 10.0.0.2:53"; strings.Join(got, " ") != want {
-		t.Errorf("got %v, want %s", got, want)
+		t.Errorf("got %v", got)
+	}
+	if got := ParseResolvConf("search example.com\n", nil); got != nil {
+		t.Errorf("nameservers in a file that names none: %v", got)
 	}
 }
 
 func TestNewRejects(t *testing.T) {
-	for _, cfg := range []Config{{Timeout: -1}, {MaxInflight: -1}, {Upstreams: []Upstream{{Domain: "."}}}} {
+	for _, cfg := range []Config{{Timeout: -1}, {MaxInflight: -1}, {Descriptors: -1}, {Upstreams: []Upstream{{Domain: "."}}}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("accepted %+v", cfg)
 		}
