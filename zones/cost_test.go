@@ -212,6 +212,7 @@ func poison(reg *registry.Registry, few int) (antidote func()) {
 // walk over what a tenant has, and counts no steps, falls here.
 func TestNoNameIsDearToASocket(t *testing.T) {
 	const many, times, maxPairs = 20_000, 4, 256
+	const noise = 3 // of the clock, on a busy machine; a walk over all there is takes 20 times as long
 	var items []registry.Item
 	for i := range maxInline / 2 {
 		items = append(items, machine(netA, fmt.Sprintf("m%06d web iad started fdaa:0:18::%x", i, i+1)))
@@ -234,7 +235,7 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 		}()
 		a, steps := stepsOf(t, z, c, nil)
 		bytes, took := cost(t, z, c)
-		if bytes > times*mostBytes || took > times*mostTime {
+		if bytes > times*mostBytes || took > noise*times*mostTime {
 			t.Errorf("%s %s, fleets indexed %t: %d bytes and %v, where %d machines took %d and %v",
 				c.name, typeName(c.typ), indexed, bytes, took, len(items), mostBytes, mostTime)
 		}
