@@ -173,20 +173,32 @@ func (q *Question) mixes(said string, keys [][]part) bool {
 		return may(func(p part) bool { return p.text == "" }) &&
 			(q.there || slices.ContainsFunc(keys, func(c []part) bool { return slices.ContainsFunc(c, empty) }))
 	}
-	left := map[string]bool{}
+	// Every entry comes from a key, and every key gives one at most.
+	givers := map[string][]int{}
 	for entry := range strings.SplitSeq(said, cmp.Or(q.sep, "\x00")) {
-		left[entry] = true
+		givers[entry] = nil
 	}
-	entries := maps.Clone(left)
-	for _, choices := range keys {
-		ok := false
+	for i, choices := range keys {
+		fits := false
 		for _, p := range choices {
-			ok = ok || p.text == "" || entries[p.text]
-			delete(left, p.text)
+			_, there := givers[p.text]
+			if there {
+				givers[p.text] = append(givers[p.text], i)
+			}
+			fits = fits || there || p.text == ""
 		}
-		if !ok {
+		if !fits {
 			return false
 		}
 	}
-	return len(left) == 0
+	given := make([]int, len(keys)) // entries that are of no other key
+	for _, from := range givers {
+		if len(from) == 0 {
+			return false
+		}
+		if len(from) == 1 {
+			given[from[0]]++
+		}
+	}
+	return slices.Max(given) <= 1
 }

@@ -130,6 +130,7 @@ func TestMixes(t *testing.T) {
 		{&web, lasts.Addr, after, true},
 		{&web, lasts.Addr + " " + dies.Addr + " " + comes.Addr, after, true}, // true of no version
 		{&web, dies.Addr + " " + moved.Addr, after, true},
+		{&web, lasts.Addr + " " + moved.Addr, after, false}, // both are m1
 		{&web, dies.Addr + " " + moved.Addr, before, false}, // not moved yet
 		{&web, dies.Addr + " " + comes.Addr, after, false},  // what lasts is missing
 		{&web, lasts.Addr + " " + AddrIn(here, 9), after, false},
