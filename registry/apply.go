@@ -144,10 +144,10 @@ func (f *Follower) take(item *Item, named keeper, logged *int) {
 		f.guard.settle(item)
 	}
 	var source *sourceError
-	err := item.trouble()
+	err := trouble(item)
 	switch {
 	case err == nil:
-		delete(f.rejected, item.key())
+		delete(f.rejected, item.About())
 		return
 	case err == errTold:
 		return
@@ -156,7 +156,7 @@ func (f *Follower) take(item *Item, named keeper, logged *int) {
 		return
 	}
 	f.panics.note(err)
-	if !errors.As(err, new(*note)) {
+	if !isPart(err) {
 		named.add(item.Key)
 	}
 	if f.reject(item, err) {
@@ -180,7 +180,7 @@ func (f *Follower) apply(items []Item) (n int) {
 		return f.apply(items[:half]) + f.apply(items[half:])
 	}
 	logged := 0
-	item := Reject(items[0].key(), items[0].Where, err)
+	item := Reject(items[0].About(), items[0].Where, err)
 	f.take(&item, keeper{}, &logged)
 	return 0
 }
@@ -200,12 +200,28 @@ const (
 // object stood in the source.
 var errTold = errors.New("told already")
 
+// partError is why an object is used in part.
+type partError struct{ error }
+
+func isPart(err error) bool { return errors.As(err, new(*partError)) }
+
+// trouble returns why the object, or a part of it, could not be used.
+func trouble(i *Item) error {
+	switch {
+	case i.Err != nil:
+		return i.Err
+	case i.Note == nil || i.Note == errTold:
+		return i.Note
+	}
+	return &partError{i.Note}
+}
+
 // logTrouble logs an object that cannot be used, as a whole or in part.
 func (f *Follower) logTrouble(item *Item, err error) {
-	key, level := item.key(), slog.LevelError
+	key, level := item.About(), slog.LevelError
 	msg := "an object of the registry's source cannot be used; the version known before stays"
 	switch {
-	case errors.As(err, new(*note)):
+	case isPart(err):
 		msg, level = "an object of the registry's source is used in part", slog.LevelWarn
 	case key.Name == "" && key.ID == "":
 		msg = "an object of the registry's source cannot be used, nor can be told which it is"
@@ -216,8 +232,8 @@ func (f *Follower) logTrouble(item *Item, err error) {
 // reject counts an object that cannot be used, as a whole or in part, and
 // reports whether its reason is new.
 func (f *Follower) reject(item *Item, err error) bool {
-	logKey, reason := item.key(), err.Error()
-	if errors.As(err, new(*note)) {
+	logKey, reason := item.About(), err.Error()
+	if isPart(err) {
 		f.stats.partial[logKey.Kind].Add(1)
 	} else {
 		f.stats.rejected[logKey.Kind].Add(1)

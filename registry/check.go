@@ -68,8 +68,8 @@ func Check(data []byte) Report {
 	return r
 }
 
-// label names a rejected object in a report, as far as it has a name.
-func (k Key) label() string {
+// rejectedName names a rejected object in a report, as far as it has a name.
+func rejectedName(k Key) string {
 	switch {
 	case k.Name == "" && k.ID == "":
 		return k.Kind.String()

@@ -18,7 +18,7 @@ func Export(w io.Writer, v *View) error {
 	e.encoder.SetEscapeHTML(false) // the file is read by people, not by browsers
 	e.apps(v)
 	for _, m := range e.machines {
-		e.element("machines", m.json())
+		e.element("machines", jsonOf(m))
 	}
 	v.Each(KindPeer, func(o Object) bool {
 		p := o.(*Peer)
@@ -126,7 +126,7 @@ func (e *exporter) app(a *App, machines []*Machine, flycast []string) {
 		} else {
 			e.print(",")
 		}
-		j := m.json()
+		j := jsonOf(m)
 		if m.App == a.Name {
 			j.App = ""
 		}
@@ -139,8 +139,8 @@ func (e *exporter) app(a *App, machines []*Machine, flycast []string) {
 	e.print("}")
 }
 
-// json returns the machine in the Machines API's form.
-func (m *Machine) json() machineJSON {
+// jsonOf returns a machine in the Machines API's form.
+func jsonOf(m *Machine) machineJSON {
 	j := machineJSON{ID: m.ID, App: m.App, Network: m.Network.String(), State: m.State, Region: m.Region}
 	if m.Addr.IsValid() {
 		j.PrivateIP = m.Addr.String()

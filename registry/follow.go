@@ -271,8 +271,8 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 		if err := Contain(func() error { d.listing.add(&item); return nil }); err != nil {
 			item = Reject(Key{}, item.Where, err)
 		}
-		if err := item.trouble(); err != nil { // which is told at once, and of an object no more than that
-			rejected = append(rejected, Item{Key: item.key(), Err: err, Where: item.Where})
+		if err := trouble(&item); err != nil { // which is told at once, and of an object no more than that
+			rejected = append(rejected, Item{Key: item.About(), Err: err, Where: item.Where})
 		}
 	}
 	if len(rejected) > 0 {

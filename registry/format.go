@@ -157,7 +157,7 @@ func (p *parser) reject(key Key, at span, err error) {
 
 func (p *parser) problem(key Key, at span, err error) {
 	line, column := p.position(at.from)
-	p.problems = append(p.problems, Problem{line, column, key.label() + ": " + err.Error()})
+	p.problems = append(p.problems, Problem{line, column, rejectedName(key) + ": " + err.Error()})
 }
 
 // wrongKind says that a value is not what it stands for.

@@ -5,53 +5,6 @@ import (
 	"time"
 )
 
-// class is a kind of what answers hold, of which the guard judges by itself how
-// much a listing takes away. A machine may change its class: one of a higher
-// number is in fewer answers.
-type class uint8
-
-const (
-	startedMachines class = iota // what AAAA answers hold
-	otherMachines                // deployed, but not started or hidden: what lists of all hold, and what tells NODATA from NXDOMAIN
-	peers                        // but for people's passing sessions
-	addresses
-	apps   // registered
-	unseen // in no answer: neither counted nor guarded
-)
-
-const classes = int(unseen)
-
-// classNames are the classes in the singular, as metric labels have them, and in
-// the plural, as sentences do.
-var classNames = [classes]struct{ label, plural string }{
-	startedMachines: {"started_machine", "started machines"},
-	otherMachines:   {"other_machine", "other machines"},
-	peers:           {"peer", "peers"},
-	addresses:       {"address", "flycast addresses"},
-	apps:            {"app", "apps"},
-}
-
-func classOf(o Object) class {
-	switch o := o.(type) {
-	case *Machine:
-		switch {
-		case o.Started() && !o.Skip:
-			return startedMachines
-		case o.Deployed():
-			return otherMachines
-		}
-	case *Peer:
-		if !o.Interactive() {
-			return peers
-		}
-	case *Address:
-		return addresses
-	case *App:
-		return apps
-	}
-	return unseen
-}
-
 const (
 	// A listing that takes away more than guardMin objects and more than it
 	// leaves is more often a mistake (an empty prefix, a wrong table, a state
@@ -197,7 +150,7 @@ func (g *guard) back(objects iter.Seq[Object]) {
 // settle forgets what an item that is about to be applied decides by itself.
 func (g *guard) settle(item *Item) {
 	if len(g.held) > 0 {
-		g.drop(item.key())
+		g.drop(item.About())
 	}
 }
 

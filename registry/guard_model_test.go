@@ -71,8 +71,8 @@ func (m *model) change(items []Item) {
 			m.name([]Item{*item})
 			continue
 		}
-		delete(m.since, item.key())
-		m.set(item.key(), item.Object)
+		delete(m.since, item.About())
+		m.set(item.About(), item.Object)
 	}
 	m.back(items)
 }
@@ -82,7 +82,7 @@ func (m *model) back(items []Item) {
 	last := map[Key]Object{}
 	for _, item := range items {
 		if item.Object != nil {
-			last[item.key()] = item.Object
+			last[item.About()] = item.Object
 		}
 	}
 	for key, p := range m.passed {
@@ -121,7 +121,7 @@ func (m *model) list(e event) {
 	named, listed := m.name(e.items), map[Key]Object{}
 	for _, item := range e.items {
 		if item.Err == nil {
-			listed[item.key()] = item.Object
+			listed[item.About()] = item.Object
 		}
 	}
 	before := maps.Clone(m.known)

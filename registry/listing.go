@@ -9,7 +9,7 @@ import "time"
 type listing struct {
 	began    time.Time
 	view     *View
-	fleets   map[fleetKey]*listedFleet
+	fleets   map[app]*listedFleet
 	others   map[Key]struct{} // peers and addresses that were listed
 	puts     []Object         // what is new or differs
 	late     []Item           // changes that arrived during the listing
@@ -17,24 +17,32 @@ type listing struct {
 	doubt    string           // why it may lack what is there; empty: it is whole
 }
 
+// app is the identity of an app, registered or not.
+type app struct {
+	network Network
+	name    string // lower case
+}
+
+func appOf(key Key) app { return app{key.Network, key.Name} }
+
 // listedFleet marks what a listing has named of a fleet that was known when it
 // began.
 type listedFleet struct {
 	fleet *Fleet
-	app   bool     // the app object itself
-	seen  []uint64 // one bit for each of fleet.all
+	named bool     // the app object itself
+	seen  []uint64 // one bit for each of fleet.Machines()
 }
 
 func newListing(v *View) *listing {
-	return &listing{began: time.Now(), view: v, fleets: map[fleetKey]*listedFleet{}, others: map[Key]struct{}{}}
+	return &listing{began: time.Now(), view: v, fleets: map[app]*listedFleet{}, others: map[Key]struct{}{}}
 }
 
 // fleet returns the marks of a fleet, nil for one not known when the listing began.
-func (l *listing) fleet(key fleetKey) *listedFleet {
+func (l *listing) fleet(key app) *listedFleet {
 	f, ok := l.fleets[key]
 	if !ok {
-		if known, _ := l.view.Fleet(key.network, key.app); known != nil {
-			f = &listedFleet{fleet: known, seen: make([]uint64, (len(known.all)+63)/64)}
+		if known, _ := l.view.Fleet(key.network, key.name); known != nil {
+			f = &listedFleet{fleet: known, seen: make([]uint64, (len(known.Machines())+63)/64)}
 		}
 		l.fleets[key] = f
 	}
@@ -47,18 +55,18 @@ func (f *listedFleet) machine(id string) (known *Machine, again bool) {
 	if f == nil {
 		return nil, false
 	}
-	i, ok := find(f.fleet.all, id)
+	i, ok := f.fleet.Find(id)
 	if !ok {
 		return nil, false
 	}
 	again = f.seen[i/64]&(1<<(i%64)) != 0
 	f.seen[i/64] |= 1 << (i % 64)
-	return f.fleet.all[i], again
+	return f.fleet.Machines()[i], again
 }
 
 // add takes one item of the listing.
 func (l *listing) add(item *Item) {
-	key := item.key()
+	key := item.About()
 	if item.Err != nil {
 		l.rejected = append(l.rejected, key)
 		return
@@ -68,12 +76,12 @@ func (l *listing) add(item *Item) {
 	unchanged := false
 	switch key.Kind {
 	case KindMachine:
-		known, again := l.fleet(fleetKey{key.Network, key.Name}).machine(key.ID)
-		unchanged = known != nil && !again && known.equal(item.Object)
+		known, again := l.fleet(appOf(key)).machine(key.ID)
+		unchanged = known != nil && !again && Equal(known, item.Object)
 	case KindApp:
-		if f := l.fleet(fleetKey{key.Network, key.Name}); f != nil {
-			unchanged = !f.app && f.fleet.registered && f.fleet.name == item.Object.(*App).Name
-			f.app = true
+		if f := l.fleet(appOf(key)); f != nil {
+			unchanged = !f.named && f.fleet.Registered() && f.fleet.Name() == item.Object.(*App).Name
+			f.named = true
 		}
 	default: // few: those that are unchanged are found to be so when they are applied
 		l.others[key] = struct{}{}
@@ -152,7 +160,7 @@ func (l *listing) losses(v *View) (losses map[Key]loss, rest []Key) {
 	})
 	for i := range l.late {
 		if l.late[i].Err == nil {
-			delete(losses, l.late[i].key())
+			delete(losses, l.late[i].About())
 		}
 	}
 	return losses, rest
@@ -162,29 +170,29 @@ func (l *listing) losses(v *View) (losses map[Key]loss, rest []Key) {
 // one that is listed twice the last version counts.
 func (l *listing) worse(v *View, losses map[Key]loss) {
 	var fleet *Fleet
-	var of fleetKey
+	var of app
 	for _, o := range l.puts {
 		m, ok := o.(*Machine)
 		if !ok {
 			continue
 		}
 		key := m.Key()
-		app := fleetKey{key.Network, key.Name}
-		if l.fleets[app] == nil { // nothing was known of it
+		name := appOf(key)
+		if l.fleets[name] == nil { // nothing was known of it
 			continue
 		}
-		if fleet == nil || of != app {
-			fleet, _ = v.Fleet(app.network, app.app)
-			of = app
+		if fleet == nil || of != name {
+			fleet, _ = v.Fleet(name.network, name.name)
+			of = name
 		}
 		if fleet == nil {
 			continue
 		}
-		i, ok := find(fleet.all, key.ID)
+		i, ok := fleet.Find(key.ID)
 		if !ok {
 			continue
 		}
-		if old := fleet.all[i]; classOf(m) > classOf(old) {
+		if old := fleet.Machines()[i]; classOf(m) > classOf(old) {
 			losses[key] = loss{old: old, put: m}
 		} else {
 			delete(losses, key)
@@ -195,18 +203,18 @@ func (l *listing) worse(v *View, losses map[Key]loss) {
 // absent calls lacks with every object that the registry holds and the listing
 // has not named, but for those that came after it began.
 func (l *listing) absent(v *View, lacks func(Object)) {
-	each(v, tableFleets, func(f *Fleet) bool {
-		listed := l.fleet(fleetKey{f.network, Lower(f.name)})
+	v.EachFleet(func(f *Fleet) bool {
+		listed := l.fleet(app{f.Network(), Lower(f.Name())})
 		if listed == nil {
 			return true
 		}
-		if f.registered && listed.fleet.registered && !listed.app {
-			lacks(&App{Name: f.name, Network: f.network})
+		if f.Registered() && listed.fleet.Registered() && !listed.named {
+			lacks(&App{Name: f.Name(), Network: f.Network()})
 		}
-		for i, m := range f.all {
+		for i, m := range f.Machines() {
 			known := true
 			if f != listed.fleet {
-				i, known = find(listed.fleet.all, Lower(m.ID))
+				i, known = listed.fleet.Find(Lower(m.ID))
 			}
 			if known && listed.seen[i/64]&(1<<(i%64)) == 0 {
 				lacks(m)
@@ -233,19 +241,19 @@ func (l *listing) undone(v *View, losses map[Key]loss) []Object {
 		if listed == nil {
 			continue
 		}
-		now, _ := v.Fleet(key.network, key.app)
+		now, _ := v.Fleet(key.network, key.name)
 		if now == listed.fleet {
 			continue
 		}
-		if listed.app && listed.fleet.registered && (now == nil || !now.registered) {
-			gone = append(gone, &App{Name: listed.fleet.name, Network: key.network})
+		if listed.named && listed.fleet.Registered() && (now == nil || !now.Registered()) {
+			gone = append(gone, &App{Name: listed.fleet.Name(), Network: key.network})
 		}
-		for i, m := range listed.fleet.all {
+		for i, m := range listed.fleet.Machines() {
 			if listed.seen[i/64]&(1<<(i%64)) == 0 {
 				continue
 			}
 			if now != nil {
-				if j, here := find(now.all, Lower(m.ID)); here && now.all[j] == m {
+				if j, here := now.Find(Lower(m.ID)); here && now.Machines()[j] == m {
 					continue
 				}
 			}

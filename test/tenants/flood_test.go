@@ -68,7 +68,7 @@ func TestFlood(t *testing.T) {
 			h := newHost(t, nil)
 			var harm []string
 			for range 3 {
-				harm = h.attacked(t, func(ctx context.Context) { torrent(ctx, t, h.a, name) }).harm()
+				harm = h.attacked(t, 3*time.Second, func(ctx context.Context) { torrent(ctx, t, h.a, name) }).harm()
 				if len(harm) == 0 {
 					break
 				}
@@ -88,7 +88,7 @@ func TestFlood(t *testing.T) {
 // its queue nobody waits for any more, and it is not answered.
 func TestOldQuestions(t *testing.T) {
 	h := newHost(t, nil)
-	p := h.attacked(t, func(ctx context.Context) {
+	p := h.attacked(t, 5*time.Second, func(ctx context.Context) {
 		flooding, stop := context.WithCancel(ctx)
 		defer stop()
 		go torrent(flooding, t, h.a, "no-such-%d.internal")

@@ -99,18 +99,23 @@ func write(t testing.TB, path string, apps ...object) {
 // one for port 53, on a host with a machine of each network.
 func newHost(t testing.TB, apps []object, args ...string) *host {
 	t.Helper()
+	return newHostWith(t, apps, []uintptr{unix.CAP_NET_BIND_SERVICE}, append([]string{"--listen", "[fdaa::3]:53"}, args...)...)
+}
+
+func newHostWith(t testing.TB, apps []object, privileges []uintptr, args ...string) *host {
+	t.Helper()
 	h := &host{Lab: lab.Open(t, "fdaa::3"), path: filepath.Join(t.TempDir(), "registry.json")}
 	h.a, h.b = h.Tenant(t, "a", machineA), h.Tenant(t, "b", machineB)
 	write(t, h.path, append([]object{home(machineA), home(machineB)}, apps...)...)
 	for dir := filepath.Dir(h.path); dir != "/"; dir = filepath.Dir(dir) {
 		_ = os.Chmod(dir, 0o755) // dnsd is nobody
 	}
-	args = append([]string{"--metrics-listen", lab.Admin, "--listen", "[fdaa::3]:53", "--registry", "file:" + h.path, "--upstream", "none"}, args...)
+	args = append([]string{"--metrics-listen", lab.Admin, "--registry", "file:" + h.path, "--upstream", "none"}, args...)
 	// Without the race detector, which makes a flood of every question.
 	cmd := lab.Command(lab.PlainBinary(t), nil, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
-		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE},
+		AmbientCaps: privileges,
 	}
 	h.dnsd = h.Launch(t, cmd)
 	h.dnsd.Ready(t)
@@ -138,22 +143,21 @@ func (h *host) metric(t testing.TB, series string) float64 {
 
 // The phases of a scene.
 const (
-	calm    = time.Second            // before
-	during  = 5 * time.Second        // of the attack
-	restful = 200 * time.Millisecond // after its end, b must be served as before
+	calm    = 500 * time.Millisecond // before and after
+	restful = 200 * time.Millisecond // after the attack's end, b must be served as before
 	rateB   = 100                    // b's questions a second
 )
 
 // phases are what became of b's questions before, during and after an attack.
 type phases struct{ before, during, after fate }
 
-// attacked asks b's questions while attack runs.
-func (h *host) attacked(t *testing.T, attack func(ctx context.Context)) phases {
+// attacked asks b's questions while attack runs, for so long.
+func (h *host) attacked(t *testing.T, during time.Duration, attack func(ctx context.Context)) phases {
 	t.Helper()
 	asks := func(d time.Duration) fate {
 		return ask(t, h.b, server, rateB, d, only("home.internal", dns.TypeAAAA), 3)
 	}
-	asks(calm / 4) // neighbours and kept answers
+	asks(calm / 2) // neighbours and kept answers
 	var p phases
 	p.before = asks(calm)
 	ctx, stop := context.WithCancel(context.Background())
