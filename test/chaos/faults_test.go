@@ -25,6 +25,10 @@ const (
 	// elected is how long the members may disturb each other after they are all
 	// well again.
 	elected = 10 * time.Second
+
+	// emptied is how long etcd is empty at most: the second opinion of the sweep
+	// guard comes after 30 s.
+	emptied = 12 * time.Second
 )
 
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
@@ -201,9 +205,9 @@ func wipe(s *scene, r *rand.Rand, lasts time.Duration) {
 		h.mix(true)
 	}
 	s.log("everything is wiped")
+	began := time.Now()
 	s.etcd.Wipe()
-	// The second opinion of the sweep guard comes after 30 s.
-	s.during(min(lasts, seconds(12)), s.platform.fill, "etcd is empty")
+	s.during(max(0, min(lasts, emptied-time.Since(began))), s.platform.fill, "etcd is empty")
 	refilled := time.Now()
 	for _, h := range s.hosts {
 		s.watching.Go(func() { h.unmix(refilled) })

@@ -36,7 +36,8 @@ type host struct {
 	server atomic.Pointer[lab.Server]
 	light  load // of the first process at rest
 
-	answered, stale, forwarded, again atomic.Int64 // answers; of them those marked; those of outside names; questions asked again
+	answered, stale, forwarded atomic.Int64 // answers; of them those marked; those of outside names
+	again, excused             atomic.Int64 // questions asked again; late answers while the test was late itself
 }
 
 // guest is a machine on a host.

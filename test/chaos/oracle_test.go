@@ -227,6 +227,25 @@ func TestOracle(t *testing.T) {
 			s.right(s.says(v, false))
 			s.wrong(s.says(saved, true), "was true last in version")
 		},
+		"restarted_from_an_old_state": func(s *stand) {
+			saved := s.change()
+			s.right(s.says(saved, false))
+			s.mark(false)
+			time.Sleep(saving + moment)
+			s.mark(true)
+			v := s.change()
+			s.right(s.says(v, false))
+			time.Sleep(time.Hour) // its disk is full
+			s.enter()
+			s.hush(0)
+			s.stop(false)
+			s.start()
+			s.right(s.says(saved, true))
+			s.wrong(s.says(saved-1, true), "was true last in version")
+			s.wrong(s.says(saved, false), "was true last in version")
+			s.settle() // it is current again
+			s.wrong(s.says(saved, false), "was true last in version")
+		},
 		"ended": func(s *stand) {
 			v := s.change()
 			s.right(s.says(v, false))
@@ -326,6 +345,44 @@ func TestOracle(t *testing.T) {
 				play(s)
 			})
 		})
+	}
+}
+
+// TestForeign: wherever something of another network shows, it is noticed; what the
+// client asked for itself is not held against dnsd.
+func TestForeign(t *testing.T) {
+	s := &scene{}
+	for _, n := range networks {
+		s.nets = append(s.nets, &network{mark: n.mark, name: n.name})
+	}
+	c := &client{h: &host{s: s}, m: &guest{net: s.nets[0]}}
+	rr := func(text string) []dns.RR {
+		rr, err := dns.NewRR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []dns.RR{rr}
+	}
+	for name, put := range map[string]func(resp *dns.Msg){
+		"address":    func(resp *dns.Msg) { resp.Answer = rr("web.internal. 5 IN AAAA fdaa:0:b22:1::1") },
+		"list":       func(resp *dns.Msg) { resp.Answer = rr(`web.internal. 5 IN TXT "xqa1 fra," "xqb1 fra"`) },
+		"reverse":    func(resp *dns.Msg) { resp.Answer = rr("web.internal. 5 IN PTR xqc1.vm.web.internal.") },
+		"authority":  func(resp *dns.Msg) { resp.Ns = rr("internal. 5 IN NS xqc1.internal.") },
+		"additional": func(resp *dns.Msg) { resp.Extra = append(resp.Extra, rr("x.internal. 5 IN AAAA fdaa:0:b22::1")...) },
+		"error": func(resp *dns.Msg) {
+			resp.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{ExtraText: "no app in xqb"}}
+		},
+	} {
+		resp := new(dns.Msg)
+		resp.SetQuestion("xqb1.vm.web.internal.", dns.TypeAAAA)
+		resp.SetEdns0(1232, false)
+		resp.Answer = rr("xqb1.vm.web.internal. 5 IN AAAA fdaa:0:a11::1")
+		if err := c.foreign(resp); err != nil {
+			t.Errorf("its own: %v", err)
+		}
+		if put(resp); c.foreign(resp) == nil {
+			t.Errorf("%s: not noticed:\n%v", name, resp)
+		}
 	}
 }
 

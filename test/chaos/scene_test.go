@@ -95,6 +95,7 @@ type scene struct {
 	hosts    []*host
 
 	watching sync.WaitGroup // those who look from outside
+	pulse    *pulse         // from when clients ask
 
 	mu      sync.Mutex
 	lines   []string      // the timeline

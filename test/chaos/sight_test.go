@@ -210,12 +210,15 @@ func (g *sight) ask(network int) (ticket, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	since := now
+	since, low := now, g.floor[network]
 	from, troubled := g.inTrouble(now)
 	if troubled {
 		since = from
 	}
-	low := max(g.floor[network], g.histories[network].Settled(since.Add(-usual)))
+	// A process that has started meanwhile may know only what was on disk.
+	if !troubled || g.began.Before(from) {
+		low = max(low, g.histories[network].Settled(since.Add(-usual)))
+	}
 	return ticket{now, g.process, g.pauses, low, troubled, g.mixes}, g.process != 0 && !g.frozen
 }
 
@@ -350,12 +353,12 @@ func (g *sight) beganAt() time.Time {
 // wrong describes an answer that is not true.
 func (g *sight) wrong(h *truth.History, q *truth.Question, said string, low int, now time.Time) error {
 	newest, _ := h.Newest()
-	why := "was never true"
-	if last := lastly(h, q, said, low); last >= 0 {
-		why = fmt.Sprintf("was true last in version %d, over %v ago", last, now.Sub(h.Begun(last+1)).Round(time.Millisecond))
-	}
-	return fmt.Errorf("%s\ngot  %s\nwant one of, from version %d (%v old) to %d,\n     %s", why, said,
+	want := fmt.Sprintf("got  %s\nwant one of, from version %d (%v old) to %d,\n     %s", said,
 		low, now.Sub(h.Begun(low)).Round(time.Millisecond), newest, strings.Join(h.Answers(q, low, now), "\n     "))
+	if last := lastly(h, q, said, low); last >= 0 {
+		return fmt.Errorf("was true last in version %d, over %v ago\n%s", last, now.Sub(h.Begun(last+1)).Round(time.Millisecond), want)
+	}
+	return wrongAnswer{fmt.Errorf("was never true\n%s", want)}
 }
 
 // lastly returns the last version before low in which q is answered so, -1 for
