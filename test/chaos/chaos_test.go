@@ -108,6 +108,9 @@ func (s *scene) verdict(all []*lane) {
 	if t.Failed() {
 		return
 	}
+	if n := s.platform.changes.Load(); n < few {
+		t.Errorf("%d changes: too few to show anything", n)
+	}
 	if why := s.hosts[0].leaks(); why != "" {
 		t.Errorf("%v leaks: %s", s.hosts[0], why)
 	}

@@ -37,7 +37,7 @@ func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Se
 // hosts'.
 func lanes(s *scene) []*lane {
 	all := []*lane{
-		{name: "cluster", rest: seconds(4), faults: []fault{
+		{name: "cluster", rest: seconds(4), first: s.platform.progress, faults: []fault{
 			{"kill a member", seconds(3), seconds(10), killMember},
 			{"freeze a member", seconds(3), seconds(15), freezeMember},
 			{"cut a member off the others", seconds(4), seconds(12), isolateMember},

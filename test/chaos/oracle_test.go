@@ -390,7 +390,7 @@ func TestForeign(t *testing.T) {
 // into the time that is left, and the same ones from the same seed.
 func TestPlan(t *testing.T) {
 	draw := func(seed uint64, left time.Duration) (names []string, lasting []time.Duration) {
-		s := &scene{seed: seed}
+		s := &scene{seed: seed, platform: new(platform)}
 		for _, l := range lanes(s) {
 			for range 2 * len(l.faults) {
 				f, lasts, ok := l.next(left)

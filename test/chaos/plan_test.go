@@ -19,7 +19,8 @@ type fault struct {
 type lane struct {
 	name   string
 	faults []fault
-	rest   time.Duration // between two, at most
+	rest   time.Duration         // between two, at most
+	first  func(until time.Time) // what must have happened before each, nil: nothing
 	r      *rand.Rand
 	deck   []int // of faults, those to be drawn next; all come before any comes again
 	made   map[string]int
@@ -49,6 +50,9 @@ func (l *lane) next(left time.Duration) (fault, time.Duration, bool) {
 // run makes faults until a time, and has mended them all when it returns.
 func (l *lane) run(s *scene, until time.Time) {
 	for {
+		if l.first != nil {
+			l.first(until)
+		}
 		if !s.sleep(time.Duration(l.r.Int64N(int64(l.rest)))) {
 			return
 		}

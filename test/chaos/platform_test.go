@@ -163,6 +163,20 @@ func (p *platform) commit(n *network, r *rand.Rand, now, next truth.World) error
 	}
 }
 
+// few is how many changes there must be between two faults of the cluster. It takes
+// seconds to find a leader, and a platform that cannot be written to shows little.
+const few = 10
+
+// progress waits until that many changes have been made from now on, or until a
+// time.
+func (p *platform) progress(until time.Time) {
+	for enough := p.changes.Load() + few; p.changes.Load() < enough && time.Now().Before(until); {
+		if !p.s.sleep(100 * time.Millisecond) {
+			return
+		}
+	}
+}
+
 // compact forgets all history of etcd.
 func (p *platform) compact() {
 	ctx, cancel := context.WithTimeout(p.s.ctx, 5*time.Second)
