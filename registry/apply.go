@@ -288,7 +288,7 @@ func (f *Follower) logHeld(sizes [classes]int) {
 	for c, n := range f.guard.counts {
 		if n > 2*f.loud[c] {
 			f.log.Error("a listing takes away most of what answers hold: it stays until a listing at least 30 s later agrees, or SIGUSR1 lets it go",
-				"what", classNames[c].plural, "held", n, "of", sizes[c], "source", f.src)
+				"what", class(c).Plural(), "held", n, "of", sizes[c], "source", f.src)
 			f.loud[c] = n
 		} else if n == 0 {
 			f.loud[c] = 0
@@ -367,7 +367,7 @@ func (f *Follower) hold() string {
 	var parts []string
 	for c, n := range f.guard.counts {
 		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%d of %d %s", n, f.reg.size(class(c)), classNames[c].plural))
+			parts = append(parts, fmt.Sprintf("%d of %d %s", n, f.reg.size(class(c)), class(c).Plural()))
 		}
 	}
 	until := "a listing at least 30 s later agrees"
@@ -408,9 +408,7 @@ func (f *Follower) settle(now time.Time) {
 		}
 	}
 	f.relist(now)
-	if *s != f.published() {
-		f.reg.SetStatus(*s)
-	}
+	f.reg.SetStatus(*s)
 }
 
 // relist ends the stream where everything is to be listed again: it is time, or
@@ -425,11 +423,4 @@ func (f *Follower) relist(now time.Time) {
 	if f.owed.Load() || now.After(d.until) || f.guard.wantsListing(now) && f.status.Doubt == "" {
 		d.end(errRelist)
 	}
-}
-
-// published is the status as readers have it, in the form that settle compares.
-func (f *Follower) published() Status {
-	s := *f.reg.Status()
-	s.changed = nil
-	return s
 }

@@ -4,6 +4,7 @@ package registry
 // higher number is in fewer answers.
 type class uint8
 
+// The classes.
 const (
 	startedMachines class = iota // what AAAA answers hold
 	otherMachines                // deployed, but not started or hidden: what lists of all hold, and what tells NODATA from NXDOMAIN
@@ -13,10 +14,9 @@ const (
 	unseen // in no answer: neither counted nor guarded
 )
 
+// Classes is how many classes there are.
 const classes = int(unseen)
 
-// classNames are the classes in the singular, as metric labels have them, and in
-// the plural, as sentences do.
 var classNames = [classes]struct{ label, plural string }{
 	startedMachines: {"started_machine", "started machines"},
 	otherMachines:   {"other_machine", "other machines"},
@@ -25,6 +25,13 @@ var classNames = [classes]struct{ label, plural string }{
 	apps:            {"app", "apps"},
 }
 
+// Label returns the class in the singular, as a metric's label.
+func (c class) Label() string { return classNames[c].label }
+
+// Plural returns the class in the plural, as in a sentence.
+func (c class) Plural() string { return classNames[c].plural }
+
+// ClassOf returns the class that an object is of.
 func classOf(o Object) class {
 	switch o := o.(type) {
 	case *Machine:

@@ -55,16 +55,16 @@ func placeOfPanic() string {
 // lastPart is what follows the last slash.
 func lastPart(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-// panics counts the panics that were contained, and logs the first at each place
+// Counter counts the panics that were contained, and logs the first at each place
 // with its stack. Safe for concurrent use.
 type panics struct {
-	log    *slog.Logger
+	Log    *slog.Logger // set once
 	count  atomic.Int64
 	mu     sync.Mutex
 	places map[string]bool // as many as the program has, at most
 }
 
-// note takes err where it is a panic, once.
+// Note takes err where it is a panic, once.
 func (p *panics) note(err error) {
 	var e *PanicError
 	if !errors.As(err, &e) || e.noted.Swap(true) {
@@ -79,6 +79,9 @@ func (p *panics) note(err error) {
 	p.places[e.Place] = true
 	p.mu.Unlock()
 	if first {
-		p.log.Error("a panic was contained; this is a bug in dnsd", "in", e.Place, "panic", e.Value, "stack", string(e.Stack))
+		p.Log.Error("a panic was contained; this is a bug in dnsd", "in", e.Place, "panic", e.Value, "stack", string(e.Stack))
 	}
 }
+
+// Count returns how many panics were noted.
+func (p *panics) Count() int64 { return p.count.Load() }

@@ -106,7 +106,7 @@ func NewFollower(reg *Registry, src Source, cfg FollowerConfig) *Follower {
 		ops: make(chan op, queueOps), release: make(chan struct{}, 1),
 		rejected: map[Key]string{},
 	}
-	f.saver, f.panics.log = newSaver(f), f.log
+	f.saver, f.panics.Log = newSaver(f), f.log
 	f.status = Status{State: Listing, Source: src.String()}
 	reg.SetStatus(f.status)
 	f.stats.round.Store(f.began.UnixNano())

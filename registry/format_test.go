@@ -216,7 +216,7 @@ func TestParseFileEmptyRegistry(t *testing.T) {
 func TestCheckReport(t *testing.T) {
 	r := Check([]byte(`{"apps": [
   {"name": "a", "network": "fdaa:0:18::/48", "machines": [
-    {"id": "m1", "state": "started", "config": {"metadata": {"a": "` + strings.Repeat("x", maxMetadata) + `"}}},
+    {"id": "m1", "state": "started", "config": {"metadata": {"a": "` + strings.Repeat("x", 64<<10) + `"}}},
     {"id": "m2", "state": "started", "region": "no.where"}]},
   {"name": "a"}],
  "peers": [{"name": "p", "private_ip": "fdaa:0:99::1"}]}`))
@@ -236,7 +236,7 @@ func TestCheckReport(t *testing.T) {
 
 func TestNotesHaveTheirPlace(t *testing.T) {
 	items, err := ParseFile([]byte(`{"machines": [
-  {"id": "m1", "app": "a", "state": "started", "private_ip": "fdaa:0:18::1", "config": {"metadata": {"a": "` + strings.Repeat("x", maxMetadata) + `"}}}]}`))
+  {"id": "m1", "app": "a", "state": "started", "private_ip": "fdaa:0:18::1", "config": {"metadata": {"a": "` + strings.Repeat("x", 64<<10) + `"}}}]}`))
 	if err != nil || len(items) != 1 || items[0].Object == nil || items[0].Note == nil || items[0].Where != "line 2, column 3" {
 		t.Errorf("%+v, %v", items, err)
 	}

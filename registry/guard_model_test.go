@@ -216,7 +216,7 @@ func (m *model) compare(r *Registry, f *Follower) bool {
 	for _, k := range Kinds() {
 		r.View().Each(k, func(o Object) bool {
 			n++
-			if want := m.known[o.Key()]; want == nil || !want.equal(o) {
+			if want := m.known[o.Key()]; want == nil || !Equal(want, o) {
 				wrong("the registry holds %+v, want %+v", o, want)
 			}
 			return true
@@ -236,7 +236,7 @@ func (m *model) compare(r *Registry, f *Follower) bool {
 			wrong("%s is not held", key)
 		case !l.since.Equal(h.since):
 			wrong("%s is held since %v, want %v", key, l.since, h.since)
-		case (l.put == nil) != (h.next == nil) || l.put != nil && !l.put.equal(h.next):
+		case (l.put == nil) != (h.next == nil) || l.put != nil && !Equal(l.put, h.next):
 			wrong("%s is held to become %+v, want %+v", key, l.put, h.next)
 		}
 		counts[rankOf(m.known[key])]++
@@ -247,7 +247,7 @@ func (m *model) compare(r *Registry, f *Follower) bool {
 	f.ops <- op{} // whatever the apply loop writes next, it writes after this look
 	for c, n := range answering(r) {
 		if got := r.size(class(c)); got != n {
-			wrong("%d %s are counted, want %d", got, classNames[c].plural, n)
+			wrong("%d %s are counted, want %d", got, class(c).Plural(), n)
 		}
 	}
 	return ok

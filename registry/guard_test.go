@@ -82,8 +82,8 @@ func (g *guarded) expect(what string, answers, held [classes]int) {
 		if total += n; n > 0 {
 			state = Held
 		}
-		if got := g.metric("dnsd_registry_held", classNames[c].label); got != float64(n) {
-			g.t.Errorf("%s: %v %s held, want %d", what, got, classNames[c].plural, n)
+		if got := g.metric("dnsd_registry_held", class(c).Label()); got != float64(n) {
+			g.t.Errorf("%s: %v %s held, want %d", what, got, class(c).Plural(), n)
 		}
 	}
 	if s := g.r.Status(); s.Held != total || s.State != state || (s.Hold == "") != (total == 0) {
@@ -224,7 +224,7 @@ func TestEachClassIsJudgedByItself(t *testing.T) {
 	stopped := running(t, 90, inState("stopped"), inApp("jobs"))
 	whole := [classes]int{90, 90, 90, 90, 90}
 	all := [classes][]Item{machines, stopped, peers, addresses, apps}
-	for c, names := range classNames {
+	for c := range classes {
 		guarding(t, slices.Concat(all[:]...), func(g *guarded) {
 			some := all
 			some[c] = nil
@@ -242,7 +242,7 @@ func TestEachClassIsJudgedByItself(t *testing.T) {
 			}
 			var held [classes]int
 			held[c] = whole[c]
-			g.expect("without "+names.plural, want, held)
+			g.expect("without "+class(c).Plural(), want, held)
 		})
 	}
 	// A registry of little of each is guarded as a whole.

@@ -64,8 +64,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descAge, now.Sub(alive).Seconds())
 	gauge(descSynced, unixSeconds(s.SyncedAt))
-	for c, names := range classNames {
-		gauge(descHeld, float64(stats.held[c].Load()), names.label)
+	for c := range classes {
+		gauge(descHeld, float64(stats.held[c].Load()), class(c).Label())
 	}
 	gauge(descDoubt, oneIf(s.Doubt != ""))
 	gauge(descStarted, float64(reg.size(startedMachines)))
@@ -73,7 +73,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descListings, stats.listings.Load())
 	counter(descReconnects, stats.reconnects.Load())
 	gauge(descRound, now.Sub(time.Unix(0, stats.round.Load())).Seconds())
-	counter(descPanics, c.f.panics.count.Load())
+	counter(descPanics, c.f.panics.Count())
 	gauge(descQueue, float64(len(c.f.ops)))
 	gauge(descSaved, unixSeconds(time.Unix(0, stats.saved.Load())))
 	gauge(descUnsaved, oneIf(s.Unsaved != ""))

@@ -47,7 +47,7 @@ func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
 
-// size returns how much of a class answers hold.
+// Size returns how much of a class answers hold.
 func (r *Registry) size(c class) int { return int(r.sizes[c].Load()) }
 
 // State says how the registry stands with its source.
@@ -100,18 +100,20 @@ func (r *Registry) LastAlive() time.Time {
 	return time.Time{}
 }
 
-// heard notes that the source is proven alive.
+// Heard notes that the source was proven alive at a time.
 func (r *Registry) heard(now time.Time) { r.alive.Store(&now) }
 
-// SetStatus replaces the status. Watchers of the old one are woken only when
-// what answers say of it has changed. The follower calls it; so do tests that
+// SetStatus replaces the status, unless it is the same. Watchers of the old one are
+// woken only when what answers say of it has changed. The follower calls it; so do tests that
 // need a registry in a given state.
 func (r *Registry) SetStatus(s Status) {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	old := r.status.Load()
+	if s.changed = old.changed; s == *old {
+		return
+	}
 	if old.Synced() == s.Synced() && old.Stale() == s.Stale() {
-		s.changed = old.changed
 		r.status.Store(&s)
 		return
 	}
@@ -122,7 +124,7 @@ func (r *Registry) SetStatus(s Status) {
 	r.version.Add(1)
 }
 
-// wake closes the channel of the status, which all answers watch, so that each is
+// Wake closes the channel of the status, which all answers watch, so that each is
 // worked out anew: nobody can say which are right after a change that panicked.
 func (r *Registry) wake() {
 	r.writer.Lock()

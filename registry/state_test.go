@@ -234,3 +234,36 @@ type named struct {
 
 func (n named) String() string   { return n.name }
 func (n named) Identity() string { return "cluster" }
+
+// A state on disk that is no file, or has no end, is passed over at the start, and
+// replaced by one that is good, but for a directory.
+func TestStateThatIsNoFile(t *testing.T) {
+	for name, says := range odd(t, t.TempDir()) {
+		for _, which := range []string{stateName, previousName} {
+			dir, log := t.TempDir(), &strings.Builder{}
+			odd(t, dir)
+			if err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, which)); err != nil && name != "none" {
+				t.Fatal(err)
+			}
+			src := newPuppet(fleetOf(t, 3))
+			if err := soon(t, name, func() error {
+				follow(t, src, FollowerConfig{StateDir: dir, Log: textLog(log)}, func(t *testing.T, r *Registry, _ *Follower) {
+					pass(time.Second)
+					if r.Count(KindMachine) != 3 || r.Status().State != Live {
+						t.Errorf("%s: %d machines, %s", name, r.Count(KindMachine), r.Status().State)
+					}
+				})
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if name != "none" && !strings.Contains(log.String(), says) {
+				t.Errorf("%s as %s: the log does not say %q:\n%s", name, which, says, log)
+			}
+			items, _, err := readState(filepath.Join(dir, stateName), src.String())
+			if (err != nil || len(items) != 3) && name != "directory" {
+				t.Errorf("%s as %s: afterwards %d objects are saved, %v", name, which, len(items), err)
+			}
+		}
+	}
+}
