@@ -1,6 +1,8 @@
-package registry
+package registry_test
 
 import (
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 	"fmt"
 	"runtime"
 	"testing"
@@ -15,8 +17,8 @@ func BenchmarkRegistryMemory(b *testing.B) {
 				var before, after runtime.MemStats
 				runtime.GC()
 				runtime.ReadMemStats(&before)
-				r := New()
-				r.Apply(benchMachines(n))
+				r := registry.New()
+				r.Apply(registrytest.Many(n))
 				runtime.GC()
 				runtime.ReadMemStats(&after)
 				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n), "heap-B/machine")
@@ -38,19 +40,19 @@ func BenchmarkApplyOne(b *testing.B) {
 
 func benchApplyOne(b *testing.B, n int, state string) {
 	b.Run(fmt.Sprint(n, "/", state), func(b *testing.B) {
-		r := New()
-		items := benchMachines(n)
+		r := registry.New()
+		items := registrytest.Many(n)
 		for i := range items {
-			m := items[i].Object.(*Machine)
+			m := items[i].Object.(*registry.Machine)
 			m.App, m.Network = "big", 1
 		}
 		r.Apply(items)
-		m := *items[0].Object.(*Machine)
+		m := *items[0].Object.(*registry.Machine)
 		for b.Loop() {
 			next := m
 			next.State = map[bool]string{true: state, false: "started"}[m.State == "started"]
 			m = next
-			r.Apply([]Item{Put(&next)})
+			r.Apply([]registry.Item{registry.Put(&next)})
 		}
 	})
 }
