@@ -17,7 +17,8 @@ import (
 // lock; there is one writer at a time.
 type Registry struct {
 	db      *memdb.MemDB
-	writer  sync.Mutex // held while a change is made; guards nothing that readers touch
+	shown   atomic.Pointer[View] // db as of the last change whose channels have all closed
+	writer  sync.Mutex           // held while a change is made; guards nothing that readers touch
 	version atomic.Uint64
 	counts  [4]atomic.Int64
 	sizes   [Classes]atomic.Int64 // how much answers hold, by class
@@ -36,12 +37,17 @@ func New() *Registry {
 	db, err := memdb.NewMemDB(schema())
 	must(err)
 	r := &Registry{db: db}
+	r.show()
 	r.status.Store(&Status{State: Listing, changed: make(chan struct{})})
 	return r
 }
 
-// View begins a read transaction.
-func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
+// View returns the registry as it is now. Whoever sees a change in it finds the
+// channels of every view before closed: no kept answer that vouches by them is older.
+func (r *Registry) View() *View { return r.shown.Load() }
+
+// show lets views see all that was committed.
+func (r *Registry) show() { r.shown.Store(&View{r.db.Txn(false)}) }
 
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
@@ -362,7 +368,7 @@ func (e *edit) deleteMachine(key Key) {
 	e.changed++
 }
 
-// commit writes the fleets and swaps the root; after that the channels of what
+// commit writes the fleets and swaps the root; then the channels of what
 // changed close. It returns how many objects changed.
 func (e *edit) commit() int {
 	for key, f := range e.fleets {
@@ -395,5 +401,6 @@ func (e *edit) commit() int {
 func (e *edit) publish() {
 	e.r.version.Add(1)
 	defer e.r.version.Add(1)
+	defer e.r.show() // only now: Commit swaps the root first, and then closes channels
 	e.txn.Commit()
 }

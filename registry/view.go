@@ -8,8 +8,8 @@ import (
 
 // View is one read transaction: everything read from it is of one moment. A
 // method that returns a channel promises that the channel closes when what was
-// read may have changed; it is never nil. A view costs one small allocation and
-// takes no lock. It may be used by several goroutines.
+// read may have changed; it is never nil. A view is shared by all that read between
+// two changes; it takes no lock.
 type View struct{ txn *memdb.Txn }
 
 // Fleet returns the app (name in lower case) of a network with its machines,
