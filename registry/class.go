@@ -2,46 +2,53 @@ package registry
 
 // Class is a kind of what answers hold. A machine may change its class: one of a
 // higher number is in fewer answers.
-type class uint8
+type Class uint8
 
+// The classes.
 const (
-	startedMachines class = iota // what AAAA answers hold
-	otherMachines                // deployed, but not started or hidden: what lists of all hold, and what tells NODATA from NXDOMAIN
-	peers                        // but for people's passing sessions
-	addresses
-	apps   // registered
-	unseen // in no answer: neither counted nor guarded
+	StartedMachines Class = iota // what AAAA answers hold
+	OtherMachines                // deployed, but not started or hidden: what lists of all hold, and what tells NODATA from NXDOMAIN
+	Peers                        // but for people's passing sessions
+	Addresses
+	Apps   // registered
+	Unseen // in no answer: neither counted nor guarded
 )
 
-const classes = int(unseen)
+// Classes is how many classes there are.
+const Classes = int(Unseen)
 
-// classNames are the classes in the singular, as metric labels have them, and in
-// the plural, as sentences do.
-var classNames = [classes]struct{ label, plural string }{
-	startedMachines: {"started_machine", "started machines"},
-	otherMachines:   {"other_machine", "other machines"},
-	peers:           {"peer", "peers"},
-	addresses:       {"address", "flycast addresses"},
-	apps:            {"app", "apps"},
+var classNames = [Classes]struct{ label, plural string }{
+	StartedMachines: {"started_machine", "started machines"},
+	OtherMachines:   {"other_machine", "other machines"},
+	Peers:           {"peer", "peers"},
+	Addresses:       {"address", "flycast addresses"},
+	Apps:            {"app", "apps"},
 }
 
-func classOf(o Object) class {
+// Label returns the class in the singular, as a metric's label.
+func (c Class) Label() string { return classNames[c].label }
+
+// Plural returns the class in the plural, as in a sentence.
+func (c Class) Plural() string { return classNames[c].plural }
+
+// ClassOf returns the class that an object is of.
+func ClassOf(o Object) Class {
 	switch o := o.(type) {
 	case *Machine:
 		switch {
 		case o.Started() && !o.Skip:
-			return startedMachines
+			return StartedMachines
 		case o.Deployed():
-			return otherMachines
+			return OtherMachines
 		}
 	case *Peer:
 		if !o.Interactive() {
-			return peers
+			return Peers
 		}
 	case *Address:
-		return addresses
+		return Addresses
 	case *App:
-		return apps
+		return Apps
 	}
-	return unseen
+	return Unseen
 }

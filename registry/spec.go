@@ -33,7 +33,7 @@ type AddressSpec struct{ App, Network, Address string }
 // what a machine may have are left out, which costs nothing but them: Put says so.
 func NewMachine(s MachineSpec) (*Machine, error) {
 	network, addr, err := place(s.Network, "private_ip", s.PrivateIP)
-	errs := []error{label("id", s.ID), label("app", s.App), optionalLabel("region", s.Region), err}
+	errs := []error{CheckLabel("id", s.ID), CheckLabel("app", s.App), optionalLabel("region", s.Region), err}
 	if s.State == "" {
 		errs = append(errs, errors.New(`state is missing: want "started", "stopped" or another of the Machines API's states`))
 	}
@@ -45,7 +45,7 @@ func NewMachine(s MachineSpec) (*Machine, error) {
 	m.Metadata, omitted = newMetadata(s.Metadata)
 	m.omitted = int32(omitted)
 	if err := errors.Join(errs...); err != nil {
-		return nil, oneLine(err)
+		return nil, OneLine(err)
 	}
 	return m, nil
 }
@@ -53,8 +53,8 @@ func NewMachine(s MachineSpec) (*Machine, error) {
 // NewApp validates an app.
 func NewApp(s AppSpec) (*App, error) {
 	network, _, err := place(s.Network, "", "")
-	if err := errors.Join(label("name", s.Name), err); err != nil {
-		return nil, oneLine(err)
+	if err := errors.Join(CheckLabel("name", s.Name), err); err != nil {
+		return nil, OneLine(err)
 	}
 	return &App{Name: intern(s.Name), Network: network}, nil
 }
@@ -65,8 +65,8 @@ func NewPeer(s PeerSpec) (*Peer, error) {
 	if err == nil && !addr.IsValid() {
 		err = errors.New("private_ip is missing")
 	}
-	if err := errors.Join(label("name", s.Name), optionalLabel("region", s.Region), err); err != nil {
-		return nil, oneLine(err)
+	if err := errors.Join(CheckLabel("name", s.Name), optionalLabel("region", s.Region), err); err != nil {
+		return nil, OneLine(err)
 	}
 	return &Peer{Name: strings.Clone(s.Name), Network: network, Addr: addr, Region: intern(s.Region)}, nil
 }
@@ -77,8 +77,8 @@ func NewAddress(s AddressSpec) (*Address, error) {
 	if err == nil && !addr.IsValid() {
 		err = errors.New("address is missing")
 	}
-	if err := errors.Join(label("app", s.App), err); err != nil {
-		return nil, oneLine(err)
+	if err := errors.Join(CheckLabel("app", s.App), err); err != nil {
+		return nil, OneLine(err)
 	}
 	return &Address{App: intern(s.App), Network: network, Addr: addr}, nil
 }
@@ -116,7 +116,7 @@ func place(network, field, address string) (n Network, addr netip.Addr, err erro
 
 // label checks that a name can be one label of an owner name (RFC 1035,
 // section 2.3.4), and holds no byte that would break the lists it is part of.
-func label(field, s string) error {
+func CheckLabel(field, s string) error {
 	switch {
 	case s == "":
 		return fmt.Errorf("%s is missing", field)
@@ -135,10 +135,10 @@ func optionalLabel(field, s string) error {
 	if s == "" {
 		return nil
 	}
-	return label(field, s)
+	return CheckLabel(field, s)
 }
 
 // oneLine joins the lines of a joined error with "; ", for logs and tables.
-func oneLine(err error) error {
+func OneLine(err error) error {
 	return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 }

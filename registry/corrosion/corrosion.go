@@ -33,6 +33,7 @@ package corrosion
 
 import (
 	"context"
+	"dnsd/registry/follow"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,8 +42,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"dnsd/registry"
 )
 
 // Config says which agent to follow and what to read from it.
@@ -88,7 +87,7 @@ const (
 	proveFailures = 3
 )
 
-// Source follows one agent. It implements registry.Source.
+// Source follows one agent. It implements follow.Source.
 type Source struct {
 	cfg  Config
 	log  *slog.Logger
@@ -178,12 +177,12 @@ func validPort(s string) bool {
 	return err == nil && n > 0
 }
 
-// String implements registry.Source.
+// String implements follow.Source.
 func (s *Source) String() string { return "corrosion://" + s.cfg.Addr }
 
-// Follow implements registry.Source. All its connections are closed when it
+// Follow implements follow.Source. All its connections are closed when it
 // returns.
-func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) error {
+func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) error {
 	a, err := s.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)

@@ -1,6 +1,7 @@
 package corrosion
 
 import (
+	"dnsd/registry/contain"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -184,7 +185,7 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 		return e
 	}
 	var o registry.Object
-	err = registry.Contain(func() (err error) {
+	err = contain.Run(func() (err error) {
 		o, err = s.object(texts)
 		return err
 	})
