@@ -2,7 +2,9 @@ package registry
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -22,7 +24,7 @@ func TestChannelsCloseBeforeAChangeIsSeen(t *testing.T) {
 		return items
 	}
 	region := func(app string) (string, <-chan struct{}) {
-		f, watch := r.View().Fleet(24, app)
+		f, watch := r.Snapshot().Fleet(24, app)
 		return f.all[0].Region, watch
 	}
 	r.Apply(change(0))
@@ -51,6 +53,56 @@ func TestChannelsCloseBeforeAChangeIsSeen(t *testing.T) {
 		looking.Wait()
 		if t.Failed() {
 			return
+		}
+	}
+}
+
+// The epoch is another one, and the channel closed, before a change or a status can
+// be seen. What lies between are nanoseconds: many rounds, with a reader that is
+// already looking.
+func TestWhatIsNewIsShownLast(t *testing.T) {
+	const rounds = 5_000
+	r := New()
+	r.Apply([]Item{Put(machine(t, "m1", inState("r0")))})
+	for what, c := range map[string]struct {
+		change func(next string)
+		look   func() (state string, watch <-chan struct{})
+	}{
+		"a change": {
+			func(next string) { r.Apply([]Item{Put(machine(t, "m1", inState(next)))}) },
+			func() (string, <-chan struct{}) {
+				f, watch := r.Snapshot().Fleet(24, "web")
+				return f.all[0].State, watch
+			},
+		},
+		"a status": {
+			func(next string) { r.SetStatus(Status{State: map[string]State{"r0": Live, "r1": Stale}[next]}) },
+			func() (string, <-chan struct{}) {
+				s := r.Status()
+				return map[State]string{Live: "r0", Stale: "r1"}[s.State], s.Changed()
+			},
+		},
+	} {
+		c.change("r0")
+		for round := 1; round <= rounds && !t.Failed(); round++ {
+			next := fmt.Sprint("r", round%2)
+			_, old := c.look()
+			epoch := r.Epoch()
+			var looks atomic.Int64
+			var looking sync.WaitGroup
+			looking.Go(func() {
+				for now := ""; now != next; now, _ = c.look() {
+					looks.Add(1)
+				}
+				if now := r.Epoch(); now == epoch || !closed(old) {
+					t.Errorf("%s is seen in round %d: in the same epoch: %t; with the channel of what was before closed: %t", what, round, now == epoch, closed(old))
+				}
+			})
+			for looks.Load() < 2 {
+				runtime.Gosched()
+			}
+			c.change(next)
+			looking.Wait()
 		}
 	}
 }

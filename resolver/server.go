@@ -149,14 +149,14 @@ func pause(ctx context.Context, n int) bool {
 // quietFor is how long repeated trouble is only counted after it was logged.
 const quietFor = time.Minute
 
-// once logs a recurring event at most once in quietFor, with how often it was
+// limitedLog logs a recurring event at most limitedLog in quietFor, with how often it was
 // held back. Safe for concurrent use; the zero value is ready.
-type once struct {
+type limitedLog struct {
 	last atomic.Int64 // Unix time in nanoseconds
 	held atomic.Uint64
 }
 
-func (o *once) log(log *slog.Logger, level slog.Level, msg string, args ...any) {
+func (o *limitedLog) log(log *slog.Logger, level slog.Level, msg string, args ...any) {
 	now, last := time.Now().UnixNano(), o.last.Load()
 	if last != 0 && now-last < int64(quietFor) || !o.last.CompareAndSwap(last, now) {
 		o.held.Add(1)

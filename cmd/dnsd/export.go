@@ -43,7 +43,7 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 		return fmt.Errorf("reading %s: %w", source, err)
 	}
 	buffered := bufio.NewWriter(stdout)
-	if err := machinejson.Export(buffered, reg.View()); err != nil {
+	if err := machinejson.Export(buffered, reg.Snapshot()); err != nil {
 		return err
 	}
 	return buffered.Flush()

@@ -117,7 +117,7 @@ func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, er
 		outside, panics = d.forwarder, d.forwarder.Panics
 	}
 	return resolver.New(resolver.Config{
-		Version: d.reg.Version, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
+		Epoch: d.reg.Epoch, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
 		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside, Panics: panics, MaxTCPConns: d.share.tcp, MaxLanes: d.share.lanes,
 		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
 		Log:      log,

@@ -17,7 +17,7 @@ func BenchmarkListing(b *testing.B) {
 		stopped[i].Object.(*registry.Machine).State = "stopped"
 	}
 	list := func(f *Follower, items []registry.Item) {
-		l := newListing(f.reg.View())
+		l := newListing(f.reg.Snapshot())
 		for i := range items {
 			l.add(&items[i])
 		}

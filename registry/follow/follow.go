@@ -264,7 +264,7 @@ func (d *feed) List(ctx context.Context, items []registry.Item) error {
 		if err := d.await(ctx, op{}); err != nil {
 			return err
 		}
-		d.listing = newListing(d.f.reg.View())
+		d.listing = newListing(d.f.reg.Snapshot())
 		d.streaming.Store(false)
 	}
 	var rejected []registry.Item

@@ -212,7 +212,7 @@ func TestListsAgainEveryQuarterOfAnHour(t *testing.T) {
 	all := fleetOf(t, 50)
 	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return all })}}
 	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, _ *Follower) {
-		_, watch := r.View().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
+		_, watch := r.Snapshot().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
 		pass(11 * time.Minute)
 		if src.called() != 1 {
 			t.Fatalf("%d listings within 11 minutes", src.called())
@@ -285,10 +285,10 @@ func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 			f.owed.Store(true)
 			pass(time.Second)
 		}
-		if f, _ := r.View().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "web"); registrytest.IDs(f.Deployed()) != "[m0001 m0002 m0003]" {
+		if f, _ := r.Snapshot().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "web"); registrytest.IDs(f.Deployed()) != "[m0001 m0002 m0003]" {
 			t.Errorf("left are %s, want the listed one and the two that could not be read", registrytest.IDs(f.Deployed()))
 		}
-		if f, _ := r.View().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "db"); f == nil || registrytest.IDs(f.Deployed()) != "[d1 d2]" {
+		if f, _ := r.Snapshot().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "db"); f == nil || registrytest.IDs(f.Deployed()) != "[d1 d2]" {
 			t.Error("an app whose machines could not be read has lost some")
 		}
 		if n := f.stats.rejected[registry.KindMachine].Load(); n != 12 {

@@ -215,7 +215,7 @@ func (m *model) compare(r *registry.Registry, f *Follower) bool {
 	}
 	n := 0
 	for _, k := range registry.Kinds() {
-		r.View().Each(k, func(o registry.Object) bool {
+		r.Snapshot().Each(k, func(o registry.Object) bool {
 			n++
 			if want := m.known[o.Key()]; want == nil || !registry.Equal(want, o) {
 				wrong("the registry holds %+v, want %+v", o, want)

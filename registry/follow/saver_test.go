@@ -34,7 +34,7 @@ func (d *disk) use(f *Follower) {
 		d.tries.Add(1)
 		return fails(dir, &d.broken, syscall.EROFS)
 	}
-	f.saver.write = func(dir string, _ *registry.View, _ string, _ time.Time) error {
+	f.saver.write = func(dir string, _ *registry.Snapshot, _ string, _ time.Time) error {
 		d.tries.Add(1)
 		if err := errors.Join(fails(dir, &d.broken, syscall.EROFS), fails(dir, &d.full, syscall.ENOSPC)); err != nil {
 			return err
@@ -128,7 +128,7 @@ func TestADiskThatHangs(t *testing.T) {
 				case "probe":
 					f.saver.probe = func(string) error { <-hang; return nil }
 				default:
-					f.saver.write = func(string, *registry.View, string, time.Time) error { <-hang; return nil }
+					f.saver.write = func(string, *registry.Snapshot, string, time.Time) error { <-hang; return nil }
 				}
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error)

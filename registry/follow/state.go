@@ -37,11 +37,11 @@ const (
 // the old one linked under its second name and the directory fsynced.
 //
 // A state larger than regular.MaxRegistry is an error, since it would not be read again.
-func writeState(dir string, v *registry.View, source string, now time.Time) error {
+func writeState(dir string, v *registry.Snapshot, source string, now time.Time) error {
 	return writeBounded(dir, v, source, now, regular.MaxRegistry)
 }
 
-func writeBounded(dir string, v *registry.View, source string, now time.Time, most int64) (err error) {
+func writeBounded(dir string, v *registry.Snapshot, source string, now time.Time, most int64) (err error) {
 	tmp, err := os.CreateTemp(dir, stateName+".*.tmp")
 	if err != nil {
 		return fmt.Errorf("writing state: %w", err)

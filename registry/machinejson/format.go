@@ -343,7 +343,7 @@ func (p *parser) machineKey(at span, scope Scope) registry.Key {
 	if scope.App == "" {
 		scope.App = f["app"]
 	}
-	network, err := settleNetwork(f["network"], scope.Network)
+	network, err := agreedNetwork(f["network"], scope.Network)
 	scope.Network = network
 	key := scope.key(registry.KindMachine, f["private_ip"])
 	if err != nil {

@@ -176,8 +176,8 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer a.f.enroll(a.watch, u, cancel)()
-	forget := func() bool { return true }
-	defer func() { forget() }()
+	unhook := func() bool { return true }
+	defer func() { unhook() }()
 	doubted := false
 	doubt := func(err error) {
 		if doubted {
@@ -186,7 +186,7 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 		doubted = true
 		// Only the prober decides that nobody is there. When it does, there is
 		// nothing to wait for.
-		forget = context.AfterFunc(u.inService(), func() { cancel(err) })
+		unhook = context.AfterFunc(u.inService(), func() { cancel(err) })
 		u.suspect()
 		a.doubts <- struct{}{}
 	}
