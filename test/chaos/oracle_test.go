@@ -290,6 +290,18 @@ func TestOracle(t *testing.T) {
 			time.Sleep(notice + moment)
 			s.wrong(s.says(0, false), "not marked stale")
 		},
+		"frozen_when_its_source_fell_silent": func(s *stand) {
+			s.enter()
+			s.freeze()
+			time.Sleep(moment)
+			s.hush(0)
+			time.Sleep(time.Minute)
+			s.thaw()
+			time.Sleep(staleAfter + notice)
+			s.right(s.says(0, false)) // it has just read what it was sent a minute ago
+			time.Sleep(moment)
+			s.wrong(s.says(0, false), "not marked stale")
+		},
 		"held": func(s *stand) {
 			before := strings.Fields(s.q.Answer(s.h.At(0)))
 			after := strings.Fields(s.q.Answer(s.h.At(s.change())))

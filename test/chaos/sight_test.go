@@ -58,7 +58,7 @@ type sight struct {
 	silences map[*silence]struct{}
 	frozen   bool
 	pauses   int       // how often it was frozen or thawed
-	thawed   time.Time // when last
+	stilled  time.Time // when last
 	mixes    bool      // a listing's removals may be held back: objects are of several versions
 }
 
@@ -127,7 +127,15 @@ func (g *sight) thaw()   { g.still(false) }
 func (g *sight) still(frozen bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.frozen, g.thawed = frozen, time.Now()
+	now := time.Now()
+	// What had arrived before its source fell silent, the process reads only now,
+	// and cannot tell when it came.
+	for s := range g.silences {
+		if !frozen && s.from.After(g.stilled) && s.from.Before(now) {
+			s.from = now
+		}
+	}
+	g.frozen, g.stilled = frozen, now
 	g.pauses++
 }
 
@@ -301,7 +309,7 @@ func (g *sight) judgeMark(tk ticket, now time.Time, stale bool) error {
 
 // mustMark says why an answer must be marked, empty if it need not be.
 func (g *sight) mustMark(tk ticket) string {
-	if tk.pauses != g.pauses || tk.asked.Sub(g.thawed) < notice {
+	if tk.pauses != g.pauses || tk.asked.Sub(g.stilled) < notice {
 		return ""
 	}
 	for s := range g.silences {
@@ -320,7 +328,7 @@ func (g *sight) judgeInfo(tk ticket, stale bool, state string, age time.Duration
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if tk.process != g.process || tk.pauses != g.pauses || tk.asked.Sub(g.thawed) < notice {
+	if tk.process != g.process || tk.pauses != g.pauses || tk.asked.Sub(g.stilled) < notice {
 		return nil
 	}
 	if state == "listing" {
