@@ -222,6 +222,7 @@ func TestOracle(t *testing.T) {
 			s.right(s.says(saved, true))
 			s.wrong(s.says(saved-1, true), "was true last in version")
 			s.wrong(s.says(saved, false), "was true last in version")
+			time.Sleep(moment)
 			s.wrong(s.saysSo("unready", false), "answered before")
 			s.right(s.says(v, true))
 			s.right(s.says(v, false))
@@ -268,6 +269,17 @@ func TestOracle(t *testing.T) {
 			time.Sleep(moment)
 			s.wrong(s.says(0, false), "has started 1s after its source fell silent")
 			s.right(s.says(0, true))
+		},
+		"asked_before_it_was_ready": func(s *stand) {
+			s.enter()
+			s.stop(true)
+			s.start()
+			tk, _ := s.ask(0)
+			time.Sleep(moment)
+			s.right(s.says(0, true))
+			s.right(s.judge(0, tk, &s.q, s.response("unready", false)))
+			time.Sleep(moment)
+			s.wrong(s.saysSo("unready", false), "answered before")
 		},
 		"another_process": func(s *stand) {
 			tk, _ := s.ask(0)

@@ -50,9 +50,9 @@ type sight struct {
 	process  int // which one it is; 0: none runs
 	started  int // processes
 	began    time.Time
-	knows    bool  // the process has answered from its registry
-	floor    []int // of each network the oldest version that may still be shown
-	saved    []int // as floor, of a process that starts from disk
+	knows    time.Time // when the process was first seen to answer from its registry; zero: not yet
+	floor    []int     // of each network the oldest version that may still be shown
+	saved    []int     // as floor, of a process that starts from disk
 	marks    []waymark
 	trouble  *trouble
 	silences map[*silence]struct{}
@@ -88,7 +88,7 @@ func (g *sight) start() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.started++
-	g.process, g.began, g.knows, g.frozen = g.started, time.Now(), false, false
+	g.process, g.began, g.knows, g.frozen = g.started, time.Now(), time.Time{}, false
 	g.marks = nil
 }
 
@@ -251,7 +251,9 @@ func (g *sight) judge(network int, tk ticket, q *truth.Question, resp *dns.Msg) 
 	if reason, ok := unready(resp); ok {
 		return g.judgeUnready(tk, reason)
 	}
-	g.knows = true
+	if g.knows.IsZero() {
+		g.knows = now
+	}
 	stale := marked(resp)
 	if err := g.judgeMark(tk, now, stale); err != nil {
 		return err
@@ -281,7 +283,7 @@ func (g *sight) judge(network int, tk ticket, q *truth.Question, resp *dns.Msg) 
 // judgeUnready is about an answer that says that nothing is known yet.
 func (g *sight) judgeUnready(tk ticket, reason string) error {
 	switch {
-	case g.knows:
+	case !g.knows.IsZero() && tk.asked.After(g.knows):
 		return fmt.Errorf("SERVFAIL (%s) from a process that has answered before", reason)
 	case tk.asked.Sub(g.began) > startup:
 		return fmt.Errorf("SERVFAIL (%s) %v after the start, with a state on disk", reason, tk.asked.Sub(g.began).Round(time.Millisecond))
