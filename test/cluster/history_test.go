@@ -213,9 +213,10 @@ func recount(t *testing.T, p platform, skips bool) {
 	registered := g.Registered()
 	g.h.Begin(truth.Of(registered...))
 	// So many that last, out of the client's sight, that what changes between two
-	// listings is never more than half of all: the sweep guard is not meant here.
-	for i := range 100 {
-		g.still = append(g.still, &machine{ID: fmt.Sprintf("s%03d", i), App: "still", Network: netB, State: "started",
+	// listings is never more than half of all, nor of the machines that run or of
+	// those that do not: the sweep guard is not meant here.
+	for i := range 200 {
+		g.still = append(g.still, &machine{ID: fmt.Sprintf("s%03d", i), App: "still", Network: netB, State: []string{"started", "stopped"}[i%2],
 			Region: "fra", Addr: truth.AddrIn(netB, 8000+i), Meta: map[string]string{}})
 	}
 	p.commit(append(registered, g.still...), nil)
