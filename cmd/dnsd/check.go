@@ -1,9 +1,6 @@
 package main
 
 import (
-	"dnsd/registry/follow"
-	"dnsd/registry/machinejson"
-	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +12,9 @@ import (
 	"strings"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
+	"dnsd/registry/regular"
 	"dnsd/zones"
 )
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"dnsd/registry/follow"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,13 +9,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"dnsd/cmd/dnsd/orders"
 	"dnsd/registry"
+	"dnsd/registry/follow"
 	"dnsd/resolver"
 	"dnsd/resolver/forward"
 	"dnsd/zones"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // daemon is all of dnsd at work: newDaemon makes it, listen binds its addresses,

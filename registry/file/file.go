@@ -11,8 +11,6 @@ package file
 
 import (
 	"context"
-	"dnsd/registry/follow"
-	"dnsd/registry/machinejson"
 	"errors"
 	"hash/maphash"
 	"io/fs"
@@ -23,6 +21,8 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
 )
 
 const (

@@ -2,7 +2,6 @@ package file
 
 import (
 	"context"
-	"dnsd/registry/follow"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
 )
 
 // TestNotified changes the file in every way that is known, and relies on

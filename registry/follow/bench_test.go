@@ -1,10 +1,11 @@
 package follow
 
 import (
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"runtime"
 	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // BenchmarkListing is a complete listing on its way through the follower: the
