@@ -97,7 +97,7 @@ func BenchmarkListing(b *testing.B) {
 		before, then []Item
 	}{"first": {nil, items}, "same": {items, items}, "stopped": {items, stopped}} {
 		b.Run(name, func(b *testing.B) {
-			f := NewFollower(New(), &script{}, FollowerConfig{})
+			var f *Follower
 			for b.Loop() {
 				b.StopTimer()
 				f = NewFollower(New(), &script{}, FollowerConfig{})
