@@ -132,7 +132,7 @@ type Resolver struct {
 	conns *connTable
 	turns *turns.Queue // of requests over TCP, and of answers that take long
 
-	// Tests have another patience.
+	// Shortened by tests.
 	messageTime  time.Duration // defaultMessageTime
 	strangerTime time.Duration // defaultStrangerTime
 

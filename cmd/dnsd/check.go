@@ -1,9 +1,6 @@
 package main
 
 import (
-	"dnsd/registry/follow"
-	"dnsd/registry/machinejson"
-	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +12,9 @@ import (
 	"strings"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
+	"dnsd/registry/regular"
 	"dnsd/zones"
 )
 
@@ -30,7 +30,9 @@ func (c *config) load(getenv func(string) string) error {
 		c.regions = table
 	}
 	if c.Registry.scheme != "" { // else --registry is wrong, and said to be
-		if _, err := c.source(getenv, slog.New(slog.DiscardHandler)); err != nil {
+		trial := *c
+		trial.Etcd = c.Etcd.mended()
+		if _, err := trial.source(getenv, slog.New(slog.DiscardHandler)); err != nil {
 			errs = append(errs, err)
 		}
 	}

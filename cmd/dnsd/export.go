@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"dnsd/registry/follow"
-	"dnsd/registry/machinejson"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +12,8 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/file"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
 )
 
 // exportTimeout bounds the wait for the source's first complete listing. A

@@ -6,6 +6,7 @@
 //	dnsd check [FLAGS] [FILE]   say what is wrong with flags or a registry file
 //	dnsd export [FLAGS]         print the registry as a registry file
 //	dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready
+//	dnsd version                say which dnsd this is
 //
 // # Settings
 //
@@ -13,16 +14,15 @@
 // DNSD_STALE_AFTER. Flags win. Where a flag may be repeated, the environment
 // holds its values with commas between them. All mistakes are reported at once,
 // and dnsd check with the same flags reports them without serving. dnsd --help
-// lists the flags.
+// lists the flags. A variable called DNSD_… that is no setting is warned of.
 //
 // # Starting
 //
 // Port 53 needs root or the capability CAP_NET_BIND_SERVICE, and the default
-// address must exist: ip -6 addr add fdaa::3/128 dev lo. What cannot come right
-// by itself ends dnsd at once with a message: a mistake in the flags, an address
-// that is not there or in use, a --state-dir that is no directory. What can, does
-// not: a registry file that is missing or broken, an etcd that is down. Then dnsd
-// says so in its log and at /readyz, answers internal names SERVFAIL (never
+// address must exist: ip -6 addr add fdaa::3/128 dev lo. A mistake in the flags, an
+// address that is not there or in use, or a --state-dir that is no directory ends
+// dnsd at once with a message. Errors that may pass do not: a registry file that is
+// missing or broken, an etcd that is down. dnsd then says so in its log and at /readyz, answers internal names SERVFAIL (never
 // NXDOMAIN) and all others as ever, and serves as soon as the source does; with
 // --state-dir it serves the last known state meanwhile. A state directory that is
 // missing, full, read-only or hangs costs the saving and nothing else.
@@ -76,20 +76,22 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // so that a second signal ends the process at once
-	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, os.Environ()...)
 	os.Exit(report(os.Stderr, err))
 }
 
 // run is dnsd without the process around it. It returns nil when ctx ends, a
-// usageError for a mistake of the caller's, and whatever else went wrong.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+// usageError for a mistake of the caller's, and whatever else went wrong. In
+// environ, as os.Environ has it, misspelt names are looked for.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer, environ ...string) error {
 	c, rest, err := parseConfig(args, getenv)
+	c.strangers = strangers(c.settings(), environ)
 	switch {
 	case c.Help:
 		_, err := io.WriteString(stdout, helpText)
 		return err
-	case c.Version:
-		_, err := fmt.Fprintln(stdout, "dnsd", version())
+	case c.Version || len(rest) == 1 && rest[0] == "version":
+		_, err := fmt.Fprintln(stdout, "dnsd", thisBuild())
 		return err
 	}
 	command, operands := "", rest
@@ -99,11 +101,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if len(operands) > 0 && command != "check" {
 		err = errors.Join(err, usagef("unexpected argument %q", operands[0]))
 	}
+	if command == "export" {
+		c.StateDir = "" // it is the serving dnsd's, and may be none of this user's
+	}
 	if command != "healthcheck" { // which must not depend on files that may have gone since
 		err = errors.Join(err, c.load(getenv))
 	}
 	if command == "check" {
 		err = errors.Join(err, checkStateDir(c.StateDir))
+		for _, s := range c.strangers {
+			fmt.Fprintln(stderr, "dnsd: warning:", s)
+		}
 	}
 	if err != nil {
 		return err
@@ -118,7 +126,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case "healthcheck":
 		return healthcheck(ctx, c, stdout)
 	}
-	return usagef("unknown command %q: write check, export or healthcheck, or no command to serve", command)
+	return usagef("unknown command %q: write check, export, healthcheck or version, or no command to serve", command)
 }
 
 // report prints err, a line for each mistake, and returns the exit status.

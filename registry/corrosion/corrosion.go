@@ -33,7 +33,6 @@ package corrosion
 
 import (
 	"context"
-	"dnsd/registry/follow"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,6 +41,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"dnsd/registry/follow"
 )
 
 // Config says which agent to follow and what to read from it.

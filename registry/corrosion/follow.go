@@ -2,14 +2,14 @@ package corrosion
 
 import (
 	"context"
-	"dnsd/registry/contain"
-	"dnsd/registry/follow"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
+	"dnsd/registry/follow"
 )
 
 const (

@@ -1,12 +1,12 @@
 package corrosion
 
 import (
-	"dnsd/registry/contain"
 	"errors"
 	"strings"
 	"testing"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
 	"dnsd/registry/corrosion/corrosiontest"
 )
 

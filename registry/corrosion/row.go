@@ -1,7 +1,6 @@
 package corrosion
 
 import (
-	"dnsd/registry/contain"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"strings"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 // shape is how the rows of one kind of object look.

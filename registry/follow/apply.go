@@ -2,8 +2,6 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"fmt"
 	"iter"
@@ -11,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 // applyLoop is the registry's only writer: it takes what the source sent in
@@ -302,7 +303,7 @@ func (f *Follower) logHeld(sizes [registry.Classes]int) {
 // objects it removes.
 func (f *Follower) itemsOf(l *listing, view *registry.Snapshot, losses map[registry.Key]loss, rest []registry.Key) (items []registry.Item, removed int) {
 	items = make([]registry.Item, 0, len(l.puts)+len(rest)+len(l.late))
-	for _, o := range l.undone(view, losses) { // before puts, which are newer
+	for _, o := range l.changedSince(view, losses) { // before puts, which are newer
 		items = append(items, registry.Put(o))
 	}
 	held := f.guard.held

@@ -1,10 +1,11 @@
 package follow
 
 import (
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"runtime"
 	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // BenchmarkListing is a complete listing on its way through the follower: the
@@ -27,7 +28,7 @@ func BenchmarkListing(b *testing.B) {
 		before, then []registry.Item
 	}{"first": {nil, items}, "same": {items, items}, "stopped": {items, stopped}} {
 		b.Run(name, func(b *testing.B) {
-			f := New(registry.New(), &script{}, Config{})
+			var f *Follower
 			for b.Loop() {
 				b.StopTimer()
 				f = New(registry.New(), &script{}, Config{})

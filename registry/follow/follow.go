@@ -2,14 +2,15 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 const (
@@ -256,6 +257,10 @@ func (d *feed) await(ctx context.Context, o op) error {
 	}
 }
 
+// errListedDelete is why a deletion is rejected in the middle of a listing: what is
+// not there is not listed.
+var errListedDelete = errors.New("it is deleted in the middle of a listing")
+
 // List implements Feed.
 func (d *feed) List(ctx context.Context, items []registry.Item) error {
 	if d.listing == nil {
@@ -270,6 +275,9 @@ func (d *feed) List(ctx context.Context, items []registry.Item) error {
 	var rejected []registry.Item
 	for i := range items {
 		item := items[i] // the slice is the caller's
+		if item.Object == nil && item.Err == nil {
+			item.Err = errListedDelete
+		}
 		if err := contain.Run(func() error { d.listing.add(&item); return nil }); err != nil {
 			item = registry.Reject(registry.Key{}, item.Where, err)
 		}

@@ -1,9 +1,8 @@
 package follow
 
 import (
+	"bytes"
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // script is a source that does what the test says: each call of Follow runs the
@@ -449,6 +451,23 @@ func TestChangeDuringAListingWins(t *testing.T) {
 	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, _ *Follower) {
 		if r.Count(registry.KindMachine) != 2 {
 			t.Errorf("%d machines, want 2", r.Count(registry.KindMachine))
+		}
+	})
+}
+
+// A deletion has no place in a listing: it is rejected, and what is known stays.
+func TestADeletionInAListingIsRejected(t *testing.T) {
+	log := &bytes.Buffer{}
+	src := newPuppet(fleetOf(t, 3))
+	follow(t, src, Config{Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		items := fleetOf(t, 3)
+		items[1] = registry.Delete(items[1].About())
+		src.list(t, items, "")
+		if n := f.stats.rejected[registry.KindMachine].Load(); r.Count(registry.KindMachine) != 3 || n != 1 {
+			t.Errorf("%d machines, want 3; %d rejected, want 1", r.Count(registry.KindMachine), n)
+		}
+		if !strings.Contains(log.String(), "it is deleted in the middle of a listing") {
+			t.Errorf("the log says:\n%s", log)
 		}
 	})
 }

@@ -1,9 +1,10 @@
 package follow
 
 import (
-	"dnsd/registry"
 	"iter"
 	"time"
+
+	"dnsd/registry"
 )
 
 const (

@@ -1,13 +1,14 @@
 package follow
 
 import (
-	"dnsd/registry"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"dnsd/registry"
 )
 
 // model is the guard as its documentation has it: slow, and without a listing's

@@ -1,8 +1,9 @@
 package follow
 
 import (
-	"dnsd/registry"
 	"time"
+
+	"dnsd/registry"
 )
 
 // listing is a complete listing under way: what the source has sent so far,
@@ -235,10 +236,10 @@ func (l *listing) absent(v *registry.Snapshot, lacks func(registry.Object)) {
 	v.Each(registry.KindAddress, other)
 }
 
-// undone returns what the listing found unchanged and what is no longer so:
+// changedSince returns what the listing found unchanged and what is no longer so:
 // losses that were held have been let through meanwhile. What the listing has as
 // another version may be among it, but none of its own losses.
-func (l *listing) undone(v *registry.Snapshot, losses map[registry.Key]loss) []registry.Object {
+func (l *listing) changedSince(v *registry.Snapshot, losses map[registry.Key]loss) []registry.Object {
 	var gone []registry.Object
 	for key, listed := range l.fleets {
 		if listed == nil {

@@ -3,9 +3,6 @@ package follow
 import (
 	"bytes"
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/contain"
-	"dnsd/registry/registrytest"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +10,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
+	"dnsd/registry/registrytest"
 )
 
 // bugs are items that make dnsd panic: while they are looked at, and while they

@@ -2,13 +2,14 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // Of a machine with too much metadata no more is lost than that, and it is told

@@ -2,13 +2,14 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"io/fs"
 	"os"
 	"sync/atomic"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 const (

@@ -5,10 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"dnsd/registry"
-	"dnsd/registry/contain"
-	"dnsd/registry/machinejson"
-	"dnsd/registry/regular"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,6 +14,11 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
+	"dnsd/registry/machinejson"
+	"dnsd/registry/regular"
 )
 
 // The last known state is a registry file (so that a person can read it, and

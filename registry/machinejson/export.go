@@ -4,9 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"dnsd/registry"
 	"encoding/json"
 	"io"
+
+	"dnsd/registry"
 )
 
 // Export writes what the registry holds as a registry file, from which

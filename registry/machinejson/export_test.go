@@ -2,8 +2,6 @@ package machinejson
 
 import (
 	"bytes"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +9,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // export returns a registry's file and checks that it reads back as the same

@@ -1,12 +1,13 @@
 package machinejson
 
 import (
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 // Parse reads a whole registry file:

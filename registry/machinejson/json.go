@@ -4,11 +4,12 @@
 package machinejson
 
 import (
-	"dnsd/registry"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"dnsd/registry"
 )
 
 // Scope is what an object's surroundings say about it: the app that a file
@@ -81,20 +82,15 @@ func DecodeMachine(data []byte, scope Scope) (*registry.Machine, error) {
 		return nil, registry.OneLine(err)
 	}
 	spec := registry.MachineSpec{ID: id, App: app, State: j.State, Region: j.Region, Network: network, PrivateIP: j.PrivateIP}
-	if config := cmpConfig(j.Config, j.IncompleteConfig); config != nil {
+	config := j.Config
+	if config == nil { // the API sends another in its place where it could not load it whole
+		config = j.IncompleteConfig
+	}
+	if config != nil {
 		spec.Metadata = config.Metadata
 		spec.SkipRegistration = config.DNS != nil && config.DNS.SkipRegistration
 	}
 	return registry.NewMachine(spec)
-}
-
-// cmpConfig returns config, or incomplete, which the API sends in its place for
-// a machine whose configuration it could not load whole.
-func cmpConfig(config, incomplete *machineConfig) *machineConfig {
-	if config != nil {
-		return config
-	}
-	return incomplete
 }
 
 type appJSON struct {

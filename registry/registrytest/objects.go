@@ -3,12 +3,13 @@
 package registrytest
 
 import (
-	"dnsd/registry"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"testing"
+
+	"dnsd/registry"
 )
 
 // Many returns n machines of apps of twenty, a tenth as many networks

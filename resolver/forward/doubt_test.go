@@ -226,7 +226,7 @@ func TestSentences(t *testing.T) {
 	}{
 		{errNoUpstream, "no upstream"},
 		{errAllDown, "no upstream answers"},
-		{loopError{}, "loop"},
+		{errLoop, "loop"},
 		{timeoutError{5 * time.Second}, "no answer within 5s"},
 		{errRefused, "refuses"},
 		{dial("tcp", addr), "refuses"},
