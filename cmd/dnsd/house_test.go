@@ -37,6 +37,7 @@ var arrows = map[string][]string{
 	"registry/file":                    {"registry", "registry/follow", "registry/machinejson", "registry/regular"},
 	"registry/etcd":                    {"registry", "registry/contain", "registry/follow", "registry/machinejson", "registry/regular"},
 	"registry/etcd/etcdtest":           {},
+	"registry/etcd/etcdtest/member":    {},
 	"registry/corrosion":               {"registry", "registry/contain", "registry/follow"},
 	"registry/corrosion/corrosiontest": {},
 	"registry/registrytest":            {"registry"},

@@ -99,3 +99,18 @@ func TestCommandsOfPages(t *testing.T) {
 		t.Errorf("%d commands were found", found)
 	}
 }
+
+// ARCHITECTURE says what each module is for that dnsd requires.
+func TestRequirementsAreExplained(t *testing.T) {
+	required, _, _ := strings.Cut(readProject(t, "go.mod"), ")")
+	table := readProject(t, "ARCHITECTURE.md")
+	found := regexp.MustCompile(`(?m)^\t(\S+) v`).FindAllStringSubmatch(required, -1)
+	if len(found) < 5 {
+		t.Fatalf("go.mod requires %v", found)
+	}
+	for _, m := range found {
+		if path := strings.TrimPrefix(m[1], "go.etcd.io/etcd/"); !strings.Contains(table, path) && !strings.Contains(table, filepath.Base(path)) {
+			t.Errorf("nothing is said of %s", m[1])
+		}
+	}
+}

@@ -45,7 +45,6 @@ type options struct {
 
 func main() {
 	floodIfAsked()
-	etcdtest.RunIfMember() // a member of a row's etcd cluster is this program again
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
@@ -65,6 +64,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if !isolated() {
+		if _, err := etcdtest.Build(); err != nil { // which may need the network
+			return err
+		}
 		return isolate(ctx, o, stdout, stderr)
 	}
 	if err := settle(); err != nil {

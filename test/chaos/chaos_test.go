@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"dnsd/registry/etcd/etcdtest"
 	"dnsd/test/internal/lab"
 
 	"go.uber.org/goleak"
@@ -23,7 +22,6 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	etcdtest.RunIfMember()
 	code := lab.Main(m)
 	if code == 0 {
 		if err := goleak.Find(); err != nil {

@@ -6,14 +6,12 @@ import (
 	"os"
 	"testing"
 
-	"dnsd/registry/etcd/etcdtest"
 	"dnsd/test/internal/lab"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	etcdtest.RunIfMember()
 	// Most tests here wait for a silence to be noticed; more of them at once
 	// than there are processors cost nothing.
 	flag.Parse()

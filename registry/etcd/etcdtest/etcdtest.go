@@ -1,8 +1,5 @@
 // Package etcdtest runs real etcd clusters for tests. Each member is a process
-// of its own, the test binary started again, so that it can be killed, frozen
-// and wiped like one in the field.
-//
-// A test package that uses it calls RunIfMember first in its TestMain.
+// of its own, so that it can be killed, frozen and wiped like one in the field.
 package etcdtest
 
 import (
@@ -23,7 +20,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 )
 
@@ -78,7 +74,7 @@ func Start(t testing.TB, o Options) *Cluster {
 			Dir:    filepath.Join(c.dir, fmt.Sprintf("m%d", i)),
 			Client: fmt.Sprintf("%s:%d", host, 2379+10*i),
 			Peer:   fmt.Sprintf("%s:%d", host, 2380+10*i),
-			State:  embed.ClusterStateFlagNew,
+			State:  stateNew,
 		}
 		begin := (*exec.Cmd).Start
 		if o.Hosts != nil {
@@ -186,7 +182,7 @@ func (c *Cluster) Wipe() {
 		if err := os.RemoveAll(m.conf.Dir); err != nil {
 			c.t.Fatal(err)
 		}
-		m.conf.State = embed.ClusterStateFlagNew
+		m.conf.State = stateNew
 	}
 	c.Restart(c.All()...)
 }
@@ -201,7 +197,7 @@ func (c *Cluster) Replace(cli *clientv3.Client, i int) {
 	if err := os.RemoveAll(m.conf.Dir); err != nil {
 		c.t.Fatal(err)
 	}
-	m.conf.State = embed.ClusterStateFlagExisting
+	m.conf.State = stateExisting
 	peer := "http://" + m.conf.Peer
 	c.persist("removing etcd member "+m.conf.Name, func(ctx context.Context) error {
 		list, err := cli.MemberList(ctx)
