@@ -123,7 +123,7 @@ func (s *Source) merge(ctx, inner context.Context, feed registry.Feed, messages 
 				err = feed.List(ctx, items)
 			}
 		case m.what == began:
-			m.sub.first, m.sub.table = m.sub.table, newTable()
+			m.sub.first, m.sub.table = m.sub.table, newTable(true)
 		default:
 			err = s.ready(ctx, feed, &m, gate)
 		}
@@ -216,6 +216,7 @@ func (sub *subscription) list(rows []entry, items []registry.Item) ([]registry.I
 // reconcile ends a listing. What only a first try that was cut short had is in
 // the feed's listing too, and has to go.
 func (sub *subscription) reconcile() error {
+	sub.table.keeps = false
 	if sub.first == nil {
 		return nil
 	}
