@@ -58,13 +58,15 @@ type Queries struct{ Machines, Apps, Peers, Addresses string }
 
 // DefaultQueries returns the queries for the default tables. The agent keeps
 // one subscription for all clients with the same SQL, so their bytes are
-// better not changed without need.
+// better not changed without need. updated_at is selected where every other
+// column is one of the key: see the rule of announcements in the package
+// comment.
 func DefaultQueries() Queries {
 	return Queries{
 		Machines:  "SELECT id, network, app, region, process_group, state, private_ip, metadata FROM machines",
-		Apps:      "SELECT network, name FROM apps",
-		Peers:     "SELECT network, name, private_ip, region FROM peers",
-		Addresses: "SELECT network, app, address FROM app_addresses",
+		Apps:      "SELECT network, name, updated_at FROM apps",
+		Peers:     "SELECT network, name, private_ip, region, updated_at FROM peers",
+		Addresses: "SELECT network, app, address, updated_at FROM app_addresses",
 	}
 }
 

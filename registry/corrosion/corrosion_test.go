@@ -115,6 +115,40 @@ func TestListsAndFollows(t *testing.T) {
 	}
 }
 
+// An agent announces a row only if a column that the query names was written, or
+// the row deleted. Of each kind, what is new while dnsd runs must be seen by it,
+// and by one that lists the same subscription later.
+func TestNewRowsAreAnnounced(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{})
+	f.waitListed(1)
+	put(f)
+	all := func() bool { return f.world.get(func(w *world) int { return len(w.objects) }) == 4 }
+	f.wait("one object of each kind", all)
+	f.stop()
+	f.world = newWorld()
+	f.follow()
+	f.waitListed(1)
+	if !all() {
+		t.Errorf("listed %v", f.world.objects)
+	}
+}
+
+// Touching a row without changing what is read of it costs the registry nothing.
+func TestTouchedRowsAreNoChange(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put)
+	f.waitListed(1)
+	for i := range 50 {
+		f.agent.Put("apps", corrosiontest.Row{"network": "fdaa:0:18::", "name": "my-app", "updated_at": 10 + i})
+	}
+	f.agent.Put("apps", corrosiontest.Row{"network": "fdaa:0:18::", "name": "other-app"})
+	f.wait("the other app", func() bool {
+		return f.world.has(registry.Key{Kind: registry.KindApp, Network: net18, Name: "other-app"}) != nil
+	})
+	if n := f.world.get(func(w *world) int { return w.changes }); n != 1 {
+		t.Errorf("%d changes reached the registry, want 1", n)
+	}
+}
+
 // Each fault strikes a healthy source. Whatever it is, nothing that exists is
 // lost, what changed meanwhile is seen, and no more is listed than must be.
 func TestFaults(t *testing.T) {
@@ -145,6 +179,9 @@ func TestFaults(t *testing.T) {
 		{"unreadable change", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"change":["update",-1,[],3]}`) }, 1, ""},
 		{"unknown event", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"weather":"fine"}`) }, 1, ""},
 		{"line too long", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"`+strings.Repeat("x", maxLine)+`":1}`) }, 1, ""},
+		{"long line that is no change", func(a *corrosiontest.Agent) {
+			a.SendLine("machines", `{"row":[1,["m1","`+strings.Repeat("x", maxLine)+`"]]}`)
+		}, 1, ""},
 		{"error line", func(a *corrosiontest.Agent) { a.SendError("disk full") }, 2, "disk full"},
 		{"forgotten", (*corrosiontest.Agent).Forget, 2, "status 404: could not find subscription"},
 		{"too old", func(a *corrosiontest.Agent) {
@@ -265,15 +302,15 @@ func TestCutListingThenChanged(t *testing.T) {
 				}
 				w.List(t.Context(), items)
 			}
-			sub.table = newTable()
+			sub.table = newTable(true)
 			take("m1", "started", 1)
 			w.Listed(t.Context(), "") // known as started
-			sub.table = newTable()
+			sub.table = newTable(true)
 			take("m1", "stopped", 1)
 			for i := range gone {
 				take(fmt.Sprintf("g%d", i), "stopped", uint64(10+i))
 			}
-			sub.first, sub.table = sub.table, newTable()
+			sub.first, sub.table = sub.table, newTable(true)
 			take("m1", "started", 1)
 			gate := make(chan struct{})
 			err := src.ready(t.Context(), w, &message{sub: sub, what: listed}, gate)
