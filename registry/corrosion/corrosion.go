@@ -47,9 +47,10 @@ import (
 
 // Config says which agent to follow and what to read from it.
 type Config struct {
-	Addr    string  // host:port of the agent's API; see ParseURL
-	Token   string  // bearer token; empty: none is sent
-	Queries Queries // the zero value means DefaultQueries
+	Addr      string  // host:port of the agent's API; see ParseURL
+	Token     string  // bearer token; empty: none is sent
+	TokenFile string  // a file that holds it instead, read again for each request; empty: none
+	Queries   Queries // the zero value means DefaultQueries
 }
 
 // Queries holds a SELECT for each kind of object. A kind whose query is empty
@@ -92,9 +93,10 @@ const (
 
 // Source follows one agent. It implements registry.Source.
 type Source struct {
-	cfg  Config
-	log  *slog.Logger
-	subs []*subscription
+	cfg   Config
+	log   *slog.Logger
+	token *token
+	subs  []*subscription
 
 	// Set once; shorter in tests.
 	proveEvery, proveTimeout time.Duration
@@ -118,10 +120,11 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 	if _, _, err := net.SplitHostPort(cfg.Addr); err != nil {
 		errs = append(errs, fmt.Errorf("corrosion address %q: want host:port", cfg.Addr))
 	}
-	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		errs = append(errs, errors.New("the corrosion token holds a space, a line end or another character that no header can carry"))
+	token, err := newToken(cfg.Token, cfg.TokenFile, log)
+	if err != nil {
+		errs = append(errs, err)
 	}
-	s := &Source{cfg: cfg, log: log, proveEvery: proveEvery, proveTimeout: proveTimeout}
+	s := &Source{cfg: cfg, log: log, token: token, proveEvery: proveEvery, proveTimeout: proveTimeout}
 	for _, shape := range shapes {
 		sql := strings.TrimSpace(shape.query(cfg.Queries)) // so that a file's last line end makes no subscription of its own
 		if sql == "" {
@@ -223,7 +226,7 @@ func (s *Source) connect(ctx context.Context) (*agent, error) {
 
 // reach asks the agent for a sign of life over one of the protocols.
 func (s *Source) reach(ctx context.Context, http1 bool) (*agent, error) {
-	a, err := newAgent(ctx, s.cfg, http1)
+	a, err := newAgent(ctx, s.cfg.Addr, s.token, http1)
 	if err != nil {
 		return nil, err
 	}

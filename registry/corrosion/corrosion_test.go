@@ -7,6 +7,8 @@ import (
 	"hash/maphash"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -385,9 +387,59 @@ func TestToken(t *testing.T) {
 	f := start(t, corrosiontest.Options{Token: "open-sesame"}, Config{Token: "open-sesame"}, put)
 	f.waitListed(1)
 	f.stop()
-	f.src.cfg.Token = "wrong"
+	f.src.token.text = "wrong"
 	if err := f.src.Follow(t.Context(), f.world, true); err == nil || !strings.Contains(err.Error(), "refuses the bearer token") || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("with a wrong token: %v", err)
+	}
+}
+
+// A token that is renewed, at the agent and in the file, costs neither a
+// connection nor a listing.
+func TestRenewedToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("open-sesame\n")
+	f := start(t, corrosiontest.Options{Token: "open-sesame"}, Config{TokenFile: path}, put)
+	f.waitListed(1)
+	for i, step := range []func(){
+		func() { write("open-barley") },
+		func() { write("") }, // half-written: the last good one is used on
+		func() { os.Remove(path) },
+		func() { write("open-rye") },
+	} {
+		step()
+		if i == 0 || i == 3 {
+			f.agent.SetToken(map[int]string{0: "open-barley", 3: "open-rye"}[i])
+		}
+		before := f.world.get(proofs)
+		f.wait("a sign of life", func() bool { return f.world.get(proofs) > before+1 })
+	}
+	f.agent.Put("machines", row("m1", "stopped"))
+	f.waitState("m1", "stopped")
+	if n := f.agent.Counts(); n.Subscribed != 4 || n.Resumed != 0 || f.failed() != "" {
+		t.Errorf("the agent saw %+v; Follow returned %q", n, f.failed())
+	}
+	if _, err := New(Config{Addr: "127.0.0.1:1", TokenFile: path + ".none"}, nil); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("a token file that is not there: %v", err)
+	}
+}
+
+// An agent that stops ends the connection in an orderly way. What is tried on it
+// afterwards must not read as if dnsd were at fault.
+func TestStoppedAgentIsNamed(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put)
+	f.waitListed(1)
+	f.agent.Put("machines", row("m1", "stopped")) // so that there is a change to resume from
+	f.waitState("m1", "stopped")
+	f.agent.Stop()
+	f.wait("the source noticing", func() bool { return f.failed() != "" })
+	first, _, _ := strings.Cut(f.failed(), "\n")
+	if !strings.Contains(first, "the agent has ended the connection: it stops or restarts") {
+		t.Errorf("Follow returned %q", first)
 	}
 }
 

@@ -58,6 +58,13 @@ func (a *Agent) FailQueries(status int) {
 	a.faults.queries = status
 }
 
+// SetToken changes the bearer token that requests must have. Streams stay.
+func (a *Agent) SetToken(token string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.opts.Token = token
+}
+
 // End ends all streams cleanly: a lagging subscriber, a cancelled subscription.
 func (a *Agent) End() { a.each((*sub).end) }
 

@@ -30,12 +30,13 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("POST /v1/queries", a.postQuery)
 	mux.HandleFunc("GET /v1/health", a.getHealth)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
 		if r.ProtoMajor == 2 && r.Method != "PRI" { // the preface, to a server that does not know it
-			a.mu.Lock()
 			a.counts.HTTP2++
-			a.mu.Unlock()
 		}
-		if a.opts.Token != "" && r.Header.Get("Authorization") != "Bearer "+a.opts.Token {
+		token := a.opts.Token
+		a.mu.Unlock()
+		if token != "" && r.Header.Get("Authorization") != "Bearer "+token {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
