@@ -23,7 +23,8 @@ const (
 
 	// The pause before following again is drawn evenly from zero to a bound
 	// that doubles (full jitter), so that ten thousand hosts do not come back
-	// to a recovering cluster at once. It starts anew after healthyAfter.
+	// to a recovering cluster at once. It starts anew after healthyAfter, or see
+	// FollowerConfig.OwnHost.
 	backoffMin   = 500 * time.Millisecond
 	backoffMax   = 30 * time.Second
 	healthyAfter = 2 * time.Minute
@@ -43,6 +44,10 @@ type FollowerConfig struct {
 	StaleAfter time.Duration // silence after which answers say that they may be stale; default 1 min
 	StateDir   string        // where the last known state is kept; empty: nowhere
 	Log        *slog.Logger  // default: discard
+
+	// OwnHost says that the source is an agent of this host, which no other
+	// host waits for: once it has answered, the pauses start anew.
+	OwnHost bool
 }
 
 // Follower keeps a registry current from one source.
@@ -63,6 +68,8 @@ type Follower struct {
 	problemAt time.Time      // when status.Problem came up
 	rejected  map[Key]string // reasons already logged
 	dirty     bool           // the registry has changed since it was last saved
+
+	answered bool // the source has, in this call of Follow; owned by whoever is in Follow
 
 	// Written by one goroutine each, read by the collector.
 	stats followerStats
@@ -149,7 +156,7 @@ func (f *Follower) follow(ctx context.Context) {
 			continue
 		}
 		resume = listed
-		if time.Since(began) >= healthyAfter {
+		if time.Since(began) >= healthyAfter || f.cfg.OwnHost && f.answered {
 			bound = backoffMin
 		}
 		pause := rand.N(bound)
@@ -170,6 +177,7 @@ func (f *Follower) follow(ctx context.Context) {
 func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	f.answered = false
 	d := &feed{f: f, listed: resume}
 	d.streaming.Store(resume)
 	var wg sync.WaitGroup
@@ -275,7 +283,7 @@ func (d *feed) Listed(ctx context.Context, doubt string) error {
 	if err := d.send(ctx, op{listing: l, done: make(chan struct{})}); err != nil {
 		return err
 	}
-	d.listed = doubt == ""
+	d.listed, d.f.answered = doubt == "", true
 	d.streaming.Store(true)
 	return nil
 }
@@ -286,6 +294,7 @@ func (d *feed) Change(ctx context.Context, items []Item) error {
 		d.listing.late = append(d.listing.late, items...)
 		return context.Cause(ctx)
 	}
+	d.f.answered = true
 	d.f.reg.heard(time.Now())
 	if len(items) == 0 {
 		return context.Cause(ctx)

@@ -64,7 +64,7 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 		return nil, err
 	}
 	d.follower = registry.NewFollower(d.reg, d.source, registry.FollowerConfig{
-		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log,
+		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log, OwnHost: c.Registry.scheme == "corrosion",
 	})
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
