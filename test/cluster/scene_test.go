@@ -127,7 +127,7 @@ func play(t testing.TB, st store, url string, flags ...string) *scene {
 		first = append(first, machineNumber(i))
 	}
 	s.put(first...)
-	s.server = serve(t, lab.Binary(t), append([]string{"--registry", url, "--stale-after", "12s"}, flags...)...)
+	s.server = serve(t, lab.Binary(t), append([]string{"--registry", url, "--stale-after", "15s"}, flags...)...)
 	s.awaitState(t, "live")
 	s.agrees()
 	s.weigh()
@@ -209,7 +209,7 @@ func (s *scene) heals() {
 		_, stacks := s.get("/debug/pprof/goroutine?debug=1")
 		s.t.Errorf("dnsd holds %+v, before the failure %+v\n%s", now, s.light, stacks)
 	}
-	if m := s.metrics(); m["dnsd_registry_held"] != 0 || m["dnsd_registry_age_seconds"] > 12 {
+	if m := s.metrics(); m["dnsd_registry_held"] != 0 || m["dnsd_registry_age_seconds"] > 15 {
 		s.t.Errorf("healed, and held is %v, the age %v s", m["dnsd_registry_held"], m["dnsd_registry_age_seconds"])
 	}
 	// What went wrong is told as long as it lasts: one tick of the clock later at most.
@@ -224,10 +224,10 @@ func (s *scene) goesStale(words ...string) {
 	s.t.Helper()
 	s.awaitState(s.t, "stale", words...)
 	s.await(s.t, "answers that are marked", s.asker.sees)
-	if age := s.metrics()["dnsd_registry_age_seconds"]; age < 12 {
+	if age := s.metrics()["dnsd_registry_age_seconds"]; age < 15 {
 		s.t.Errorf("stale at an age of %v s", age)
 	}
-	if age := s.info()["age"]; len(age) < len("12s") || age < "12s" {
+	if age := s.info()["age"]; len(age) < len("15s") || age < "15s" {
 		s.t.Errorf("stale, and _dnsd.internal says that the age is %q", age)
 	}
 }
