@@ -27,6 +27,7 @@ const (
 	// FollowerConfig.OwnHost.
 	backoffMin   = 500 * time.Millisecond
 	backoffMax   = 30 * time.Second
+	backoffOwn   = 5 * time.Second // where nobody else comes back
 	healthyAfter = 2 * time.Minute
 
 	// relistEvery is how often everything is listed again, to mend whatever a
@@ -46,7 +47,7 @@ type FollowerConfig struct {
 	Log        *slog.Logger  // default: discard
 
 	// OwnHost says that the source is an agent of this host, which no other
-	// host waits for: once it has answered, the pauses start anew.
+	// host waits for: the pauses stay short, and start anew once it has answered.
 	OwnHost bool
 }
 
@@ -161,6 +162,9 @@ func (f *Follower) follow(ctx context.Context) {
 		}
 		pause := rand.N(bound)
 		bound = min(2*bound, backoffMax)
+		if f.cfg.OwnHost {
+			bound = min(bound, backoffOwn)
+		}
 		f.stats.reconnects.Add(1)
 		f.log.Warn("the registry's source broke off; following it again", "source", f.src, "err", err, "pause", pause)
 		f.problem(ctx, err)

@@ -70,6 +70,9 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 		return nil, err
 	}
 	d.metrics.MustRegister(registry.NewCollector(d.follower), d.resolver)
+	if own, ok := d.source.(prometheus.Collector); ok {
+		d.metrics.MustRegister(own)
+	}
 	if d.forwarder != nil {
 		d.metrics.MustRegister(d.forwarder)
 	}

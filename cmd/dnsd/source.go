@@ -74,6 +74,7 @@ func (c *config) source(getenv func(string) string, log *slog.Logger) (registry.
 		}
 		return corrosion.New(corrosion.Config{
 			Addr: c.Registry.agent, Token: getenv(corrosionToken), TokenFile: c.Corrosion.TokenFile, Queries: queries,
+			StateDir: c.StateDir,
 		}, log)
 	}
 	// An unchanged file proves itself alive at each look, so it is looked at

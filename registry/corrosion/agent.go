@@ -256,6 +256,25 @@ func (a *agent) alive(ctx context.Context, timeout time.Duration) error {
 // query runs a statement that reads, and hands each row's cells to row until
 // that returns an error. All of it must happen within timeout.
 func (a *agent) query(ctx context.Context, sql string, timeout time.Duration, row func(cells json.RawMessage) error) error {
+	return a.events(ctx, sql, timeout, func(ev *event, long *longLine) error {
+		switch {
+		case long != nil:
+			return long
+		case ev.Row == nil || row == nil:
+			return nil
+		}
+		_, cells, err := rowOf(ev.Row)
+		if err != nil {
+			return err
+		}
+		return row(cells)
+	})
+}
+
+// events runs a statement that reads, and hands its columns and rows to each
+// until that returns an error; a row that is too long as what can be read of it,
+// without an event.
+func (a *agent) events(ctx context.Context, sql string, timeout time.Duration, each func(*event, *longLine) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	statement, err := json.Marshal(sql)
@@ -270,26 +289,24 @@ func (a *agent) query(ctx context.Context, sql string, timeout time.Duration, ro
 	lines := newLineReader(resp.Body)
 	for {
 		line, err := lines.next()
-		if err != nil {
-			return fmt.Errorf("the answer to %.40s broke off: %w", sql, err)
-		}
-		var ev event
-		if err := json.Unmarshal(line, &ev); err != nil {
-			return fmt.Errorf("the answer to %.40s: %w", sql, err)
+		var ev *event
+		var long *longLine
+		if err == nil {
+			ev = new(event)
+			err = json.Unmarshal(line, ev)
+		} else if errors.As(err, &long) {
+			err = nil
 		}
 		switch {
-		case ev.Error != nil:
-			return fmt.Errorf("%.40s: %s", sql, *ev.Error)
-		case ev.EOQ != nil:
+		case err != nil:
+			return fmt.Errorf("the answer to %.40q broke off: %w", sql, err)
+		case ev != nil && ev.Error != nil:
+			return fmt.Errorf("%.40q: %s", sql, *ev.Error)
+		case ev != nil && ev.EOQ != nil:
 			return nil
-		case ev.Row != nil && row != nil:
-			_, cells, err := rowOf(ev.Row)
-			if err == nil {
-				err = row(cells)
-			}
-			if err != nil {
-				return fmt.Errorf("the answer to %.40s: %w", sql, err)
-			}
+		}
+		if err := each(ev, long); err != nil {
+			return fmt.Errorf("the answer to %.40q: %w", sql, err)
 		}
 	}
 }

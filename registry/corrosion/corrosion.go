@@ -1,34 +1,3 @@
-// Package corrosion is the registry source that follows Corrosion, the
-// gossip-distributed SQLite, through the HTTP API of the agent on this host.
-//
-// Up to four subscriptions run side by side, one for each kind of object. Each
-// lists its rows and then sends their changes, numbered without a gap; a
-// listing of the registry is complete when all of them have listed. What the
-// agent says by ending a stream, by leaving out a number or by having
-// forgotten a subscription is settled here as far as one further request can
-// settle it; the rest is an error that Follow returns.
-//
-// # Proof of life
-//
-// A subscription has no heartbeat: a quiet table and a frozen agent look the
-// same. So the agent is asked "SELECT 1" every ten seconds, and each right
-// answer is reported to the feed. Over HTTP/2, which the agent and its own
-// client speak by prior knowledge, the answer comes down the connection that
-// carries the streams, and that connection is pinged below the requests too.
-// Over HTTP/1.1 every stream has its own connection, and TCP keepalive ends
-// the one whose other end is gone. HTTP/1.1 is used where HTTP/2, which is
-// tried first at every connect, is not understood, as with a proxy in between.
-//
-// # Queries
-//
-// Tables of another shape than [DefaultQueries] expects are read by queries of
-// the operator's, whose output columns have the same names, in any order.
-// Such a query is a plain SELECT that names its columns, holds the tables'
-// primary keys, and has no ORDER BY, no aggregate and no self-join: the agent
-// accepts those, and then sends wrong changes. It should leave out columns
-// that change often and mean nothing here: every change of a row that is
-// selected is an event. The query for machines may have the further column
-// skip_registration, 0 or 1.
 package corrosion
 
 import (
@@ -40,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"dnsd/registry"
@@ -51,6 +21,7 @@ type Config struct {
 	Token     string  // bearer token; empty: none is sent
 	TokenFile string  // a file that holds it instead, read again for each request; empty: none
 	Queries   Queries // the zero value means DefaultQueries
+	StateDir  string  // where what the agent knows is kept over a restart; empty: nowhere
 }
 
 // Queries holds a SELECT for each kind of object. A kind whose query is empty
@@ -105,6 +76,12 @@ type Source struct {
 	listed bool // what the subscriptions know is whole: they can be resumed
 	stuck  int  // calls in a row that resumed and then came to nothing
 	http1  bool // the last connection used HTTP/1.1
+	whole  wholeness
+
+	warned map[string]bool // mistakes in queries that were logged
+
+	comparison comparison   // owned by compare, of which there is one at a time
+	deaf       atomic.Int64 // queries that are not told of new rows
 }
 
 // New returns a source, or an error that names what is wrong with cfg. It
@@ -124,7 +101,9 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	s := &Source{cfg: cfg, log: log, token: token, proveEvery: proveEvery, proveTimeout: proveTimeout}
+	s := &Source{cfg: cfg, log: log, token: token, proveEvery: proveEvery, proveTimeout: proveTimeout,
+		comparison: defaultComparison, warned: map[string]bool{}}
+	s.whole = wholeness{pace: defaultPace, memory: newMemory(cfg.StateDir, s.String())}
 	for _, shape := range shapes {
 		sql := strings.TrimSpace(shape.query(cfg.Queries)) // so that a file's last line end makes no subscription of its own
 		if sql == "" {
@@ -133,7 +112,7 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 		if err := checkQuery(sql); err != nil {
 			errs = append(errs, fmt.Errorf("corrosion query for %s: %w", shape.table, err))
 		}
-		s.subs = append(s.subs, &subscription{shape: shape, sql: sql})
+		s.subs = append(s.subs, &subscription{shape: shape, query: sql, sql: sql})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -194,15 +173,46 @@ func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) er
 		return fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)
 	}
 	defer a.close()
+	suspect, err := s.await(ctx, a)
+	if err != nil {
+		return fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)
+	}
+	s.checkRule(ctx, a)
+	err = errAgain
+	if !suspect {
+		err = s.resumeOrList(ctx, a, feed, resume)
+	}
+	for errors.Is(err, errAgain) && ctx.Err() == nil {
+		if err != errAgain {
+			s.log.Info("listing the corrosion agent again", "why", err)
+		}
+		s.renew()
+		err = s.run(ctx, a, feed, false)
+	}
+	return err
+}
+
+// resumeOrList resumes the subscriptions, or lists where they cannot be resumed.
+func (s *Source) resumeOrList(ctx context.Context, a *agent, feed registry.Feed, resume bool) error {
 	if resume && s.listed && s.stuck < maxStuck {
 		s.stuck++
-		err = s.run(ctx, a, feed, true)
+		err := s.run(ctx, a, feed, true)
 		if !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}
 		s.log.Warn("corrosion subscription cannot be resumed; listing again", "err", err)
 	}
 	return s.run(ctx, a, feed, false)
+}
+
+// renew gives the queries a text that they never had: another text makes another
+// subscription, whose record the agent makes from its database as it is now. The
+// old one it drops when nobody has followed it for ten minutes.
+func (s *Source) renew() {
+	mark := time.Now().UTC().Format(" /* 2006-01-02T15:04:05.000000Z */")
+	for _, sub := range s.subs {
+		sub.sql = sub.query + mark
+	}
 }
 
 // connect returns an agent that has answered.

@@ -164,6 +164,8 @@ type fixture struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
+	patient bool // differences may last for long
+
 	mu   sync.Mutex
 	errs []error // what Follow returned
 }
@@ -181,6 +183,8 @@ func start(t *testing.T, opts corrosiontest.Options, cfg Config, prepare ...func
 		t.Fatal(err)
 	}
 	f.src.proveEvery = 20 * time.Millisecond
+	f.src.whole.pace.standstillAnew = 20 * time.Millisecond
+	f.src.whole.pace.wait = 5 * time.Millisecond
 	for _, p := range prepare {
 		p(f)
 	}

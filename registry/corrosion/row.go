@@ -183,13 +183,12 @@ var seed = maphash.MakeSeed()
 // entry reads a row's cells. A row that is wrong becomes a reject, with the
 // key if that much of it can be read.
 func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
-	e := entry{row: row, sum: maphash.Bytes(seed, cells)}
-	texts, err := b.texts(cells)
+	texts, sum, err := b.read(cells)
+	e := entry{row: row, sum: sum}
 	if err != nil {
 		e.item = s.reject(nil, row, err)
 		return e
 	}
-	e.sum = sum(texts)
 	o, err := s.object(texts)
 	if err != nil {
 		e.item = s.reject(texts, row, err)
@@ -197,6 +196,16 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 	}
 	e.item = registry.Put(o)
 	return e
+}
+
+// read returns a row's texts and their sum, or that of its cells if they cannot be
+// read.
+func (b binding) read(cells json.RawMessage) ([]string, uint64, error) {
+	texts, err := b.texts(cells)
+	if err != nil {
+		return nil, maphash.Bytes(seed, cells), err
+	}
+	return texts, sum(texts), nil
 }
 
 // sum returns the sum of a row's texts. Columns that are selected and not read
@@ -224,16 +233,21 @@ func (s *shape) reject(texts []string, row uint64, err error) registry.Item {
 	return registry.Reject(key, fmt.Sprintf("%s row %d", s.table, row), err)
 }
 
-// tooLong is the entry of a row that is too long to be read, of which some cells
-// may have been.
+// tooLong is the entry of a row that is too long to be read.
 func (s *shape) tooLong(b binding, h head, err error) entry {
+	texts := b.begun(h)
+	return entry{row: h.row, item: s.reject(texts, h.row, err), sum: sum(texts)}
+}
+
+// begun returns the texts of a row of which only the beginning is known.
+func (b binding) begun(h head) []string {
 	texts := make([]string, len(b))
 	for i, at := range b {
 		if at >= 0 && at < len(h.cells) {
 			texts[i] = string(h.cells[at])
 		}
 	}
-	return entry{row: h.row, item: s.reject(texts, h.row, err), sum: sum(texts)}
+	return texts
 }
 
 // texts returns a row's cells in the order of its shape.

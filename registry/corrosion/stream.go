@@ -29,12 +29,17 @@ var (
 // message is what a stream tells the goroutine in Follow. Entries are rows
 // while the subscription is listing, changes afterwards.
 type message struct {
-	sub     *subscription // nil: the agent has proven to be alive
+	sub     *subscription // nil for alive and looked
 	what    what
 	entries []entry
 	from    origin  // of listed
 	binding binding // of listed
 	last    uint64  // of listed and changed: the newest change id
+
+	known  *knowledge // of looked; nil: the agent does not tell
+	health *health    // of looked; nil: it has nothing to tell
+
+	reply chan<- []uint64 // of asked; has room for the answer, and is closed instead while listing
 }
 
 type what int
@@ -45,6 +50,9 @@ const (
 	listed              // the listing is complete
 	resumed             // the stream goes on where the last one ended
 	changed             // changes
+	alive               // the agent has given a sign of life
+	looked              // what it knows was asked
+	asked               // a comparison wants the sums of all rows
 )
 
 // stream reads one subscription. It belongs to one goroutine.

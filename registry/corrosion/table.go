@@ -92,8 +92,6 @@ func (t *table) move(e *entry, key registry.Key, old tableRow, known bool, out [
 	case !known:
 		t.hold(key)
 		return out, nil
-	case old.key == key && old.kept:
-		return out, lost(key)
 	case old.key == key:
 		return out, nil
 	}

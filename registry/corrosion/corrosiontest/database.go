@@ -198,7 +198,7 @@ func (a *Agent) touch(t *table, w *write, r *record) {
 	sentinel := w.deleted || len(t.columns) == len(t.key)
 	for _, s := range a.subs {
 		named := func(column string) bool { return slices.Contains(s.reads, column) }
-		if s.table != w.table || !sentinel && !slices.ContainsFunc(w.columns, named) {
+		if s.table != w.table || a.faults.deafened == w.table || !sentinel && !slices.ContainsFunc(w.columns, named) {
 			continue
 		}
 		if r.alive {
@@ -247,6 +247,7 @@ func (a *Agent) Restore(versions int) {
 	defer a.mu.Unlock()
 	db := &a.db
 	db.newSite()
+	db.members = 0 // until they are written down, once a minute
 	for _, t := range db.tables {
 		clear(t.records)
 	}
@@ -289,6 +290,26 @@ func (a *Agent) Refill(n int) (lacking int) {
 		}
 	}
 	return lacking
+}
+
+// Meet lets the agent see the others, as it does a minute after it has started
+// on a new database.
+func (a *Agent) Meet() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.db.apart {
+		a.db.members = a.opts.Members
+	}
+}
+
+// Bury makes the n newest versions such that nobody has them any more, apart
+// from this agent if it has them already.
+func (a *Agent) Bury(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range a.db.history[max(0, len(a.db.history)-n):] {
+		a.db.history[len(a.db.history)-1-i].gone = true
+	}
 }
 
 // Isolate cuts the agent off from the others: it goes on answering, and learns

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -24,19 +25,25 @@ func (a *Agent) postQuery(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	a.counts.Queries++
-	if code := a.faults.queries; code != 0 {
-		a.mu.Unlock()
-		fail(w, code, fmt.Errorf("max concurrency limit reached"))
-		return
-	}
+	code := a.faults.queries
+	selects := a.counts.Selects
 	lines, err := a.query(sql)
-	a.mu.Unlock()
-	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
+	if code == 0 && a.counts.Selects > selects {
+		code = a.faults.selects
 	}
-	io.WriteString(w, strings.Join(lines, "\n")+"\n")
+	a.mu.Unlock()
+	switch {
+	case code != 0:
+		fail(w, code, fmt.Errorf("max concurrency limit reached"))
+	case err != nil:
+		fail(w, http.StatusBadRequest, err)
+	default:
+		io.WriteString(w, strings.Join(lines, "\n")+"\n")
+	}
 }
+
+// limitSQL is a SELECT of nothing, which shows the columns.
+var limitSQL = regexp.MustCompile(`(?s)^SELECT \* FROM \((.*)\) LIMIT 0$`)
 
 // query answers a statement with the lines of its result.
 func (a *Agent) query(sql string) ([]string, error) {
@@ -50,6 +57,13 @@ func (a *Agent) query(sql string) ([]string, error) {
 			return nil, fmt.Errorf("no such table: %s", knowledgeTable)
 		}
 		return result([]string{"what", "site", "first", "last"}, a.db.knowledge()), nil
+	}
+	if parts := limitSQL.FindStringSubmatch(sql); parts != nil {
+		sel, err := a.db.parse(parts[1])
+		if err != nil {
+			return nil, err
+		}
+		return result(sel.names, nil), nil
 	}
 	sel, err := a.db.parse(sql)
 	if err != nil {
