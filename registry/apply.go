@@ -3,13 +3,18 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"strings"
 	"time"
 )
 
 // applyLoop is the registry's only writer: it takes what the source sent in
 // natural batches and keeps the status. No lock is held and nothing is read
 // from outside while it works.
-func (f *Follower) applyLoop(ctx context.Context, saver *saver) {
+func (f *Follower) applyLoop(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -20,32 +25,41 @@ func (f *Follower) applyLoop(ctx context.Context, saver *saver) {
 		case o := <-f.ops:
 			f.batch(o)
 		case <-f.release:
-			f.releaseHeld("SIGUSR1")
+			f.contain(func() { f.releaseHeld("SIGUSR1") })
 		case <-ticker.C:
 		}
-		f.settle(time.Now())
-		if saver.failed.CompareAndSwap(true, false) {
-			f.dirty = true
-		}
-		if f.worthSaving() && saver.offer() {
-			f.dirty = false
-		}
+		f.contain(func() {
+			f.settle(time.Now())
+			f.offerState()
+		})
+	}
+}
+
+// contain does a part of the apply loop's work, and reports a panic of it, which
+// must not end the loop.
+func (f *Follower) contain(do func()) error {
+	err := Contain(func() error { do(); return nil })
+	f.panics.note(err)
+	return err
+}
+
+// offerState has the registry saved where that is due.
+func (f *Follower) offerState() {
+	if f.saver.failed.CompareAndSwap(true, false) {
+		f.dirty = true
+	}
+	if f.worthSaving() && f.saver.offer() {
+		f.dirty = false
 	}
 }
 
 // batch applies o and what else is queued behind it, at most batchItems changes
-// in one transaction.
+// in one transaction, up to a listing.
 func (f *Follower) batch(o op) {
 	var items []Item
-	var done []chan struct{}
+	var done []chan<- error
 	for {
-		if o.listing != nil {
-			f.changes(items)
-			items = nil
-			f.complete(o.listing)
-		} else {
-			items = append(items, o.items...)
-		}
+		items = append(items, o.items...)
 		if o.done != nil {
 			done = append(done, o.done)
 		}
@@ -59,47 +73,116 @@ func (f *Follower) batch(o op) {
 		}
 		break
 	}
-	f.changes(items)
+	err := f.contain(func() {
+		f.streamed(items)
+		if o.listing != nil {
+			f.complete(o.listing)
+		}
+	})
+	if err != nil {
+		f.lost(err)
+	}
 	for _, d := range done {
-		close(d)
+		d <- err // which has room
+	}
+}
+
+// lost ends the stream of which something could not be applied, and has all
+// listed when the source is followed again, after a pause.
+func (f *Follower) lost(err error) {
+	f.owed.Store(true)
+	if d := f.stream.Load(); d != nil {
+		d.end(err)
+	}
+}
+
+// streamed applies what came as changes, each of which decides by itself.
+func (f *Follower) streamed(items []Item) {
+	f.changes(items)
+	f.guard.back(objectsOf(items))
+}
+
+// objectsOf yields the objects that items put.
+func objectsOf(items []Item) iter.Seq[Object] {
+	return func(yield func(Object) bool) {
+		for i := range items {
+			if o := items[i].Object; o != nil && !yield(o) {
+				return
+			}
+		}
 	}
 }
 
 // changes applies items as one transaction, notes what was rejected, and
-// returns how many objects changed.
+// returns how many objects changed. An item that makes dnsd panic is rejected.
 func (f *Follower) changes(items []Item) int {
 	if len(items) == 0 {
 		return 0
 	}
-	var source *sourceError
-	logged := 0
+	named, logged := keeper{}, 0
 	for i := range items {
-		item := &items[i]
-		switch {
-		case item.Err == nil:
-			delete(f.rejected, item.key())
-			f.guard.forget(item.key())
-		case errors.As(item.Err, &source):
-			f.status.Problem, f.problemAt = source.Error(), time.Now()
-		case f.reject(item):
-			if logged++; logged <= maxLogged {
-				msg := "an object of the registry's source cannot be used; the version known before stays"
-				if item.Key.Name == "" && item.Key.ID == "" {
-					msg = "an object of the registry's source cannot be used, nor can be told which it is"
-				}
-				f.log.Error(msg, "object", item.Key.String(), "where", item.Where, "reason", item.Err)
-			}
+		if err := Contain(func() error { f.take(&items[i], named, &logged); return nil }); err != nil {
+			items[i] = Reject(Key{}, items[i].Where, err)
+			f.take(&items[i], named, &logged)
 		}
 	}
+	f.guard.spare(named)
 	if logged > maxLogged {
-		f.log.Error("more objects of the registry's source cannot be used", "objects", logged-maxLogged, "source", f.src)
+		f.log.Error("more objects of the registry's source cannot be used, as a whole or in part", "objects", logged-maxLogged, "source", f.src)
 	}
-	n := f.reg.Apply(items)
+	n := f.apply(items)
 	if n > 0 {
 		f.stats.changes.Add(int64(n))
 		f.dirty = true
 	}
 	return n
+}
+
+// take does what an item calls for beside its being applied.
+func (f *Follower) take(item *Item, named keeper, logged *int) {
+	if item.Err == nil {
+		f.guard.settle(item)
+	}
+	var source *sourceError
+	err := item.trouble()
+	switch {
+	case err == nil:
+		delete(f.rejected, item.key())
+		return
+	case err == errTold:
+		return
+	case errors.As(err, &source):
+		f.status.Problem, f.problemAt = source.Error(), time.Now()
+		return
+	}
+	f.panics.note(err)
+	if !errors.As(err, new(*note)) {
+		named.add(item.Key)
+	}
+	if f.reject(item, err) {
+		if *logged++; *logged <= maxLogged {
+			f.logTrouble(item, err)
+		}
+	}
+}
+
+// apply makes changes as one transaction and returns how many objects changed.
+// Where one of them makes the registry panic, the transaction is undone, and they
+// are made in halves, until that one is found and left out.
+func (f *Follower) apply(items []Item) (n int) {
+	err := Contain(func() error { n = f.reg.Apply(items); return nil })
+	if err == nil {
+		return n
+	}
+	f.reg.wake()
+	if len(items) > 1 {
+		half := len(items) / 2
+		return f.apply(items[:half]) + f.apply(items[half:])
+	}
+	logged := 0
+	item := Reject(items[0].key(), items[0].Where, err)
+	f.take(&item, keeper{}, &logged)
+	return 0
 }
 
 const (
@@ -113,11 +196,32 @@ const (
 	maxReasons = 10_000
 )
 
-// reject counts an unusable object and reports whether its reason is new.
-func (f *Follower) reject(item *Item) bool {
-	f.stats.rejected[item.Key.Kind].Add(1)
-	reason := item.Err.Error()
-	logKey := item.Key
+// errTold stands for a note that was told when its object was listed, where the
+// object stood in the source.
+var errTold = errors.New("told already")
+
+// logTrouble logs an object that cannot be used, as a whole or in part.
+func (f *Follower) logTrouble(item *Item, err error) {
+	key, level := item.key(), slog.LevelError
+	msg := "an object of the registry's source cannot be used; the version known before stays"
+	switch {
+	case errors.As(err, new(*note)):
+		msg, level = "an object of the registry's source is used in part", slog.LevelWarn
+	case key.Name == "" && key.ID == "":
+		msg = "an object of the registry's source cannot be used, nor can be told which it is"
+	}
+	f.log.Log(context.Background(), level, msg, "object", key.String(), "where", item.Where, "reason", err)
+}
+
+// reject counts an object that cannot be used, as a whole or in part, and
+// reports whether its reason is new.
+func (f *Follower) reject(item *Item, err error) bool {
+	logKey, reason := item.key(), err.Error()
+	if errors.As(err, new(*note)) {
+		f.stats.partial[logKey.Kind].Add(1)
+	} else {
+		f.stats.rejected[logKey.Kind].Add(1)
+	}
 	if logKey.Name == "" { // not even its name could be read: tell them apart by their place
 		logKey.ID = item.Where
 	}
@@ -132,44 +236,83 @@ func (f *Follower) reject(item *Item) bool {
 }
 
 // complete applies a complete listing as one transaction: what it has, and the
-// removal of what it lacks unless the sweep guard holds that back.
+// loss of what it lacks or has in a state of fewer answers, unless the sweep
+// guard holds that back.
 func (f *Follower) complete(l *listing) {
-	now := time.Now()
-	total := 0
-	for _, k := range Kinds() {
-		total += f.reg.Count(k)
+	now, doubted := time.Now(), l.doubt != ""
+	var sizes [classes]int
+	for c := range classes {
+		sizes[c] = f.reg.size(class(c))
 	}
 	view := f.reg.View()
-	items := make([]Item, 0, len(l.puts)+len(l.late))
-	for _, o := range l.undone(view) { // before puts, which are newer
-		items = append(items, Put(o))
-	}
-	for _, o := range l.puts {
-		items = append(items, Put(o))
-	}
-	gone := l.absent(view)
-	pass := f.guard.judge(gone, total, now, l.doubt != "")
-	for _, key := range pass {
-		items = append(items, Delete(key))
-	}
-	items = append(items, l.late...)
+	losses, rest := l.losses(view)
+	f.guard.back(slices.Values(l.puts))
+	pass := f.guard.judge(losses, sizes, l.began, now, doubted)
+	items, removed := f.itemsOf(l, view, losses, rest)
 	f.reg.heard(now)
 	changed := f.changes(items)
+	f.guard.note(pass, losses, now)
+	f.guard.back(objectsOf(l.late))
 	f.stats.listings.Add(1)
-	f.stats.held.Store(int64(f.guard.len()))
+	f.owed.Store(false)
 	f.status.Problem = ""
-	f.log.Info("the registry is listed", "source", f.src, "changed", changed, "removed", len(pass),
-		"rejected", len(l.rejected), "held", f.guard.len())
+	f.log.Info("the registry is listed", "source", f.src, "changed", changed, "removed", removed,
+		"rejected", len(l.rejected), "held", len(f.guard.held))
 	f.doubt(l.doubt)
-	if l.doubt != "" {
-		return
+	if !doubted {
+		f.logHeld(sizes)
+		f.dirty = true // a listing is saved even where it changed nothing: it is proven
+		f.status.SyncedAt, f.status.State = now, Live
 	}
-	f.dirty = true // a listing is saved even where it changed nothing: it is proven
-	f.status.SyncedAt, f.status.State = now, Live
-	if n := f.guard.len(); n > 0 {
-		f.log.Error("a listing would remove more than half of the registry: its removals are held back until a listing at least 30 s later agrees, or SIGUSR1 releases them",
-			"held", n, "objects", total, "source", f.src)
+}
+
+// logHeld says loudly what is held back: of each class once, and again when it
+// has doubled.
+func (f *Follower) logHeld(sizes [classes]int) {
+	for c, n := range f.guard.counts {
+		if n > 2*f.loud[c] {
+			f.log.Error("a listing takes away most of what answers hold: it stays until a listing at least 30 s later agrees, or SIGUSR1 lets it go",
+				"what", classNames[c].plural, "held", n, "of", sizes[c], "source", f.src)
+			f.loud[c] = n
+		} else if n == 0 {
+			f.loud[c] = 0
+		}
 	}
+}
+
+// itemsOf returns what a listing that has been judged changes, and how many
+// objects it removes.
+func (f *Follower) itemsOf(l *listing, view *View, losses map[Key]loss, rest []Key) (items []Item, removed int) {
+	items = make([]Item, 0, len(l.puts)+len(rest)+len(l.late))
+	for _, o := range l.undone(view, losses) { // before puts, which are newer
+		items = append(items, Put(o))
+	}
+	held := f.guard.held
+	for _, o := range l.puts {
+		if len(held) > 0 {
+			if _, ok := held[o.Key()]; ok {
+				continue
+			}
+		}
+		item := Put(o)
+		if item.Note != nil {
+			item.Note = errTold
+		}
+		items = append(items, item)
+	}
+	for key, loss := range losses {
+		if _, ok := held[key]; !ok && loss.put == nil {
+			items = append(items, Delete(key))
+			removed++
+		}
+	}
+	if l.doubt == "" {
+		for _, key := range rest {
+			items = append(items, Delete(key))
+		}
+		removed += len(rest)
+	}
+	return append(items, l.late...), removed
 }
 
 // doubt notes why the last listing may lack what is there, if it may.
@@ -184,20 +327,38 @@ func (f *Follower) doubt(why string) {
 	f.status.Doubt = why
 }
 
-// releaseHeld applies the removals that were held back. Who releases them vouches
-// for the last listing, so that what was not ready before is so now.
+// releaseHeld lets go of all that is held back. Who asks for that vouches for the
+// last listing, so that a registry which waits for one without doubt is ready.
 func (f *Follower) releaseHeld(why string) {
+	ready := false
 	if s := &f.status; s.Doubt != "" && (s.State == Listing || s.State == Cached) {
-		s.State, s.SyncedAt = Live, time.Now()
+		s.State, s.SyncedAt, ready = Live, time.Now(), true
 	}
-	held := f.guard.take()
-	items := make([]Item, 0, len(held))
-	for _, key := range held {
-		items = append(items, Delete(key))
+	items := f.guard.take()
+	if len(items) == 0 && !ready {
+		f.log.Info("nothing is held back that could be let through", "by", why)
+		return
 	}
-	f.log.Warn("removals that were held back are let through", "removed", len(held), "by", why)
+	f.log.Warn("what was held back is let through", "objects", len(items), "by", why)
 	f.changes(items)
-	f.stats.held.Store(0)
+}
+
+// hold says what the guard holds back and what lets it go, in a sentence.
+func (f *Follower) hold() string {
+	if len(f.guard.held) == 0 {
+		return ""
+	}
+	var parts []string
+	for c, n := range f.guard.counts {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d of %d %s", n, f.reg.size(class(c)), classNames[c].plural))
+		}
+	}
+	until := "a listing at least 30 s later agrees"
+	if f.guard.due.IsZero() {
+		until = "the source lists without doubt"
+	}
+	return fmt.Sprintf("the last listing takes away %s: they stay until %s, or SIGUSR1", strings.Join(parts, ", "), until)
 }
 
 // settle brings the status up to date with the clock.
@@ -206,8 +367,12 @@ func (f *Follower) settle(now time.Time) {
 	if s.Problem != "" && f.reg.LastAlive().After(f.problemAt) {
 		s.Problem = "" // heard since
 	}
-	s.Held = f.guard.len()
-	f.stats.held.Store(int64(s.Held))
+	s.Held, s.Hold = len(f.guard.held), f.hold()
+	for c, n := range f.guard.counts {
+		f.stats.held[c].Store(int64(n))
+	}
+	f.guard.expire(now)
+	s.Unsaved = f.saver.problem(now)
 	if s.State != Listing && s.State != Cached {
 		silent := now.Sub(f.reg.LastAlive()) > f.cfg.StaleAfter
 		switch {
@@ -226,14 +391,23 @@ func (f *Follower) settle(now time.Time) {
 			s.State = Live
 		}
 	}
-	if f.guard.wantsListing(now) {
-		select {
-		case f.relist <- struct{}{}:
-		default:
-		}
-	}
+	f.relist(now)
 	if *s != f.published() {
 		f.reg.SetStatus(*s)
+	}
+}
+
+// relist ends the stream where everything is to be listed again: it is time, or
+// owed, or the guard waits for a second opinion. A source that doubts itself is
+// waited for instead. A listing that is under way is let end: to begin it again
+// would be to never end it, where it takes longer than the guard's pause.
+func (f *Follower) relist(now time.Time) {
+	d := f.stream.Load()
+	if d == nil || !d.streaming.Load() { // which is set after the listing has been judged
+		return
+	}
+	if f.owed.Load() || now.After(d.until) || f.guard.wantsListing(now) && f.status.Doubt == "" {
+		d.end(errRelist)
 	}
 }
 

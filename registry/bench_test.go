@@ -49,23 +49,62 @@ func BenchmarkRegistryMemory(b *testing.B) {
 }
 
 // BenchmarkApplyOne is a busy app's worst case: one machine of a large fleet
-// changes, in a transaction of its own.
+// changes, in a transaction of its own; the network's counts stay as they are, or
+// change, too.
 func BenchmarkApplyOne(b *testing.B) {
 	for _, n := range []int{20, 10_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			r := New()
-			items := benchMachines(n)
-			for i := range items {
-				m := items[i].Object.(*Machine)
-				m.App, m.Network = "big", 1
-			}
-			r.Apply(items)
-			m := *items[0].Object.(*Machine)
+		benchApplyOne(b, n, "stopped")
+		benchApplyOne(b, n, "destroyed")
+	}
+}
+
+func benchApplyOne(b *testing.B, n int, state string) {
+	b.Run(fmt.Sprint(n, "/", state), func(b *testing.B) {
+		r := New()
+		items := benchMachines(n)
+		for i := range items {
+			m := items[i].Object.(*Machine)
+			m.App, m.Network = "big", 1
+		}
+		r.Apply(items)
+		m := *items[0].Object.(*Machine)
+		for b.Loop() {
+			next := m
+			next.State = map[bool]string{true: state, false: "started"}[m.State == "started"]
+			m = next
+			r.Apply([]Item{Put(&next)})
+		}
+	})
+}
+
+// BenchmarkListing is a complete listing on its way through the follower: the
+// first one, one that changes nothing, and one in which all machines are stopped,
+// which the sweep guard holds back.
+func BenchmarkListing(b *testing.B) {
+	const n = 100_000
+	items, stopped := benchMachines(n), benchMachines(n)
+	for i := range stopped {
+		stopped[i].Object.(*Machine).State = "stopped"
+	}
+	list := func(f *Follower, items []Item) {
+		l := newListing(f.reg.View())
+		for i := range items {
+			l.add(&items[i])
+		}
+		f.complete(l)
+	}
+	for name, c := range map[string]struct {
+		before, then []Item
+	}{"first": {nil, items}, "same": {items, items}, "stopped": {items, stopped}} {
+		b.Run(name, func(b *testing.B) {
+			f := NewFollower(New(), &script{}, FollowerConfig{})
 			for b.Loop() {
-				next := m
-				next.State = map[bool]string{true: "stopped", false: "started"}[m.State == "started"]
-				m = next
-				r.Apply([]Item{Put(&next)})
+				b.StopTimer()
+				f = NewFollower(New(), &script{}, FollowerConfig{})
+				list(f, c.before)
+				runtime.GC()
+				b.StartTimer()
+				list(f, c.then)
 			}
 		})
 	}

@@ -4,59 +4,19 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// doubter is a source that lists its world, with its doubt, whenever it is told to.
-type doubter struct {
-	world
-	doubt string
-	again chan struct{}
-	calls int
-}
-
-func (d *doubter) String() string { return "doubter://" }
-
-func (d *doubter) Follow(ctx context.Context, feed Feed, _ bool) error {
-	d.calls++
-	d.again = make(chan struct{}) // of this bubble
-	for {
-		if err := errors.Join(feed.List(ctx, d.get()), feed.Listed(ctx, d.doubt)); err != nil {
-			return err
-		}
-		for waiting := true; waiting; {
-			select {
-			case <-d.again:
-				waiting = false
-			case <-time.After(10 * time.Second):
-				if err := feed.Change(ctx, nil); err != nil {
-					return err
-				}
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-// list lists items with a doubt.
-func (d *doubter) list(items []Item, doubt string) {
-	d.set(items)
-	d.doubt = doubt
-	d.again <- struct{}{}
-	pass(time.Second)
-}
-
 const gaps = "the agent has gaps in what it knows"
 
 // What a listing in doubt lacks stays, however little and for however long, and
 // what it has is applied. A listing without doubt decides as ever.
 func TestAListingInDoubtRemovesNothing(t *testing.T) {
-	src := &doubter{}
-	src.set(fleetOf(t, 100))
+	src := newPuppet(fleetOf(t, 100))
 	log := &bytes.Buffer{}
 	follow(t, src, FollowerConfig{Log: textLog(log)}, func(t *testing.T, r *Registry, f *Follower) {
 		expect := func(what string, machines, held int, state State) {
@@ -65,38 +25,93 @@ func TestAListingInDoubtRemovesNothing(t *testing.T) {
 				t.Errorf("%s: %d machines, %d held, %s; want %d, %d, %s", what, r.Count(KindMachine), s.Held, s.State, machines, held, state)
 			}
 		}
-		src.list(append(fleetOf(t, 99), Put(machine(t, "new"))), gaps)
+		src.list(t, fleetOf(t, 100), gaps)
+		expect("none is lacking", 100, 0, Live)
+		src.list(t, append(fleetOf(t, 100), Put(machine(t, "gone", inState("destroyed")))), "")
+		src.list(t, fleetOf(t, 100), gaps)
+		expect("one is lacking that is in no answer", 101, 0, Live)
+		src.list(t, fleetOf(t, 100), "")
+		expect("without doubt", 100, 0, Live)
+		src.list(t, append(fleetOf(t, 99), Put(machine(t, "new"))), gaps)
 		expect("one is lacking", 101, 1, Held)
-		if r.Status().Doubt != gaps || strings.Count(log.String(), gaps) != 1 {
+		if r.Status().Doubt != gaps || strings.Count(log.String(), gaps) != 3 {
 			t.Errorf("doubt %q, log:\n%s", r.Status().Doubt, log)
 		}
 		pass(5 * time.Minute)
-		src.list(fleetOf(t, 99), gaps)
+		src.list(t, fleetOf(t, 99), gaps)
 		expect("still, after minutes and another listing", 101, 2, Held)
-		if src.calls != 1 {
+		if src.calls() != 1 {
 			t.Error("the source was made to list again though it is in doubt")
 		}
-		src.list(fleetOf(t, 100), gaps)
+		src.list(t, fleetOf(t, 100), gaps)
 		expect("one is back", 101, 1, Held)
-		src.list(fleetOf(t, 100), "")
+		src.list(t, fleetOf(t, 100), "")
 		expect("without doubt", 100, 0, Live)
-		src.list(nil, gaps)
+		src.list(t, nil, gaps)
 		pass(5 * time.Minute)
 		expect("all are lacking", 100, 100, Held)
-		src.list(nil, "")
+		src.list(t, nil, "")
 		expect("and a first listing without doubt says so", 100, 100, Held)
-		src.list(nil, "")
+		src.list(t, nil, "")
 		expect("and one too soon", 100, 100, Held)
-		src.list(fleetOf(t, 100), gaps)
+		src.list(t, fleetOf(t, 100), gaps)
 		expect("and then they are back", 100, 0, Live)
-		src.list(fleetOf(t, 90), gaps)
+		src.list(t, fleetOf(t, 90), gaps)
 		f.Release()
 		pass(time.Second)
 		expect("released", 90, 0, Live)
-		if n := strings.Count(log.String(), gaps); n != 3 {
-			t.Errorf("the doubt is logged %d times, want once each of three times that it came up", n)
+		if n := strings.Count(log.String(), gaps); n != 5 {
+			t.Errorf("the doubt is logged %d times, want once each of five times that it came up", n)
 		}
 	})
+}
+
+// A source in doubt is waited for, also where a second opinion is due.
+func TestADoubtingSourceIsNotPressed(t *testing.T) {
+	src := newPuppet(fleetOf(t, 100))
+	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
+		src.list(t, nil, "")
+		src.list(t, nil, gaps)
+		pass(5 * time.Minute)
+		if src.calls() != 1 || r.Count(KindMachine) != 100 {
+			t.Errorf("followed %d times, %d machines are left", src.calls(), r.Count(KindMachine))
+		}
+		src.list(t, nil, "")
+		if s := r.Status(); r.Count(KindMachine) != 0 || s.State != Live {
+			t.Errorf("the second listing without doubt, minutes later: %d machines, %s", r.Count(KindMachine), s.State)
+		}
+	})
+}
+
+// What a listing in doubt lacks is saved as it is served: the source may doubt
+// itself for long, and what is known must not grow old on disk meanwhile.
+func TestTheStateIsSavedInDoubt(t *testing.T) {
+	dir := t.TempDir()
+	src := newPuppet(fleetOf(t, 50))
+	follow(t, src, FollowerConfig{StateDir: dir}, func(t *testing.T, r *Registry, f *Follower) {
+		src.list(t, fleetOf(t, 10), gaps)
+		src.change(t, Put(machine(t, "new")))
+		pass(2 * time.Minute)
+		items, _, err := readState(filepath.Join(dir, stateName), src.String())
+		if err != nil || len(items) != 51 {
+			t.Errorf("%d objects are saved (%v), want 51", len(items), err)
+		}
+	})
+}
+
+// Who releases what is held has not vouched for what was never listed.
+func TestReleaseMakesNothingReady(t *testing.T) {
+	dir := t.TempDir()
+	run(t, named{newPuppet(fleetOf(t, 50)), ""}, dir, time.Second, &bytes.Buffer{})
+	for dir, want := range map[string]State{"": Listing, dir: Cached} {
+		follow(t, named{dead(), ""}, FollowerConfig{StateDir: dir}, func(t *testing.T, r *Registry, f *Follower) {
+			f.Release()
+			pass(time.Minute)
+			if s := r.Status(); s.State != want {
+				t.Errorf("%s, want %s", s.State, want)
+			}
+		})
+	}
 }
 
 // Nobody is told that a name does not exist before the source knows everything:

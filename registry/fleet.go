@@ -1,98 +1,146 @@
 package registry
 
 import (
-	"net/netip"
 	"slices"
-	"sort"
-	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Fleet is one app of one network with its machines, as one transaction saw
 // them. It is immutable and safe for concurrent use; the slices it returns are
 // shared and must not be changed. Arguments are in lower case and match without
-// regard to case, as all of DNS does.
+// regard to case, as all of DNS does. What a method that takes a budget returns
+// means nothing once the budget is over.
 type Fleet struct {
 	name       string
 	network    Network
 	registered bool       // the source holds the app as an object of its own
+	started    int        // how many of deployed are
 	all        []*Machine // every machine, sorted by lower-case id
 	deployed   []*Machine // those that names speak of; the same array where that is all
-
-	regions lazy[map[string][]*Machine]
-	groups  lazy[map[string][]*Machine]
-	keys    lazy[map[string]*keyIndex]
-	shared  lazy[bool]
+	index      *index     // of deployed; nil for a small fleet
 }
 
 // indexFrom is the number of machines from which on a fleet is indexed: below
 // it a scan is cheaper than the maps and their memory.
 const indexFrom = 32
 
-// maxNameable is more than any metadata value that can be asked for has: with
-// its key, its app and the rest the whole name must fit into 255 bytes (RFC
-// 1035, section 2.3.4). Longer values are in no index, since who writes
-// metadata is a tenant, and what answering costs is paid by all.
-const maxNameable = 240
+// index is what questions have worked out about a fleet, each part by the first
+// that needed it, so that a change costs only what is asked for afterwards.
+type index struct {
+	regions  lazy[map[string][]*Machine]
+	metadata lazy[*metadataIndex]
+	answers  answers
+}
 
-// lazy is what the first look-up that needs it works out, for all after it. A
-// large fleet's indexes are of this kind, one for each sort of name, so that a
-// change costs only what is asked for afterwards.
+// lazy is a part of an index.
 type lazy[T any] struct {
-	once  sync.Once
-	value T
+	value atomic.Pointer[T]
+	busy  atomic.Bool
 }
 
-func (l *lazy[T]) get(work func() T) T {
-	l.once.Do(func() { l.value = work() })
-	return l.value
-}
-
-// keyIndex finds the machines that have one metadata key, by its value.
-type keyIndex struct {
-	key      string
-	machines []*Machine
-	values   lazy[map[string][]*Machine]
-	ends     lazy[[]string] // the values backwards, sorted: what they end in is what these begin with
-}
-
-// newFleet returns a fleet of machines, which it sorts and keeps.
-func newFleet(network Network, name string, registered bool, machines []*Machine) *Fleet {
-	f := &Fleet{name: name, network: network, registered: registered, all: machines}
-	if !slices.IsSortedFunc(machines, compareIDs) {
-		slices.SortFunc(machines, compareIDs)
+// get returns the value, which work makes at the first call in at least the
+// given number of steps. It returns false where the budget is over, or while
+// another goroutine is at work: to wait for that one could be to wait for a
+// goroutine that waits for this one's turn to end. The caller then does without.
+func (l *lazy[T]) get(b *Budget, steps int, work func(*Budget) T) (v T, ok bool) {
+	if p := l.value.Load(); p != nil {
+		return *p, true
 	}
-	named := func(m *Machine) bool { return m.Deployed() && !m.Skip }
-	n := 0
-	for _, m := range machines {
-		if named(m) {
-			n++
+	if !b.Need(steps) || !l.busy.CompareAndSwap(false, true) {
+		return v, false
+	}
+	defer l.busy.Store(false)
+	if v = work(b); b.Over() {
+		return v, false
+	}
+	l.value.Store(&v)
+	return v, true
+}
+
+// named reports whether names speak of the machine.
+func (m *Machine) named() bool { return m.Deployed() && !m.Skip }
+
+// with returns the fleet with other machines under some ids (in lower case; nil:
+// none any more). A nil fleet has no machines. It looks at those that change and
+// copies the others, so that one change of a large fleet is a copy of pointers.
+func (f *Fleet) with(network Network, name string, registered bool, changes map[string]*Machine) *Fleet {
+	next := &Fleet{name: name, network: network, registered: registered}
+	old := f
+	if old == nil {
+		old = &Fleet{}
+	}
+	ids := make([]string, 0, len(changes))
+	hidden := len(old.all) - len(old.deployed) // machines that no name speaks of
+	next.started = old.started
+	for id, m := range changes {
+		ids = append(ids, id)
+		if i, ok := find(old.all, id); ok {
+			hidden -= count(!old.all[i].named())
+			next.started -= count(old.all[i].named() && old.all[i].Started())
+		}
+		if m != nil {
+			hidden += count(!m.named())
+			next.started += count(m.named() && m.Started())
 		}
 	}
-	if n == len(machines) {
-		f.deployed = machines
-		return f
+	slices.Sort(ids)
+	next.all = splice(old.all, ids, func(id string) *Machine { return changes[id] })
+	if next.deployed = next.all; hidden > 0 {
+		next.deployed = splice(old.deployed, ids, func(id string) *Machine {
+			if m := changes[id]; m != nil && m.named() {
+				return m
+			}
+			return nil
+		})
 	}
-	f.deployed = make([]*Machine, 0, n)
-	for _, m := range machines {
-		if named(m) {
-			f.deployed = append(f.deployed, m)
-		}
+	if len(next.deployed) >= indexFrom {
+		next.index = new(index)
 	}
-	return f
+	return next
 }
 
-func compareIDs(a, b *Machine) int { return strings.Compare(Lower(a.ID), Lower(b.ID)) }
+func count(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// splice returns machines, which are sorted, with those under ids (sorted)
+// replaced by what with has for them; nil removes one.
+func splice(machines []*Machine, ids []string, with func(id string) *Machine) []*Machine {
+	if len(ids) == 0 {
+		return machines
+	}
+	at, size := make([]int, len(ids)), len(machines)
+	for i, id := range ids {
+		from := 0
+		if i > 0 {
+			from = at[i-1]
+		}
+		j, ok := find(machines[from:], id)
+		at[i] = from + j
+		size += count(with(id) != nil) - count(ok)
+	}
+	spliced, from := make([]*Machine, 0, size), 0
+	for i, id := range ids {
+		spliced = append(spliced, machines[from:at[i]]...)
+		if from = at[i]; from < len(machines) && compareFold(machines[from].ID, id) == 0 {
+			from++
+		}
+		if m := with(id); m != nil {
+			spliced = append(spliced, m)
+		}
+	}
+	return append(spliced, machines[from:]...)
+}
 
 // Name returns the app's name as the source writes it.
 func (f *Fleet) Name() string { return f.name }
 
 // Network returns the network whose app this is.
 func (f *Fleet) Network() Network { return f.network }
-
-// Registered reports whether the source holds the app as an object of its own,
-// machines or none.
-func (f *Fleet) Registered() bool { return f.registered }
 
 // Exists reports whether the app is one that names speak of: it is registered
 // or has a deployed machine that is not hidden.
@@ -101,6 +149,9 @@ func (f *Fleet) Exists() bool { return f.registered || len(f.deployed) > 0 }
 // Deployed returns the machines that names speak of, sorted by id: deployed and
 // without skip_registration. Whether one is started is the caller's question.
 func (f *Fleet) Deployed() []*Machine { return f.deployed }
+
+// Started returns how many of the deployed machines are started.
+func (f *Fleet) Started() int { return f.started }
 
 // Machine returns the deployed machine of that id, nil where there is none.
 func (f *Fleet) Machine(id string) *Machine {
@@ -112,179 +163,191 @@ func (f *Fleet) Machine(id string) *Machine {
 
 // find returns where in machines, which are sorted, the id is or would be.
 func find(machines []*Machine, id string) (int, bool) {
-	return slices.BinarySearchFunc(machines, id, func(m *Machine, id string) int {
-		return strings.Compare(Lower(m.ID), id)
-	})
+	return slices.BinarySearchFunc(machines, id, func(m *Machine, id string) int { return compareFold(m.ID, id) })
 }
 
-// InRegion returns the deployed machines of a region, sorted by id.
-func (f *Fleet) InRegion(code string) []*Machine {
-	of := func(m *Machine) string { return m.Region }
-	if len(f.deployed) < indexFrom {
-		return f.filter(code, of)
+// Selection is some of a fleet's machines. The zero value has none.
+type Selection struct {
+	machines []*Machine // sorted by id
+	index    *metadataIndex
+	classes  []int32 // of index, where machines is nil; none twice
+}
+
+// Empty reports whether no machine is selected.
+func (s Selection) Empty() bool { return len(s.machines) == 0 && len(s.classes) == 0 }
+
+// Machines returns the selected machines, sorted by id.
+func (s Selection) Machines(b *Budget) []*Machine {
+	if len(s.classes) == 0 {
+		return s.machines
 	}
-	return f.regions.get(func() map[string][]*Machine { return indexBy(f.deployed, of) })[code]
+	return s.index.machines(s.classes, b)
 }
 
-// InGroup returns the deployed machines of a process group, sorted by id.
-func (f *Fleet) InGroup(group string) []*Machine {
-	if len(f.deployed) < indexFrom {
-		return f.filter(group, (*Machine).Group)
-	}
-	return f.groups.get(func() map[string][]*Machine { return indexBy(f.deployed, (*Machine).Group) })[group]
-}
+// All returns all deployed machines.
+func (f *Fleet) All() Selection { return Selection{machines: f.deployed} }
 
-// WithKey returns the deployed machines that have the metadata key, sorted by id.
-func (f *Fleet) WithKey(key string) []*Machine { return f.withKey(key).machines }
-
-// WithPair returns the deployed machines that have the metadata pair, sorted by id.
-func (f *Fleet) WithPair(key, value string) []*Machine {
-	k := f.withKey(key)
-	return k.values.get(func() map[string][]*Machine {
-		values := make(map[string][]*Machine)
-		for _, m := range k.machines {
-			m.eachValue(key, func(v string) { addMachine(values, v, m) })
+// InRegion returns the deployed machines of a region.
+func (f *Fleet) InRegion(code string, b *Budget) Selection {
+	if f.index != nil {
+		if regions, ok := f.index.regions.get(b, len(f.deployed), f.byRegion); ok {
+			return Selection{machines: regions[code]}
 		}
-		return values
-	})[value]
+	}
+	return f.scan(b, func(m *Machine) bool { return equalFold(m.Region, code) })
+}
+
+// byRegion sorts the deployed machines by region, in lower case.
+func (f *Fleet) byRegion(b *Budget) map[string][]*Machine {
+	regions := make(map[string][]*Machine)
+	for _, m := range f.deployed {
+		if !b.Step(1) {
+			break
+		}
+		code := Lower(m.Region)
+		regions[code] = append(regions[code], m)
+	}
+	return regions
+}
+
+// InGroup returns the deployed machines of a process group.
+func (f *Fleet) InGroup(group string, b *Budget) Selection {
+	return f.WithPair(processGroupKey, group, b)
+}
+
+// WithKey returns the deployed machines that have the metadata key.
+func (f *Fleet) WithKey(key string, b *Budget) Selection {
+	if k, ok := f.metadataKey(key, b); ok {
+		return k.all()
+	}
+	return f.scan(b, func(m *Machine) bool { return len(m.pairs(key)) > 0 })
+}
+
+// WithPair returns the deployed machines that have the metadata pair.
+func (f *Fleet) WithPair(key, value string, b *Budget) Selection {
+	if k, ok := f.metadataKey(key, b); ok {
+		if s, ok := k.with(value, b); ok {
+			return s
+		}
+	}
+	return f.scan(b, func(m *Machine) bool {
+		for _, p := range m.pairs(key) {
+			if b.Step(1) && len(p.Value) <= maxNameable && equalFold(p.Value, value) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // HasValueEnd reports whether a deployed machine has a metadata value under key
 // of which end is what follows a dot: "b.c" and "c" of "a.b.c".
-func (f *Fleet) HasValueEnd(key, end string) bool {
-	k := f.withKey(key)
-	ends := k.ends.get(func() []string {
-		var ends []string
-		for _, m := range k.machines {
-			m.eachValue(key, func(v string) {
-				if strings.IndexByte(v, '.') > 0 {
-					ends = append(ends, backwards(v))
-				}
-			})
-		}
-		slices.Sort(ends)
-		return slices.Compact(ends)
-	})
-	// The first that is greater begins with want, and goes on behind it (no
-	// label is empty), if any does.
-	want := backwards(end) + "."
-	i := sort.Search(len(ends), func(i int) bool { return ends[i] > want })
-	return i < len(ends) && strings.HasPrefix(ends[i], want)
-}
-
-func backwards(s string) string {
-	b := []byte(s)
-	slices.Reverse(b)
-	return string(b)
-}
-
-// withKey returns what is known of a metadata key; never nil.
-func (f *Fleet) withKey(key string) *keyIndex {
-	if len(f.deployed) < indexFrom {
-		k := &keyIndex{key: key}
-		for _, m := range f.deployed {
-			has := false
-			for _, p := range m.Metadata {
-				has = has || equalFold(p.Key, key)
-			}
-			if has {
-				k.machines = append(k.machines, m)
-			}
-		}
-		return k
-	}
-	k := f.keys.get(func() map[string]*keyIndex {
-		keys := make(map[string]*keyIndex)
-		for _, m := range f.deployed {
-			for _, p := range m.Metadata {
-				if len(p.Key) > maxNameable {
-					continue
-				}
-				lower := Lower(p.Key)
-				k := keys[lower]
-				if k == nil {
-					k = &keyIndex{key: lower}
-					keys[lower] = k
-				}
-				if n := len(k.machines); n == 0 || k.machines[n-1] != m { // two keys may differ in case alone
-					k.machines = append(k.machines, m)
-				}
-			}
-		}
-		return keys
-	})[key]
-	if k == nil {
-		return &keyIndex{key: key}
-	}
-	return k
-}
-
-// eachValue calls fn with the values, in lower case, that the machine has under
-// a key and that can be asked for.
-func (m *Machine) eachValue(key string, fn func(value string)) {
-	for _, p := range m.Metadata {
-		if len(p.Value) <= maxNameable && equalFold(p.Key, key) {
-			fn(Lower(p.Value))
+func (f *Fleet) HasValueEnd(key, end string, b *Budget) bool {
+	if k, ok := f.metadataKey(key, b); ok {
+		if has, ok := k.hasEnd(end, b); ok {
+			return has
 		}
 	}
+	return !f.scan(b, func(m *Machine) bool {
+		for _, p := range m.pairs(key) {
+			if b.Step(1) && endsIn(p.Value, end) {
+				return true
+			}
+		}
+		return false
+	}).Empty()
+}
+
+// metadataKey returns what the index knows of a metadata key, nil for nothing,
+// and false where the caller has to scan.
+func (f *Fleet) metadataKey(key string, b *Budget) (*metadataKey, bool) {
+	if f.index == nil {
+		return nil, false
+	}
+	index, ok := f.index.metadata.get(b, 2*len(f.deployed), func(b *Budget) *metadataIndex { return indexMetadata(f.deployed, b) })
+	if !ok {
+		return nil, false
+	}
+	return index.keys[key], true
+}
+
+func (f *Fleet) scan(b *Budget, wanted func(*Machine) bool) Selection {
+	var found []*Machine
+	if !b.Need(len(f.deployed)) {
+		return Selection{}
+	}
+	for i, m := range f.deployed {
+		if !b.Step(1) {
+			break
+		}
+		if !wanted(m) {
+			continue
+		}
+		if found == nil {
+			found = make([]*Machine, 0, len(f.deployed)-i)
+		}
+		found = append(found, m)
+	}
+	return Selection{machines: found}
+}
+
+// answers are what was made of a fleet and is dear to make again.
+type answers struct {
+	mu   sync.Mutex // held for a look into the map, no longer
+	made map[string]any
+	size int
+}
+
+// maxKept is what a fleet keeps of answers, in entries for each machine: those
+// of one host's questions, which come from one region, for some of its names.
+const maxKept = 4
+
+// Keeps reports whether the fleet is large enough to keep anything.
+func (f *Fleet) Keeps() bool { return f.index != nil }
+
+// Kept returns what was kept under key, nil where there is nothing.
+func (f *Fleet) Kept(key string) any {
+	if f.index == nil {
+		return nil
+	}
+	a := &f.index.answers
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.made[key]
+}
+
+// Keep keeps with the fleet what was made of nothing but it and key. size is how
+// many entries it has. Beyond maxKept for each machine everything older goes,
+// and a small fleet keeps nothing. What is kept must not change.
+func (f *Fleet) Keep(key string, made any, size int) {
+	if f.index == nil {
+		return
+	}
+	a := &f.index.answers
+	size++ // its place in the map
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.size += size; a.made == nil || a.size > maxKept*(len(f.deployed)+1) {
+		a.made, a.size = make(map[string]any), size
+	}
+	a.made[key] = made
 }
 
 // equalFold reports whether s is lower, which is in lower case, without regard
 // to case.
-func equalFold(s, lower string) bool {
-	if len(s) != len(lower) {
-		return false
-	}
-	for i := 0; i < len(s); i++ {
+func equalFold(s, lower string) bool { return len(s) == len(lower) && compareFold(s, lower) == 0 }
+
+// compareFold compares s, its letters A to Z in lower case, with lower.
+func compareFold(s, lower string) int {
+	n := min(len(s), len(lower))
+	for i := 0; i < n; i++ {
 		c := s[i]
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}
 		if c != lower[i] {
-			return false
+			return int(c) - int(lower[i])
 		}
 	}
-	return true
-}
-
-// SharesAddresses reports whether two deployed machines have one address, as is
-// so for a moment while one is renamed.
-func (f *Fleet) SharesAddresses() bool {
-	return f.shared.get(func() bool {
-		seen := make(map[netip.Addr]struct{}, len(f.deployed))
-		for _, m := range f.deployed {
-			if _, twice := seen[m.Addr]; twice && m.Addr.IsValid() {
-				return true
-			}
-			seen[m.Addr] = struct{}{}
-		}
-		return false
-	})
-}
-
-func (f *Fleet) filter(want string, of func(*Machine) string) []*Machine {
-	var found []*Machine
-	for _, m := range f.deployed {
-		if equalFold(of(m), want) {
-			found = append(found, m)
-		}
-	}
-	return found
-}
-
-// indexBy sorts machines by what of says of them, in lower case.
-func indexBy(machines []*Machine, of func(*Machine) string) map[string][]*Machine {
-	index := make(map[string][]*Machine)
-	for _, m := range machines {
-		addMachine(index, Lower(of(m)), m)
-	}
-	return index
-}
-
-// addMachine appends m under key, once: two metadata keys of one machine may
-// differ in case alone.
-func addMachine(index map[string][]*Machine, key string, m *Machine) {
-	if list := index[key]; len(list) == 0 || list[len(list)-1] != m {
-		index[key] = append(list, m)
-	}
+	return len(s) - len(lower)
 }

@@ -61,10 +61,13 @@ type Follower struct {
 
 	ops     chan op
 	release chan struct{}
-	relist  chan struct{}
+	saver   *saver
+	stream  atomic.Pointer[feed] // what the source writes to at present; nil: it is not followed
+	owed    atomic.Bool          // everything is to be listed again, as soon as it can be
 
 	// Owned by the apply loop.
 	guard     guard
+	loud      [classes]int // how much of each class was held when that was last logged
 	status    Status
 	problemAt time.Time      // when status.Problem came up
 	rejected  map[Key]string // reasons already logged
@@ -74,15 +77,18 @@ type Follower struct {
 
 	// Written by one goroutine each, read by the collector.
 	stats followerStats
+
+	panics panics
 }
 
 // followerStats counts for the metrics; every field may be read at any time.
 type followerStats struct {
 	rejected   [4]atomic.Int64
+	partial    [4]atomic.Int64
 	changes    atomic.Int64
 	listings   atomic.Int64
 	reconnects atomic.Int64
-	held       atomic.Int64
+	held       [classes]atomic.Int64
 	round      atomic.Int64 // when the apply loop last finished a round, Unix nanoseconds
 	saved      atomic.Int64 // when the state was last written to disk, Unix nanoseconds
 	saveErrors atomic.Int64
@@ -91,8 +97,8 @@ type followerStats struct {
 // op is one message to the apply loop.
 type op struct {
 	items   []Item
-	listing *listing      // complete; nil for changes
-	done    chan struct{} // closed when the op is applied; may be nil
+	listing *listing     // complete; nil for changes
+	done    chan<- error // has room for one: the op is applied, or is not and why; may be nil
 }
 
 // NewFollower returns a follower of src for reg; Run starts it.
@@ -105,9 +111,10 @@ func NewFollower(reg *Registry, src Source, cfg FollowerConfig) *Follower {
 	}
 	f := &Follower{
 		reg: reg, src: src, cfg: cfg, log: cfg.Log, began: time.Now(),
-		ops: make(chan op, queueOps), release: make(chan struct{}, 1), relist: make(chan struct{}, 1),
+		ops: make(chan op, queueOps), release: make(chan struct{}, 1),
 		rejected: map[Key]string{},
 	}
+	f.saver, f.panics.log = newSaver(f), f.log
 	f.status = Status{State: Listing, Source: src.String()}
 	reg.SetStatus(f.status)
 	f.stats.round.Store(f.began.UnixNano())
@@ -126,15 +133,26 @@ func (f *Follower) Release() {
 // Run follows the source until ctx ends, and then returns nil. If there is a
 // state directory, the last known state is loaded before anything else and
 // saved at the end.
+//
+// It waits for all that it has started, but not without end for a disk: where a
+// read or a write of the state hangs in the kernel, it leaves that behind.
 func (f *Follower) Run(ctx context.Context) error {
-	f.loadState()
+	f.loadState(ctx)
+	idle, saved := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(saved)
+		f.saver.run(ctx, idle)
+	}()
 	var wg sync.WaitGroup
-	saver := newSaver(f)
-	wg.Go(func() { saver.run(ctx) })
 	wg.Go(func() { f.follow(ctx) })
-	f.applyLoop(ctx, saver)
+	f.applyLoop(ctx)
 	wg.Wait()
-	saver.last()
+	close(idle)
+	select {
+	case <-saved:
+	case <-time.After(lastPatience):
+		f.log.Error("the state directory does not answer: the last known state is not saved", "dir", f.cfg.StateDir)
+	}
 	return nil
 }
 
@@ -156,7 +174,8 @@ func (f *Follower) follow(ctx context.Context) {
 			resume = false
 			continue
 		}
-		resume = listed
+		f.panics.note(err)
+		resume = listed && !f.owed.Load()
 		if time.Since(began) >= healthyAfter || f.cfg.OwnHost && f.answered {
 			bound = backoffMin
 		}
@@ -182,31 +201,14 @@ func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, er
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f.answered = false
-	d := &feed{f: f, listed: resume}
+	d := &feed{f: f, listed: resume, end: cancel, until: time.Now().Add(relistEvery*4/5 + rand.N(relistEvery*2/5))}
 	d.streaming.Store(resume)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ended := make(chan struct{})
-	defer close(ended)
-	wg.Go(func() {
-		timer := time.NewTimer(relistEvery*4/5 + rand.N(relistEvery*2/5))
-		defer timer.Stop()
-		for {
-			select {
-			case <-f.relist:
-			case <-timer.C:
-			case <-ended:
-				return
-			}
-			// A listing that is under way is what is wanted: to begin it again
-			// would be to never end it, where it takes longer than the pause.
-			if d.streaming.Load() {
-				cancel(errRelist)
-				return
-			}
-		}
-	})
-	err = f.src.Follow(ctx, d, resume)
+	f.stream.Store(d)
+	defer f.stream.Store(nil)
+	err = Contain(func() error { return f.src.Follow(ctx, d, resume) })
+	if errors.As(err, new(*PanicError)) {
+		d.listed = false // where it stood, and whether it still knows, is not to be trusted
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		return d.listed, cause
 	}
@@ -233,7 +235,11 @@ type feed struct {
 	listing *listing // under way; nil: none
 	listed  bool     // the last one that was completed was whole
 
-	streaming atomic.Bool // no listing is under way or still to begin; read from outside
+	// Set once, for the apply loop, which ends a stream to have everything listed.
+	end   context.CancelCauseFunc
+	until time.Time // when it is time for that
+
+	streaming atomic.Bool // no listing is under way or still to begin; for the apply loop too
 }
 
 func (d *feed) send(ctx context.Context, o op) error {
@@ -242,12 +248,19 @@ func (d *feed) send(ctx context.Context, o op) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if o.done == nil {
-		return nil
+	return nil
+}
+
+// await sends o and waits until it is applied.
+func (d *feed) await(ctx context.Context, o op) error {
+	done := make(chan error, 1)
+	o.done = done
+	if err := d.send(ctx, o); err != nil {
+		return err
 	}
 	select {
-	case <-o.done:
-		return nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -258,7 +271,7 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 	if d.listing == nil {
 		// What an earlier stream left in the queue must be in the registry
 		// before the listing is compared with it.
-		if err := d.send(ctx, op{done: make(chan struct{})}); err != nil {
+		if err := d.await(ctx, op{}); err != nil {
 			return err
 		}
 		d.listing = newListing(d.f.reg.View())
@@ -266,9 +279,12 @@ func (d *feed) List(ctx context.Context, items []Item) error {
 	}
 	var rejected []Item
 	for i := range items {
-		d.listing.add(&items[i])
-		if items[i].Err != nil {
-			rejected = append(rejected, items[i])
+		item := items[i] // the slice is the caller's
+		if err := Contain(func() error { d.listing.add(&item); return nil }); err != nil {
+			item = Reject(Key{}, item.Where, err)
+		}
+		if err := item.trouble(); err != nil { // which is told at once, and of an object no more than that
+			rejected = append(rejected, Item{Key: item.key(), Err: err, Where: item.Where})
 		}
 	}
 	if len(rejected) > 0 {
@@ -284,7 +300,7 @@ func (d *feed) Listed(ctx context.Context, doubt string) error {
 	}
 	l := d.listing
 	d.listing, l.doubt = nil, doubt
-	if err := d.send(ctx, op{listing: l, done: make(chan struct{})}); err != nil {
+	if err := d.await(ctx, op{listing: l}); err != nil {
 		return err
 	}
 	d.listed, d.f.answered = doubt == "", true

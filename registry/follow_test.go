@@ -70,11 +70,14 @@ func stayAlive(ctx context.Context, feed Feed) error {
 	}
 }
 
-// follow runs a follower in a bubble and calls check with it.
-func follow(t *testing.T, src Source, cfg FollowerConfig, check func(t *testing.T, r *Registry, f *Follower)) {
+// follow runs a follower, after edits to it, in a bubble and calls check with it.
+func follow(t *testing.T, src Source, cfg FollowerConfig, check func(t *testing.T, r *Registry, f *Follower), edits ...func(*Follower)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New()
 		f := NewFollower(r, src, cfg)
+		for _, edit := range edits {
+			edit(f)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.Run(ctx) }()
@@ -203,131 +206,6 @@ func TestStaleUntilHeardAgain(t *testing.T) {
 	})
 }
 
-func TestSweepGuard(t *testing.T) {
-	for name, c := range map[string]struct {
-		then  int // machines in later listings, of 100
-		wait  time.Duration
-		usr1  bool
-		want  int
-		state State
-	}{
-		"half is let through":                      {50, time.Second, false, 50, Live},
-		"more than half is held":                   {49, time.Second, false, 100, Held},
-		"all is held":                              {0, time.Second, false, 100, Held},
-		"all is held for nearly half a minute":     {0, 29 * time.Second, false, 100, Held},
-		"a second listing is asked for and obeyed": {0, 33 * time.Second, false, 0, Live},
-		"SIGUSR1 releases":                         {10, time.Second, true, 10, Live},
-	} {
-		t.Run(name, func(t *testing.T) {
-			all := fleetOf(t, 100)
-			src := &script{steps: []func(context.Context, Feed, bool) error{
-				func(ctx context.Context, feed Feed, _ bool) error {
-					return errors.Join(feed.List(ctx, all), feed.Listed(ctx, ""), errors.New("broken"))
-				},
-				list(func() []Item { return all[:c.then] }),
-			}}
-			follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
-				for src.called() < 2 {
-					pass(10 * time.Millisecond)
-				}
-				pass(c.wait)
-				if c.usr1 {
-					f.Release()
-					pass(time.Second)
-				}
-				if got := r.Count(KindMachine); got != c.want || r.Status().State != c.state {
-					t.Errorf("%d machines, %s; want %d, %s", got, r.Status().State, c.want, c.state)
-				}
-			})
-		})
-	}
-}
-
-// A second listing that comes sooner than 30 s confirms nothing.
-func TestSweepGuardWaitsForTheSecondListing(t *testing.T) {
-	var now world
-	now.set(fleetOf(t, 100))
-	src := &script{steps: []func(context.Context, Feed, bool) error{list(now.get)}}
-	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
-		now.set(nil)
-		for range 29 {
-			f.relist <- struct{}{}
-			pass(time.Second)
-		}
-		if r.Count(KindMachine) != 100 || r.Status().State != Held {
-			t.Errorf("after 29 s and as many listings: %d machines, %s; want all, held", r.Count(KindMachine), r.Status().State)
-		}
-		pass(2 * time.Second)
-		f.relist <- struct{}{}
-		pass(time.Second)
-		if r.Count(KindMachine) != 0 {
-			t.Errorf("after 31 s and another: %d machines, want none", r.Count(KindMachine))
-		}
-	})
-}
-
-// A listing that takes longer than the guard's pause is not begun again and
-// again: it is let end, and is the second opinion.
-func TestSweepGuardWaitsForASlowListing(t *testing.T) {
-	calls := 0
-	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
-		calls++
-		if calls > 1 {
-			_ = feed.List(ctx, nil)
-			select {
-			case <-time.After(40 * time.Second):
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		} else if err := feed.List(ctx, fleetOf(t, 100)); err != nil {
-			return err
-		}
-		if err := feed.Listed(ctx, ""); err != nil {
-			return err
-		}
-		return stayAlive(ctx, feed)
-	}}}
-	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
-		f.relist <- struct{}{}
-		pass(3 * time.Minute)
-		if r.Count(KindMachine) != 0 || calls != 3 {
-			t.Errorf("%d machines after %d listings, want none after 3", r.Count(KindMachine), calls)
-		}
-	})
-}
-
-// Additions of a held listing are applied; a source that comes to its senses
-// takes the hold away; a small registry is not guarded.
-func TestSweepGuardKeepsAddingAndForgets(t *testing.T) {
-	all := fleetOf(t, 100)
-	var now world
-	src := &script{steps: []func(context.Context, Feed, bool) error{list(now.get)}}
-	now.set(all)
-	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
-		now.set([]Item{Put(machine(t, "new"))})
-		f.relist <- struct{}{}
-		pass(time.Second)
-		if r.Count(KindMachine) != 101 || r.Status().Held != 100 {
-			t.Errorf("%d machines, %d held; want 101 and 100", r.Count(KindMachine), r.Status().Held)
-		}
-		now.set(append([]Item{Put(machine(t, "new"))}, all[:90]...))
-		pass(32 * time.Second)
-		if r.Count(KindMachine) != 91 || r.Status().State != Live {
-			t.Errorf("%d machines, %s; want 91, live", r.Count(KindMachine), r.Status().State)
-		}
-		now.set(all[:20])
-		f.relist <- struct{}{}
-		pass(time.Second)
-		now.set(nil)
-		f.Release()
-		f.relist <- struct{}{}
-		pass(time.Second)
-		if r.Count(KindMachine) != 0 {
-			t.Errorf("%d machines; want none: twenty may go at once", r.Count(KindMachine))
-		}
-	})
-}
-
 func TestListsAgainEveryQuarterOfAnHour(t *testing.T) {
 	all := fleetOf(t, 50)
 	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []Item { return all })}}
@@ -359,8 +237,8 @@ func TestAListingThatBrokeOffIsStillDue(t *testing.T) {
 		func(context.Context, Feed, bool) error { return errors.New("not reached") },
 	}}
 	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
-		f.relist <- struct{}{}
-		pass(time.Second)
+		f.owed.Store(true)
+		pass(2 * time.Second)
 		if want := []bool{false, false, false}; fmt.Sprint(src.calls) != fmt.Sprint(want) {
 			t.Errorf("resume was %v, want %v", src.calls, want)
 		}
@@ -402,7 +280,7 @@ func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 	follow(t, src, FollowerConfig{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *Registry, f *Follower) {
 		for range 3 {
 			now.set([]Item{Put(machine(t, "m0003")), bad, nameless, elsewhere, lost})
-			f.relist <- struct{}{}
+			f.owed.Store(true)
 			pass(time.Second)
 		}
 		if f, _ := r.View().Fleet(network(t, "fdaa:0:18::/48"), "web"); ids(f.Deployed()) != "[m0001 m0002 m0003]" {
@@ -452,7 +330,7 @@ func TestWhatARejectedObjectKeeps(t *testing.T) {
 			src := &script{steps: []func(context.Context, Feed, bool) error{list(now.get)}}
 			follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
 				now.set([]Item{Reject(c.key, "", errors.New("unusable"))})
-				f.relist <- struct{}{}
+				f.owed.Store(true)
 				pass(time.Second)
 				var left []string
 				for key := range objects(r) {
@@ -488,17 +366,17 @@ func TestManyRejectionsAreSummedUp(t *testing.T) {
 func TestBatches(t *testing.T) {
 	r := New()
 	f := NewFollower(r, &script{}, FollowerConfig{})
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	for i := range 600 {
 		f.ops <- op{items: []Item{Put(machine(t, fmt.Sprintf("m%04d", i)))}}
 	}
 	f.ops <- op{done: done}
 	f.batch(<-f.ops)
-	if r.Count(KindMachine) != batchItems || closed(done) {
+	if r.Count(KindMachine) != batchItems || len(done) > 0 {
 		t.Errorf("the first batch had %d changes, want %d", r.Count(KindMachine), batchItems)
 	}
 	f.batch(<-f.ops)
-	if r.Count(KindMachine) != 600 || !closed(done) {
+	if r.Count(KindMachine) != 600 || len(done) != 1 {
 		t.Errorf("after the second batch there are %d machines, want 600", r.Count(KindMachine))
 	}
 }
@@ -520,43 +398,16 @@ func TestListedTwice(t *testing.T) {
 	follow(t, src, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
 		want := objects(r)
 		now.set(append(slices.Clone(other), known...))
-		f.relist <- struct{}{}
+		f.owed.Store(true)
 		pass(time.Second)
 		if got := objects(r); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("holds %v, want %v", got, want)
 		}
 		now.set(append(slices.Clone(known), other...))
-		f.relist <- struct{}{}
+		f.owed.Store(true)
 		pass(time.Second)
 		if got := objects(r); fmt.Sprint(got) == fmt.Sprint(want) || len(got) != len(want) {
 			t.Errorf("holds %v, want the other versions", got)
-		}
-	})
-}
-
-// SIGUSR1 during a listing that has the held objects again: what the listing
-// found unchanged must not stay removed.
-func TestReleaseDuringAListing(t *testing.T) {
-	step := func(ctx context.Context, feed Feed, _ bool) error {
-		all := append(fleetOf(t, 100), Put(&App{Name: "empty", Network: 24}))
-		_ = errors.Join(feed.List(ctx, all), feed.Listed(ctx, ""), feed.Listed(ctx, ""), feed.List(ctx, all))
-		time.Sleep(10 * time.Second)
-		_ = feed.Listed(ctx, "")
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	follow(t, &script{steps: []func(context.Context, Feed, bool) error{step}}, FollowerConfig{}, func(t *testing.T, r *Registry, f *Follower) {
-		if r.Status().Held != 101 {
-			t.Fatalf("%d held, want all 101", r.Status().Held)
-		}
-		f.Release()
-		pass(time.Second)
-		if r.Count(KindMachine) != 0 {
-			t.Errorf("%d machines after the release", r.Count(KindMachine))
-		}
-		pass(10 * time.Second)
-		if r.Count(KindMachine) != 100 || r.Count(KindApp) != 1 {
-			t.Errorf("%d machines and %d apps after a listing of 100 and 1", r.Count(KindMachine), r.Count(KindApp))
 		}
 	})
 }

@@ -31,7 +31,8 @@ import (
 //
 // An object that cannot be used is an Item made by Reject whose Where is its
 // place ("line 12, column 8") and whose Key says as much as can be read, its
-// kind at least; it costs no other object. The error is for a file that cannot
+// kind at least; it costs no other object. An object of which a part cannot be
+// used is an Item with a Note and its place. The error is for a file that cannot
 // be used as a whole, being no JSON or not of this shape; it begins with the
 // place as well.
 func ParseFile(data []byte) ([]Item, error) {
@@ -64,7 +65,7 @@ func EachBatch(data []byte, take func([]Item) error) error {
 type parser struct {
 	*document
 	items    []Item
-	problems []Problem          // one for each rejection among the items
+	problems []Problem          // one for each rejection and note among the items
 	first    map[Key]int        // where each object was listed first
 	take     func([]Item) error // what EachBatch was given; nil: all items are kept
 	err      error              // of take; nothing more is read
@@ -141,12 +142,21 @@ func (p *parser) put(o Object, at span) {
 		return
 	}
 	p.first[key] = at.from
-	p.add(Put(o))
+	item := Put(o)
+	if item.Note != nil {
+		item.Where = p.place(at.from)
+		p.problem(key, at, item.Note)
+	}
+	p.add(item)
 }
 
 func (p *parser) reject(key Key, at span, err error) {
-	line, column := p.position(at.from)
 	p.add(Reject(key, p.place(at.from), err))
+	p.problem(key, at, err)
+}
+
+func (p *parser) problem(key Key, at span, err error) {
+	line, column := p.position(at.from)
 	p.problems = append(p.problems, Problem{line, column, key.label() + ": " + err.Error()})
 }
 
@@ -265,7 +275,10 @@ func (p *parser) machine(at span, scope Scope) *Machine {
 	var m *Machine
 	err := p.wrongKind("the machine", at, "an object")
 	if p.kind(at) == "object" {
-		m, err = DecodeMachine(p.text(at), scope)
+		err = Contain(func() (err error) {
+			m, err = DecodeMachine(p.text(at), scope)
+			return err
+		})
 	}
 	if err != nil {
 		p.reject(p.machineKey(at, scope), at, err)
@@ -292,7 +305,10 @@ func (p *parser) peer(at span) {
 	var o *Peer
 	err := p.wrongKind("the peer", at, "an object")
 	if p.kind(at) == "object" {
-		o, err = DecodePeer(p.text(at), Scope{})
+		err = Contain(func() (err error) {
+			o, err = DecodePeer(p.text(at), Scope{})
+			return err
+		})
 	}
 	if err != nil {
 		f := p.strings(at)
@@ -306,7 +322,10 @@ func (p *parser) address(at span) {
 	var o *Address
 	err := p.wrongKind("the address", at, "an object")
 	if p.kind(at) == "object" {
-		o, err = DecodeAddress(p.text(at), Scope{})
+		err = Contain(func() (err error) {
+			o, err = DecodeAddress(p.text(at), Scope{})
+			return err
+		})
 	}
 	if err != nil {
 		f := p.strings(at)

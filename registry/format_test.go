@@ -216,7 +216,7 @@ func TestParseFileEmptyRegistry(t *testing.T) {
 func TestCheckReport(t *testing.T) {
 	r := Check([]byte(`{"apps": [
   {"name": "a", "network": "fdaa:0:18::/48", "machines": [
-    {"id": "m1", "state": "started"},
+    {"id": "m1", "state": "started", "config": {"metadata": {"a": "` + strings.Repeat("x", maxMetadata) + `"}}},
     {"id": "m2", "state": "started", "region": "no.where"}]},
   {"name": "a"}],
  "peers": [{"name": "p", "private_ip": "fdaa:0:99::1"}]}`))
@@ -225,11 +225,20 @@ func TestCheckReport(t *testing.T) {
 		Networks: []NetworkReport{{net18, [4]int{KindApp: 1, KindMachine: 1}}, {net99, [4]int{KindPeer: 1}}},
 		States:   map[string]int{"started": 1},
 		Problems: []Problem{
+			{3, 5, "machine a/m1: 1 of its metadata pairs are left out: a machine has at most 256, and 64 KiB of them"},
 			{4, 5, `machine a/m2: region "no.where" has the character '.' at byte 3: use letters, digits, '-' and '_'`},
 			{5, 3, "app a: network is missing: want a /48 such as fdaa:0:18::/48"}},
 	}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("%+v\nwant %+v", r, want)
+	}
+}
+
+func TestNotesHaveTheirPlace(t *testing.T) {
+	items, err := ParseFile([]byte(`{"machines": [
+  {"id": "m1", "app": "a", "state": "started", "private_ip": "fdaa:0:18::1", "config": {"metadata": {"a": "` + strings.Repeat("x", maxMetadata) + `"}}}]}`))
+	if err != nil || len(items) != 1 || items[0].Object == nil || items[0].Note == nil || items[0].Where != "line 2, column 3" {
+		t.Errorf("%+v, %v", items, err)
 	}
 }
 

@@ -1,76 +1,244 @@
 package registry
 
-import "time"
-
-const (
-	// A listing that would remove more than guardMin objects and more than half
-	// of all is more often a mistake (an empty prefix, a wrong table, a store
-	// restored to the wrong day) than the truth: the guard asks twice.
-	guardMin  = 20
-	guardHold = 30 * time.Second // how long a second opinion must wait
+import (
+	"iter"
+	"time"
 )
 
-// guard holds back sweeping removals. The apply loop owns it.
-type guard struct {
-	held  map[Key]struct{}
-	since time.Time // when the first of held was held; zero: only listings in doubt lacked them
-	asked time.Time // when a second listing was last asked for
+// class is a kind of what answers hold, of which the guard judges by itself how
+// much a listing takes away. A machine may change its class: one of a higher
+// number is in fewer answers.
+type class uint8
+
+const (
+	startedMachines class = iota // what AAAA answers hold
+	otherMachines                // deployed, but not started or hidden: what lists of all hold, and what tells NODATA from NXDOMAIN
+	peers                        // but for people's passing sessions
+	addresses
+	apps   // registered
+	unseen // in no answer: neither counted nor guarded
+)
+
+const classes = int(unseen)
+
+// classNames are the classes in the singular, as metric labels have them, and in
+// the plural, as sentences do.
+var classNames = [classes]struct{ label, plural string }{
+	startedMachines: {"started_machine", "started machines"},
+	otherMachines:   {"other_machine", "other machines"},
+	peers:           {"peer", "peers"},
+	addresses:       {"address", "flycast addresses"},
+	apps:            {"app", "apps"},
 }
 
-func (g *guard) empty() bool { return len(g.held) == 0 }
-func (g *guard) len() int    { return len(g.held) }
+func classOf(o Object) class {
+	switch o := o.(type) {
+	case *Machine:
+		switch {
+		case o.Started() && !o.Skip:
+			return startedMachines
+		case o.Deployed():
+			return otherMachines
+		}
+	case *Peer:
+		if !o.Interactive() {
+			return peers
+		}
+	case *Address:
+		return addresses
+	case *App:
+		return apps
+	}
+	return unseen
+}
 
-// judge decides on the removals of a complete listing, out of total objects
-// known, and returns those that may be made now. It remembers the others: all,
-// where the listing is in doubt, which neither confirms a removal nor begins its
-// time.
-func (g *guard) judge(gone []Key, total int, now time.Time, doubted bool) (pass []Key) {
-	confirmed := !g.since.IsZero() && now.Sub(g.since) >= guardHold
+const (
+	// A listing that takes away more than guardMin objects and more than it
+	// leaves is more often a mistake (an empty prefix, a wrong table, a state
+	// misread for all, a store restored to the wrong day) than the truth: the
+	// guard asks twice.
+	guardMin = 20
+
+	// guardHold is how long after the first listing that lacked an object the
+	// second opinion may begin at the earliest. What other listings have taken
+	// away counts against the next one for as long, so that many small steps are
+	// no way around the guard; after that any further listing is the second
+	// opinion on them.
+	guardHold = 30 * time.Second
+)
+
+// loss is what a listing takes away from answers: old is deleted, or replaced by
+// a version that answers less.
+type loss struct {
+	old   Object    // the version known, which stays while the loss is held
+	put   *Machine  // what takes its place; nil: nothing does
+	since time.Time // of a held loss: when a listing without doubt first had it; zero: none has
+}
+
+// passed is a loss that was let through without a second opinion.
+type passed struct {
+	class class
+	at    time.Time
+}
+
+// guard holds back the losses of listings that take most of what answers hold,
+// or that are in doubt. A held loss goes through when a listing that began at
+// least guardHold after the first one still has it, each object by its own time;
+// it is forgotten when a listing does not have it, or names the object unusably,
+// and when a change settles it. The apply loop owns the guard.
+type guard struct {
+	held   map[Key]loss
+	counts [classes]int // of held
+	due    time.Time    // when the first of held may have its second opinion; zero: none is, or only listings in doubt lacked them
+
+	passed map[Key]passed
+	newest time.Time // when the last of passed was let through
+}
+
+// judge decides on all losses of a complete listing, which began at a given
+// time: afterwards those in g.held are not to be made, all others are. It returns
+// the ones that are no sweep, to be noted when they are made. sizes says how much
+// answers hold before it.
+func (g *guard) judge(losses map[Key]loss, sizes [classes]int, began, now time.Time, doubted bool) (pass []Key) {
+	const all = classes // what the classes come to together
+	var gone, left [classes + 1]int
+	copy(left[:], sizes[:])
+	for key, p := range g.passed {
+		if now.Sub(p.at) >= guardHold {
+			delete(g.passed, key)
+			continue
+		}
+		gone[p.class]++
+	}
+	held := map[Key]loss{}
 	var fresh []Key
-	for _, key := range gone {
-		if _, ok := g.held[key]; ok && confirmed && !doubted {
-			pass = append(pass, key)
-		} else {
+	for key, l := range losses {
+		c := classOf(l.old)
+		left[c]--
+		l.since = g.held[key].since
+		switch waits := !l.since.IsZero(); {
+		case waits && !doubted && began.Sub(l.since) >= guardHold: // confirmed
+			continue
+		case waits || doubted:
+			held[key] = l
+		default:
 			fresh = append(fresh, key)
 		}
+		gone[c]++
 	}
-	since := g.since
-	if since.IsZero() || confirmed {
-		since = now
+	for c := range classes {
+		gone[all] += gone[c]
+		left[all] += left[c]
 	}
-	if doubted {
-		since = g.since
-	}
-	g.held, g.since = nil, time.Time{}
-	if !doubted && (len(fresh) <= guardMin || 2*len(fresh) <= total) {
-		return append(pass, fresh...)
-	}
-	g.since, g.asked = since, now
-	g.held = make(map[Key]struct{}, len(fresh))
+	swept := func(c int) bool { return gone[c] > guardMin && gone[c] > left[c] }
 	for _, key := range fresh {
-		g.held[key] = struct{}{}
+		l := losses[key]
+		c := classOf(l.old)
+		if !swept(int(c)) && !swept(all) {
+			pass = append(pass, key)
+			continue
+		}
+		l.since = now
+		held[key] = l
 	}
+	g.replace(held)
 	return pass
 }
 
-// forget drops a removal that a change has settled by itself.
-func (g *guard) forget(key Key) { delete(g.held, key) }
-
-// take returns the held removals and holds none any more.
-func (g *guard) take() []Key {
-	keys := make([]Key, 0, len(g.held))
-	for key := range g.held {
-		keys = append(keys, key)
+// replace makes held what is held.
+func (g *guard) replace(held map[Key]loss) {
+	g.held, g.counts, g.due = held, [classes]int{}, time.Time{}
+	for _, l := range held {
+		g.counts[classOf(l.old)]++
+		if due := l.since.Add(guardHold); !l.since.IsZero() && (g.due.IsZero() || due.Before(g.due)) {
+			g.due = due
+		}
 	}
-	g.held, g.since = nil, time.Time{}
-	return keys
 }
 
-// wantsListing reports, once each guardHold, that the second listing is due.
-func (g *guard) wantsListing(now time.Time) bool {
-	if g.empty() || g.since.IsZero() || now.Sub(g.asked) < guardHold {
-		return false
+// note remembers losses that have been let through without a second opinion.
+func (g *guard) note(pass []Key, losses map[Key]loss, now time.Time) {
+	if len(pass) > 0 && g.passed == nil {
+		g.passed = make(map[Key]passed, len(pass))
 	}
-	g.asked = now
-	return true
+	for _, key := range pass {
+		g.passed[key] = passed{classOf(losses[key].old), now}
+		g.newest = now
+	}
 }
+
+// expire lets go of what is remembered of passed losses when none of it counts
+// any longer.
+func (g *guard) expire(now time.Time) {
+	if now.Sub(g.newest) >= guardHold {
+		g.passed = nil
+	}
+}
+
+// back forgets of the passed losses those that objects undo. Of several versions
+// of one the last counts.
+func (g *guard) back(objects iter.Seq[Object]) {
+	if len(g.passed) == 0 {
+		return
+	}
+	last := map[Key]class{}
+	for o := range objects {
+		if key := o.Key(); g.passed[key] != (passed{}) {
+			last[key] = classOf(o)
+		}
+	}
+	for key, c := range last {
+		if c <= g.passed[key].class {
+			delete(g.passed, key)
+		}
+	}
+}
+
+// settle forgets what an item that is about to be applied decides by itself.
+func (g *guard) settle(item *Item) {
+	if len(g.held) > 0 {
+		g.drop(item.key())
+	}
+}
+
+// spare forgets what is held of objects that the source names without their
+// being usable: they are there.
+func (g *guard) spare(named keeper) {
+	if len(named) == 0 {
+		return
+	}
+	for key, l := range g.held {
+		if named.has(l.old) {
+			g.drop(key)
+		}
+	}
+}
+
+func (g *guard) drop(key Key) {
+	if l, ok := g.held[key]; ok {
+		g.counts[classOf(l.old)]--
+		delete(g.held, key)
+	}
+	if len(g.held) == 0 {
+		g.due = time.Time{}
+	}
+}
+
+// take returns the held losses as changes and holds none any more. What was let
+// through before is vouched for as well.
+func (g *guard) take() []Item {
+	items := make([]Item, 0, len(g.held))
+	for key, l := range g.held {
+		if l.put != nil {
+			items = append(items, Put(l.put))
+		} else {
+			items = append(items, Delete(key))
+		}
+	}
+	g.replace(nil)
+	g.passed = nil
+	return items
+}
+
+// wantsListing reports whether a second opinion is due.
+func (g *guard) wantsListing(now time.Time) bool { return !g.due.IsZero() && !now.Before(g.due) }

@@ -1,10 +1,13 @@
 package registry
 
+import "time"
+
 // listing is a complete listing under way: what the source has sent so far,
 // compared on arrival with what the registry holds. Objects that are unchanged
 // leave one bit behind, so listing again what is already known takes next to no
 // memory. The source's goroutine fills it, the apply loop applies it.
 type listing struct {
+	began    time.Time
 	view     *View
 	fleets   map[fleetKey]*listedFleet
 	others   map[Key]struct{} // peers and addresses that were listed
@@ -23,7 +26,7 @@ type listedFleet struct {
 }
 
 func newListing(v *View) *listing {
-	return &listing{view: v, fleets: map[fleetKey]*listedFleet{}, others: map[Key]struct{}{}}
+	return &listing{began: time.Now(), view: v, fleets: map[fleetKey]*listedFleet{}, others: map[Key]struct{}{}}
 }
 
 // fleet returns the marks of a fleet, nil for one not known when the listing began.
@@ -80,65 +83,132 @@ func (l *listing) add(item *Item) {
 	}
 }
 
-// keeper tells which objects a listing named without being readable: of those
-// the versions known before stay. An object is known by what could be read of
-// it: a machine or a flycast address by its id, whatever its app was to be, in
-// any network where that could not be read; a peer by its name or its address;
-// an app by its name. A machine without id keeps all of its app.
-func (l *listing) keeper() func(Object) bool {
-	kept := make(map[Key]struct{}, len(l.rejected))
-	for _, key := range l.rejected {
-		if key.ID != "" {
-			named := key
-			named.Name = ""
-			kept[named] = struct{}{}
-		}
-		if key.Name != "" && (key.ID == "" || key.Kind == KindPeer) {
-			key.ID = ""
-			kept[key] = struct{}{}
-		}
+// keeper holds the keys of objects that the source named without their being
+// usable: of those the versions known before stay. An object is known by what
+// could be read of it: a machine or a flycast address by its id, whatever its app
+// was to be, in any network where that could not be read; a peer by its name or
+// its address; an app by its name. A machine without id keeps all of its app.
+type keeper map[Key]struct{}
+
+func (k keeper) add(key Key) {
+	if key.ID != "" {
+		named := key
+		named.Name = ""
+		k[named] = struct{}{}
 	}
-	return func(o Object) bool {
-		key := o.Key()
-		id := key.ID
-		if p, ok := o.(*Peer); ok {
-			id = p.Addr.String()
-		}
-		for _, k := range [...]Key{
-			{Kind: key.Kind, Network: key.Network, ID: id},
-			{Kind: key.Kind, Network: key.Network, Name: key.Name},
-		} {
-			anywhere := Key{Kind: k.Kind, Name: k.Name, ID: k.ID, AnyNetwork: true}
-			for _, k := range [...]Key{k, anywhere} {
-				if _, ok := kept[k]; ok {
-					return true
-				}
-			}
-		}
-		return false
+	if key.Name != "" && (key.ID == "" || key.Kind == KindPeer) {
+		key.ID = ""
+		k[key] = struct{}{}
 	}
 }
 
-// absent returns the keys that the registry holds and the listing lacks.
-func (l *listing) absent(v *View) []Key {
-	kept := l.keeper()
-	var gone []Key
-	lacks := func(o Object) {
-		if !kept(o) {
-			gone = append(gone, o.Key())
+// has reports whether o is one of those named.
+func (k keeper) has(o Object) bool {
+	if len(k) == 0 {
+		return false
+	}
+	key := o.Key()
+	id := key.ID
+	if p, ok := o.(*Peer); ok {
+		id = p.Addr.String()
+	}
+	for _, named := range [...]Key{
+		{Kind: key.Kind, Network: key.Network, ID: id},
+		{Kind: key.Kind, Network: key.Network, Name: key.Name},
+	} {
+		anywhere := Key{Kind: named.Kind, Name: named.Name, ID: named.ID, AnyNetwork: true}
+		for _, named := range [...]Key{named, anywhere} {
+			if _, ok := k[named]; ok {
+				return true
+			}
 		}
 	}
+	return false
+}
+
+// losses returns what the listing takes away from answers, by key, and the keys
+// of what it lacks besides, which is in none. What changes that arrived later
+// decide on is their affair.
+func (l *listing) losses(v *View) (losses map[Key]loss, rest []Key) {
+	losses = map[Key]loss{}
+	l.worse(v, losses)
+	kept := keeper{}
+	for _, key := range l.rejected {
+		kept.add(key)
+	}
+	for i := range l.late {
+		if l.late[i].Err != nil {
+			kept.add(l.late[i].Key)
+		}
+	}
+	l.absent(v, func(o Object) {
+		switch {
+		case kept.has(o):
+		case classOf(o) == unseen:
+			rest = append(rest, o.Key())
+		default:
+			losses[o.Key()] = loss{old: o}
+		}
+	})
+	for i := range l.late {
+		if l.late[i].Err == nil {
+			delete(losses, l.late[i].key())
+		}
+	}
+	return losses, rest
+}
+
+// worse adds the machines that the listing has in a class of fewer answers. Of
+// one that is listed twice the last version counts.
+func (l *listing) worse(v *View, losses map[Key]loss) {
+	var fleet *Fleet
+	var of fleetKey
+	for _, o := range l.puts {
+		m, ok := o.(*Machine)
+		if !ok {
+			continue
+		}
+		key := m.Key()
+		app := fleetKey{key.Network, key.Name}
+		if l.fleets[app] == nil { // nothing was known of it
+			continue
+		}
+		if fleet == nil || of != app {
+			fleet, _ = v.Fleet(app.network, app.app)
+			of = app
+		}
+		if fleet == nil {
+			continue
+		}
+		i, ok := find(fleet.all, key.ID)
+		if !ok {
+			continue
+		}
+		if old := fleet.all[i]; classOf(m) > classOf(old) {
+			losses[key] = loss{old: old, put: m}
+		} else {
+			delete(losses, key)
+		}
+	}
+}
+
+// absent calls lacks with every object that the registry holds and the listing
+// has not named, but for those that came after it began.
+func (l *listing) absent(v *View, lacks func(Object)) {
 	each(v, tableFleets, func(f *Fleet) bool {
-		key := fleetKey{f.network, Lower(f.name)}
-		listed := l.fleet(key)
-		if listed == nil { // it came after the listing began
+		listed := l.fleet(fleetKey{f.network, Lower(f.name)})
+		if listed == nil {
 			return true
 		}
 		if f.registered && listed.fleet.registered && !listed.app {
 			lacks(&App{Name: f.name, Network: f.network})
 		}
-		for _, m := range f.all {
-			if i, ok := find(listed.fleet.all, Lower(m.ID)); ok && listed.seen[i/64]&(1<<(i%64)) == 0 {
+		for i, m := range f.all {
+			known := true
+			if f != listed.fleet {
+				i, known = find(listed.fleet.all, Lower(m.ID))
+			}
+			if known && listed.seen[i/64]&(1<<(i%64)) == 0 {
 				lacks(m)
 			}
 		}
@@ -150,14 +220,14 @@ func (l *listing) absent(v *View) []Key {
 		}
 		return true
 	}
-	l.view.Each(KindPeer, other)
-	l.view.Each(KindAddress, other)
-	return gone
+	v.Each(KindPeer, other)
+	v.Each(KindAddress, other)
 }
 
-// undone returns what the listing found unchanged and what has left the
-// registry since: removals that were held and let through meanwhile.
-func (l *listing) undone(v *View) []Object {
+// undone returns what the listing found unchanged and what is no longer so:
+// losses that were held have been let through meanwhile. What the listing has as
+// another version may be among it, but none of its own losses.
+func (l *listing) undone(v *View, losses map[Key]loss) []Object {
 	var gone []Object
 	for key, listed := range l.fleets {
 		if listed == nil {
@@ -174,12 +244,14 @@ func (l *listing) undone(v *View) []Object {
 			if listed.seen[i/64]&(1<<(i%64)) == 0 {
 				continue
 			}
-			here := false
 			if now != nil {
-				_, here = find(now.all, Lower(m.ID))
+				if j, here := find(now.all, Lower(m.ID)); here && now.all[j] == m {
+					continue
+				}
 			}
-			if !here {
-				gone = append(gone, m)
+			if _, ok := losses[m.Key()]; !ok {
+				again := *m // readers may hold m, and what is put may come to share its metadata
+				gone = append(gone, &again)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -49,6 +50,21 @@ func ids(machines []*Machine) string {
 	}
 	return fmt.Sprint(list)
 }
+
+// rowsOf returns a view's rows.
+func rowsOf[T any](rows Rows[T], _ <-chan struct{}) []T { return slices.Collect(rows.All) }
+
+// newFleet returns a fleet of machines.
+func newFleet(network Network, name string, registered bool, machines []*Machine) *Fleet {
+	byID := make(map[string]*Machine, len(machines))
+	for _, m := range machines {
+		byID[Lower(m.ID)] = m
+	}
+	return (*Fleet)(nil).with(network, name, registered, byID)
+}
+
+// patient returns a budget without end.
+func patient() *Budget { b := NewBudget(0, func() {}); return &b }
 
 // objects returns everything a registry holds as strings.
 func objects(r *Registry) map[Key]string {

@@ -21,14 +21,19 @@ var (
 	descState      = desc("state", "1 for the state the registry is in with its source, 0 for the others.", "state")
 	descAge        = desc("age_seconds", "Time since the source was last proven alive; since start, if never.")
 	descSynced     = desc("synced_timestamp_seconds", "When the last complete listing was applied; 0 if never.")
-	descHeld       = desc("held", "Removals of a listing that the sweep guard holds back.")
+	descStarted    = desc("started_machines", "Machines that AAAA answers hold: started, with an address, not hidden.")
+	descHeld       = desc("held", "What a listing takes away from answers and the sweep guard holds back.", "kind")
+	descDoubt      = desc("doubt", "1 while the source doubts that its last listing was whole.")
 	descRejected   = desc("rejected_objects_total", "Objects of the source that could not be used; the version known before stays.", "kind")
+	descPartial    = desc("partial_objects_total", "Objects of the source that were used without a part of them, such as metadata beyond the bound.", "kind")
 	descChanges    = desc("changes_total", "Objects inserted, replaced or removed.")
 	descListings   = desc("listings_total", "Complete listings applied.")
 	descReconnects = desc("reconnects_total", "Times the source broke off and was followed again.")
 	descRound      = desc("apply_age_seconds", "Time since the apply loop last finished a round; more than a few seconds means that it hangs.")
+	descPanics     = desc("panics_total", "Panics that were contained: each cost one object, one listing or one attempt to save.")
 	descQueue      = desc("queue_length", "Messages of the source that wait for the apply loop.")
 	descSaved      = desc("state_saved_timestamp_seconds", "When the last known state was last written to disk; 0 if never.")
+	descUnsaved    = desc("state_failing", "1 while the last known state cannot be written.")
 	descSaveErrors = desc("state_errors_total", "Failed attempts to write the last known state.")
 )
 
@@ -47,13 +52,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, k := range Kinds() {
 		gauge(descObjects, float64(reg.Count(k)), k.String())
 		counter(descRejected, stats.rejected[k].Load(), k.String())
+		counter(descPartial, stats.partial[k].Load(), k.String())
 	}
 	for _, state := range States() {
-		is := 0.0
-		if s.State == state {
-			is = 1
-		}
-		gauge(descState, is, string(state))
+		gauge(descState, oneIf(s.State == state), string(state))
 	}
 	now := time.Now()
 	alive := reg.LastAlive()
@@ -62,14 +64,27 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descAge, now.Sub(alive).Seconds())
 	gauge(descSynced, unixSeconds(s.SyncedAt))
-	gauge(descHeld, float64(stats.held.Load()))
+	for c, names := range classNames {
+		gauge(descHeld, float64(stats.held[c].Load()), names.label)
+	}
+	gauge(descDoubt, oneIf(s.Doubt != ""))
+	gauge(descStarted, float64(reg.size(startedMachines)))
 	counter(descChanges, stats.changes.Load())
 	counter(descListings, stats.listings.Load())
 	counter(descReconnects, stats.reconnects.Load())
 	gauge(descRound, now.Sub(time.Unix(0, stats.round.Load())).Seconds())
+	counter(descPanics, c.f.panics.count.Load())
 	gauge(descQueue, float64(len(c.f.ops)))
 	gauge(descSaved, unixSeconds(time.Unix(0, stats.saved.Load())))
+	gauge(descUnsaved, oneIf(s.Unsaved != ""))
 	counter(descSaveErrors, stats.saveErrors.Load())
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func unixSeconds(t time.Time) float64 {

@@ -3,7 +3,6 @@ package registry
 import (
 	"fmt"
 	"net/netip"
-	"sort"
 	"strings"
 	"unique"
 )
@@ -124,16 +123,11 @@ type Machine struct {
 	State    string // one of the Machines API's states, or one that dnsd does not know
 	Region   string
 	Addr     netip.Addr // zero when the machine has none yet
-	Metadata []Pair     // sorted by key; no key twice
+	Metadata []Pair     // sorted by key without regard to case; no key twice
 	Skip     bool       // config.dns.skip_registration: the machine is in no answer
+
+	omitted int32 // metadata pairs that the source has beyond what a machine may have; not compared
 }
-
-// Pair is one metadata entry of a machine.
-type Pair struct{ Key, Value string }
-
-// processGroupKey is the metadata key that holds a machine's process group
-// (Machines API, config.metadata).
-const processGroupKey = "fly_process_group"
 
 // Key implements Object.
 func (m *Machine) Key() Key {
@@ -153,16 +147,6 @@ func (m *Machine) Deployed() bool {
 		return false
 	}
 	return true
-}
-
-// Group returns the machine's process group, empty when it has none.
-func (m *Machine) Group() string {
-	for _, p := range m.Metadata {
-		if p.Key == processGroupKey {
-			return p.Value
-		}
-	}
-	return ""
 }
 
 func (m *Machine) equal(o Object) bool {
@@ -243,8 +227,3 @@ func Lower(s string) string {
 // intern returns a copy of s shared by all equal strings: regions, states and
 // app names recur in every machine.
 func intern(s string) string { return unique.Make(s).Value() }
-
-// sortPairs sorts metadata by key, the order in which Machine holds it.
-func sortPairs(pairs []Pair) {
-	sort.Slice(pairs, func(i, j int) bool { return pairs[i].Key < pairs[j].Key })
-}

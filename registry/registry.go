@@ -5,6 +5,7 @@
 package registry
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type Registry struct {
 	writer  sync.Mutex // held while a change is made; guards nothing that readers touch
 	version atomic.Uint64
 	counts  [4]atomic.Int64
+	sizes   [classes]atomic.Int64 // how much answers hold, by class
 	status  atomic.Pointer[Status]
 	alive   atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
 }
@@ -45,6 +47,9 @@ func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
 
+// size returns how much of a class answers hold.
+func (r *Registry) size(c class) int { return int(r.sizes[c].Load()) }
+
 // State says how the registry stands with its source.
 type State string
 
@@ -54,7 +59,7 @@ const (
 	Cached  State = "cached"  // the last known state from disk; the source has not listed yet
 	Live    State = "live"    // listed, and the stream is proven
 	Stale   State = "stale"   // listed once, but the source has been silent for too long
-	Held    State = "held"    // live, but a listing's removals are held back by the sweep guard
+	Held    State = "held"    // live, but what a listing takes away is held back by the sweep guard
 )
 
 // States lists every state.
@@ -65,8 +70,10 @@ type Status struct {
 	State    State
 	Source   string    // the source's name
 	SyncedAt time.Time // when the last complete listing was applied (or written to disk, if Cached); zero: never
-	Held     int       // removals held back by the sweep guard
+	Held     int       // how many of a listing's losses the sweep guard holds back
+	Hold     string    // what is held and what lets it go, in a sentence; empty: nothing is
 	Doubt    string    // why the source's last listing may lack what is there, in a sentence; empty: it is whole
+	Unsaved  string    // why the last known state cannot be kept on disk, in a sentence; empty: it can, or is not to be
 	Problem  string    // what the source last failed with, in a sentence; empty while it is well
 
 	changed chan struct{}
@@ -115,6 +122,20 @@ func (r *Registry) SetStatus(s Status) {
 	r.version.Add(1)
 }
 
+// wake closes the channel of the status, which all answers watch, so that each is
+// worked out anew: nobody can say which are right after a change that panicked.
+func (r *Registry) wake() {
+	r.writer.Lock()
+	defer r.writer.Unlock()
+	s := *r.status.Load()
+	old := s.changed
+	s.changed = make(chan struct{})
+	r.version.Add(1)
+	r.status.Store(&s)
+	close(old)
+	r.version.Add(1)
+}
+
 // Apply makes changes in one transaction, in order, and returns how many
 // objects it changed. What is already as it should be is not written, so the
 // watch channels of unchanged answers stay open. Rejected items are passed over.
@@ -122,6 +143,7 @@ func (r *Registry) Apply(items []Item) int {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	e := r.edit()
+	defer e.txn.Abort() // which does nothing behind a commit: only where it panics
 	for i := range items {
 		e.apply(&items[i])
 	}
@@ -135,7 +157,10 @@ type edit struct {
 	txn     *memdb.Txn
 	fleets  map[fleetKey]*fleetEdit
 	counts  [4]int64
+	sizes   [classes]int64
 	changed int
+
+	networks map[Network]Counts // what the counts of a network change by
 }
 
 type fleetKey struct {
@@ -149,12 +174,15 @@ type fleetEdit struct {
 	name       string
 	registered bool
 	machines   map[string]*Machine // by lower-case id, those that change; nil: removed
-	metadata   []Pair              // of one of the machines, mostly that of all
+	metadata   [][]Pair            // of some of the machines: those of most, one for each process group
 	dirty      bool
 }
 
+// maxShared is how many metadata a fleet's edit compares a new machine's with.
+const maxShared = 8
+
 func (r *Registry) edit() *edit {
-	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}}
+	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}, networks: map[Network]Counts{}}
 }
 
 func (e *edit) apply(item *Item) {
@@ -164,7 +192,7 @@ func (e *edit) apply(item *Item) {
 	case *App:
 		f := e.fleet(fleetKey{o.Network, Lower(o.Name)})
 		if !f.registered {
-			e.count(KindApp, 1)
+			e.count(KindApp, apps, 1)
 		} else if f.name == o.Name {
 			return
 		}
@@ -191,7 +219,8 @@ func put[T Object](e *edit, table string, o T) {
 			return
 		}
 	} else {
-		e.count(o.Key().Kind, 1)
+		e.count(o.Key().Kind, classOf(o), 1)
+		e.countPeer(o, 1)
 	}
 	must(e.txn.Insert(table, o))
 	e.changed++
@@ -205,31 +234,37 @@ func (e *edit) delete(key Key) {
 		f := e.fleet(fleetKey{key.Network, key.Name})
 		if f.registered {
 			f.registered, f.dirty = false, true
-			e.count(KindApp, -1)
+			e.count(KindApp, apps, -1)
 			e.changed++
 		}
 	case KindPeer:
-		e.deleteRows(tablePeers, key, nameKey(key.Network, key.Name))
+		e.deleteRow(tablePeers, key, nameKey(key.Network, key.Name))
 	case KindAddress:
-		e.deleteRows(tableAddresses, key, nameKey(key.Network, key.Name))
-	}
-}
-
-// deleteRows deletes the rows below prefix that key names.
-func (e *edit) deleteRows(table string, key Key, prefix []byte) {
-	it, err := e.txn.Get(table, indexPrefix, prefix)
-	must(err)
-	for row := it.Next(); row != nil; row = it.Next() {
-		if row.(Object).Key() == key {
-			must(e.txn.Delete(table, row))
-			e.count(key.Kind, -1)
-			e.changed++
-			return // a key names one row, and a delete spoils the iterator
+		if addr, err := netip.ParseAddr(key.ID); err == nil {
+			e.deleteRow(tableAddresses, key, addressKey(key.Network, key.Name, addr))
 		}
 	}
 }
 
-func (e *edit) count(k Kind, by int64) { e.counts[k] += by }
+// deleteRow deletes the peer or address that key names and id finds, if it is there.
+func (e *edit) deleteRow(table string, key Key, id []byte) {
+	row, err := e.txn.First(table, indexID, id)
+	must(err)
+	if row == nil || row.(Object).Key() != key {
+		return
+	}
+	must(e.txn.Delete(table, row))
+	e.count(key.Kind, classOf(row.(Object)), -1)
+	e.countPeer(row.(Object), -1)
+	e.changed++
+}
+
+func (e *edit) count(k Kind, c class, by int64) {
+	e.counts[k] += by
+	if c != unseen {
+		e.sizes[c] += by
+	}
+}
 
 // fleet returns the fleet under edit, loading it at first use.
 func (e *edit) fleet(key fleetKey) *fleetEdit {
@@ -241,9 +276,6 @@ func (e *edit) fleet(key fleetKey) *fleetEdit {
 		if row != nil {
 			f.old = row.(*Fleet)
 			f.name, f.registered = f.old.name, f.old.registered
-			if len(f.old.all) > 0 {
-				f.metadata = f.old.all[0].Metadata
-			}
 		}
 		e.fleets[key] = f
 	}
@@ -270,13 +302,17 @@ func (e *edit) putMachine(m *Machine) {
 	if old != nil && old.equal(m) {
 		return
 	}
-	if old == nil {
-		e.count(KindMachine, 1)
-	} else if old.Addr.IsValid() && (old.Addr != m.Addr || !m.Addr.IsValid()) {
-		must(e.txn.Delete(tableMachines, old))
+	e.count(KindMachine, classOf(m), 1)
+	if old != nil {
+		e.count(KindMachine, classOf(old), -1)
 	}
+	// The new row goes in before the old one goes, which leaves alone the
+	// tree's other branches and whoever watches them.
 	if m.Addr.IsValid() {
 		must(e.txn.Insert(tableMachines, m))
+	}
+	if old != nil && old.Addr.IsValid() && (old.Addr != m.Addr || old.rank() != m.rank()) {
+		must(e.txn.Delete(tableMachines, old))
 	}
 	if f.name == "" {
 		f.name = m.App
@@ -287,16 +323,28 @@ func (e *edit) putMachine(m *Machine) {
 }
 
 // share lets a new machine, which nobody has seen yet, hold the metadata that
-// its former version or its siblings hold: 160 bytes less for five pairs.
+// its former version or its siblings hold: 160 bytes less for five pairs, and
+// one class less in the fleet's index.
 func (f *fleetEdit) share(m, old *Machine) {
-	switch {
-	case old != nil && slices.Equal(m.Metadata, old.Metadata):
+	if old != nil && slices.Equal(m.Metadata, old.Metadata) {
 		m.Metadata = old.Metadata
-	case slices.Equal(m.Metadata, f.metadata):
-		m.Metadata = f.metadata
-	default:
-		f.metadata = m.Metadata
+		return
 	}
+	if f.metadata == nil && f.old != nil {
+		for i := 0; i < len(f.old.all); i += len(f.old.all)/maxShared + 1 {
+			f.metadata = append(f.metadata, f.old.all[i].Metadata)
+		}
+	}
+	for _, known := range f.metadata {
+		if slices.Equal(m.Metadata, known) {
+			m.Metadata = known
+			return
+		}
+	}
+	if len(f.metadata) >= maxShared {
+		f.metadata = slices.Delete(f.metadata, 0, 1)
+	}
+	f.metadata = append(f.metadata, m.Metadata)
 }
 
 func (e *edit) deleteMachine(key Key) {
@@ -309,7 +357,7 @@ func (e *edit) deleteMachine(key Key) {
 		must(e.txn.Delete(tableMachines, old))
 	}
 	f.machines[key.ID], f.dirty = nil, true
-	e.count(KindMachine, -1)
+	e.count(KindMachine, classOf(old), -1)
 	e.changed++
 }
 
@@ -320,47 +368,31 @@ func (e *edit) commit() int {
 		if !f.dirty {
 			continue
 		}
-		machines := f.merge()
+		next := f.old.with(key.network, f.name, f.registered, f.machines)
 		switch {
-		case len(machines) > 0 || f.registered:
-			must(e.txn.Insert(tableFleets, newFleet(key.network, f.name, f.registered, machines)))
+		case len(next.all) > 0 || f.registered:
+			must(e.txn.Insert(tableFleets, next))
 		case f.old != nil:
 			must(e.txn.Delete(tableFleets, f.old))
 		}
+		e.countFleet(f.old, next)
 	}
+	e.writeCounts()
 	if e.changed == 0 {
-		e.txn.Abort()
 		return 0
 	}
-	e.r.version.Add(1)
-	e.txn.Commit()
-	e.r.version.Add(1)
+	e.publish()
 	for k, by := range e.counts {
 		e.r.counts[k].Add(by)
+	}
+	for c, by := range e.sizes {
+		e.r.sizes[c].Add(by)
 	}
 	return e.changed
 }
 
-// merge returns all machines of the fleet as it will be.
-func (f *fleetEdit) merge() []*Machine {
-	var old []*Machine
-	if f.old != nil {
-		old = f.old.all
-	}
-	if len(f.machines) == 0 {
-		return old
-	}
-	merged := make([]*Machine, 0, len(old)+len(f.machines))
-	for _, m := range old {
-		if _, changes := f.machines[Lower(m.ID)]; !changes {
-			merged = append(merged, m)
-		}
-	}
-	for _, m := range f.machines {
-		if m != nil {
-			merged = append(merged, m)
-		}
-	}
-	slices.SortFunc(merged, compareIDs)
-	return merged
+func (e *edit) publish() {
+	e.r.version.Add(1)
+	defer e.r.version.Add(1)
+	e.txn.Commit()
 }

@@ -13,11 +13,7 @@ import (
 func TestMetadataIsShared(t *testing.T) {
 	r := New()
 	put := func(id, role string) *Machine {
-		m, err := NewMachine(MachineSpec{ID: id, App: "web", Network: "fdaa:0:18::/48", State: "started",
-			Metadata: map[string]string{"role": role, "tier": "1"}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := machine(t, id, func(s *MachineSpec) { s.Metadata = map[string]string{"role": role, "tier": "1"} })
 		r.Apply([]Item{Put(m)})
 		return m
 	}
@@ -33,6 +29,36 @@ func TestMetadataIsShared(t *testing.T) {
 	r.Apply([]Item{Put(&moved)})
 	if &moved.Metadata[0] != &other.Metadata[0] {
 		t.Error("a change of the region holds the metadata anew")
+	}
+}
+
+// The machines of a few process groups, however they take turns, hold their
+// groups' metadata; where there are more groups, nobody looks for them.
+func TestMetadataAreSharedInGroups(t *testing.T) {
+	for groups, want := range map[int]int{1: 1, maxShared: maxShared, maxShared + 1: 1000, 500: 1000} {
+		r := New()
+		var items []Item
+		for i := range 1000 {
+			items = append(items, Put(machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"group": fmt.Sprint(i % groups)} })))
+		}
+		r.Apply(items)
+		f, _ := r.View().Fleet(network(t, "fdaa:0:18::/48"), "web")
+		held := map[*Pair]bool{}
+		for i, m := range f.Deployed() {
+			if held[&m.Metadata[0]] = true; m.Metadata[0].Value != fmt.Sprint(i%groups) {
+				t.Fatalf("%s holds another machine's metadata", m.ID)
+			}
+		}
+		if len(held) != want {
+			t.Errorf("machines of %d groups hold %d metadata, want %d", groups, len(held), want)
+		}
+		if groups > 1 {
+			continue
+		}
+		next := machine(t, "next", func(s *MachineSpec) { s.Metadata = map[string]string{"group": "0"} })
+		if r.Apply([]Item{Put(next)}); !held[&next.Metadata[0]] {
+			t.Error("a machine that comes later holds its metadata anew")
+		}
 	}
 }
 
@@ -63,28 +89,28 @@ func TestApplyAndLookUp(t *testing.T) {
 	if f.Deployed()[0].Started() {
 		t.Error("a machine without an address counts as started")
 	}
-	if near, _ := v.MachinesNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83b:ffff")); ids(near) != "[b2]" {
-		t.Errorf("the owner of the /112 is %s, want [b2]", ids(near))
+	if m, _ := v.MachineNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83b:ffff")); m == nil || m.ID != "b2" {
+		t.Errorf("the owner of the /112 is %+v, want b2", m)
 	}
-	if near, _ := v.MachinesNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83c:2")); near != nil {
-		t.Errorf("the neighbouring /112 belongs to %s, want nobody", ids(near))
+	if m, _ := v.MachineNear(netip.MustParseAddr("fdaa:0:18:a7b:7d:f066:b83c:2")); m != nil {
+		t.Errorf("the neighbouring /112 belongs to %s, want nobody", m.ID)
 	}
 	if p, _ := v.Peer(n, "my-peer"); p != peer {
 		t.Error("the peer is not found by its lower-case name")
 	}
-	if p, _ := v.PeersAt(peer.Addr); len(p) != 1 {
+	if p := rowsOf(v.PeersAt(peer.Addr)); len(p) != 1 {
 		t.Error("the peer is not found by its address")
 	}
-	if a, _ := v.Addresses(address.Network, "web"); len(a) != 1 {
+	if a := rowsOf(v.Addresses(address.Network, "web")); len(a) != 1 {
 		t.Error("the flycast address is not found in the network it is allocated for")
 	}
-	if a, _ := v.Addresses(n, "web"); len(a) != 0 {
+	if a := rowsOf(v.Addresses(n, "web")); len(a) != 0 {
 		t.Error("the flycast address is found in a network it is not allocated for")
 	}
 	if f, _ := v.Fleet(n, "empty"); f == nil || !f.Exists() {
 		t.Error("an app without machines does not exist")
 	}
-	if fleets, _ := v.Fleets(n); len(fleets) != 2 || fleets[0].Name() != "empty" || fleets[1].Name() != "web" {
+	if fleets := rowsOf(v.Fleets(n)); len(fleets) != 2 || fleets[0].Name() != "empty" || fleets[1].Name() != "web" {
 		t.Errorf("the network's apps are %v", fleets)
 	}
 	for kind, want := range map[Kind]int{KindApp: 1, KindMachine: 3, KindPeer: 1, KindAddress: 1} {
@@ -118,12 +144,51 @@ func TestTwoMachinesOfOneAddress(t *testing.T) {
 	old, renamed := machine(t, "m1", at(ip), inApp("old")), machine(t, "m1", at(ip), inApp("new"))
 	r.Apply([]Item{Put(old)})
 	r.Apply([]Item{Put(renamed)})
-	if near, _ := r.View().MachinesNear(old.Addr); len(near) != 2 {
+	if near := rowsOf(r.View().MachinesAt(old.Addr, true)); len(near) != 2 {
 		t.Fatalf("%d machines at the address, want both", len(near))
 	}
 	r.Apply([]Item{Delete(old.Key())})
-	if near, _ := r.View().MachinesNear(old.Addr); len(near) != 1 || near[0] != renamed {
+	if near := rowsOf(r.View().MachinesAt(old.Addr, true)); len(near) != 1 || near[0] != renamed {
 		t.Fatalf("machines at the address: %s, want the renamed one", ids(near))
+	}
+}
+
+// An address has the machines that it has, in one order whatever they were.
+func TestMachinesOfOneAddressByState(t *testing.T) {
+	r := New()
+	const ip = "fdaa:0:18:a7b:7d:f066:b83b:2"
+	put := func(id, state string) { r.Apply([]Item{Put(machine(t, id, at(ip), inState(state)))}) }
+	for _, step := range []struct{ id, state, want string }{
+		{"m1", "stopped", "[m1]"}, {"m2", "started", "[m2 m1]"}, {"m0", "destroyed", "[m2 m1]"}, {"m1", "started", "[m1 m2]"},
+		{"m1", "destroyed", "[m2]"}, {"m2", "stopped", "[m2]"}, {"m2", "destroyed", "[]"}, {"m0", "odd", "[m0]"},
+	} {
+		put(step.id, step.state)
+		addr := netip.MustParseAddr(ip)
+		got := ids(append(rowsOf(r.View().MachinesAt(addr, true)), rowsOf(r.View().MachinesAt(addr, false))...))
+		owner, _ := r.View().MachineNear(addr)
+		if got != step.want || !strings.HasPrefix(got, "["+owner.ID) && got != "[]" {
+			t.Fatalf("with %s %s: %s, of which %s owns the /112; want %s", step.id, step.state, got, owner.ID, step.want)
+		}
+	}
+	r.Apply([]Item{Delete(machine(t, "m0").Key()), Delete(machine(t, "m1").Key()), Delete(machine(t, "m2").Key())})
+	if m, _ := r.View().MachineNear(netip.MustParseAddr(ip)); m != nil {
+		t.Errorf("%+v is left", m)
+	}
+}
+
+// What a key does not name for sure, it does not delete.
+func TestDeleteWithoutANetwork(t *testing.T) {
+	r := New()
+	peer, _ := NewPeer(PeerSpec{Name: "p", PrivateIP: "fdaa::1"})
+	address, _ := NewAddress(AddressSpec{App: "web", Address: "fdaa::2"})
+	r.Apply([]Item{Put(peer), Put(address)})
+	for _, o := range []Object{peer, address} {
+		key := o.Key()
+		key.AnyNetwork = true
+		r.Apply([]Item{Delete(key), Delete(Key{Kind: key.Kind, Name: key.Name, ID: "nonsense"})})
+	}
+	if len(objects(r)) != 2 {
+		t.Errorf("left: %v", objects(r))
 	}
 }
 
@@ -131,97 +196,18 @@ func TestAddressMovesOverARestart(t *testing.T) {
 	r := New()
 	before, after := machine(t, "m1", at("fdaa:0:18:1::2")), machine(t, "m1", at("fdaa:0:18:2::2"))
 	r.Apply([]Item{Put(before)})
-	_, watch := r.View().MachinesNear(after.Addr)
+	_, watch := r.View().MachinesAt(after.Addr, true)
 	r.Apply([]Item{Put(after)})
 	if !closed(watch) {
 		t.Error("nobody heard that the new address is taken")
 	}
-	if near, _ := r.View().MachinesNear(before.Addr); len(near) != 0 {
+	if near := rowsOf(r.View().MachinesAt(before.Addr, true)); len(near) != 0 {
 		t.Error("the old address still has an owner")
 	}
 	without := machine(t, "m1")
 	r.Apply([]Item{Put(without)})
-	if near, _ := r.View().MachinesNear(after.Addr); len(near) != 0 {
+	if near := rowsOf(r.View().MachinesAt(after.Addr, true)); len(near) != 0 {
 		t.Error("an address taken away still has an owner")
-	}
-}
-
-// Small fleets are scanned and large ones indexed: both must find the same.
-func TestFleetFindsTheSameWithAndWithoutIndex(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 2))
-	pick := func(from ...string) string { return from[rng.IntN(len(from))] }
-	for _, n := range []int{0, 1, indexFrom - 1, indexFrom, 200} {
-		var machines []*Machine
-		for i := range n {
-			machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) {
-				s.Region, s.State = pick("iad", "IAD", "ams", ""), pick("started", "stopped", "destroyed")
-				s.SkipRegistration = rng.IntN(9) == 0
-				s.Metadata = map[string]string{processGroupKey: pick("web", "Web", "worker"), "Role": pick("a.b", "A.B", "c", ".b", "x.a.b", strings.Repeat("x", 300)), "role": "c"}
-			}))
-		}
-		f := newFleet(1, "web", false, machines)
-		scan := func(want func(*Machine) bool) []*Machine {
-			return slices.DeleteFunc(slices.Clone(f.Deployed()), func(m *Machine) bool { return !want(m) })
-		}
-		has := func(want func(key, value string) bool) func(*Machine) bool {
-			return func(m *Machine) bool {
-				return slices.ContainsFunc(m.Metadata, func(p Pair) bool { return want(Lower(p.Key), Lower(p.Value)) })
-			}
-		}
-		for what, pair := range map[string][2][]*Machine{
-			"region": {f.InRegion("iad"), scan(func(m *Machine) bool { return Lower(m.Region) == "iad" })},
-			"group":  {f.InGroup("web"), scan(func(m *Machine) bool { return Lower(m.Group()) == "web" })},
-			"key":    {f.WithKey("role"), scan(has(func(k, _ string) bool { return k == "role" }))},
-			"pair":   {f.WithPair("role", "a.b"), scan(has(func(k, v string) bool { return k == "role" && v == "a.b" }))},
-			"none":   {f.InRegion("fra"), nil},
-			"no key": {f.WithPair("rol", "a.b"), nil},
-			"long":   {f.WithPair("role", strings.Repeat("x", 300)), nil},
-		} {
-			for _, end := range []string{"b", "c", "a.b", ""} {
-				want := len(scan(has(func(k, v string) bool {
-					return k == "role" && len(v) > len(end)+1 && strings.HasSuffix(v, "."+end)
-				}))) > 0
-				if got := f.HasValueEnd("role", end); got != want {
-					t.Errorf("%d machines: a value ends in .%s: %t, want %t", n, end, got, want)
-				}
-			}
-			if got, want := ids(pair[0]), ids(pair[1]); got != want {
-				t.Errorf("%d machines by %s: %s, want %s", n, what, got, want)
-			}
-		}
-		for _, m := range f.Deployed() {
-			if m.Skip || !m.Deployed() {
-				t.Errorf("%s is hidden or gone but named", m.ID)
-			}
-		}
-	}
-}
-
-func TestSharesAddresses(t *testing.T) {
-	for want, addrs := range map[bool][]string{true: {"fdaa:0:18::1", "fdaa:0:18::2", "fdaa:0:18::1"}, false: {"fdaa:0:18::1", "", ""}} {
-		var machines []*Machine
-		for i, addr := range addrs {
-			machines = append(machines, machine(t, fmt.Sprint("m", i), func(s *MachineSpec) { s.PrivateIP = addr }))
-		}
-		if got := newFleet(24, "web", false, machines).SharesAddresses(); got != want {
-			t.Errorf("%v: %t", addrs, got)
-		}
-	}
-}
-
-// A tenant writes its metadata; what answering from them costs all pay.
-func TestLongMetadataCostNothing(t *testing.T) {
-	value := strings.Repeat("a.", 50_000)
-	var machines []*Machine
-	for i := range indexFrom {
-		machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"k": value} }))
-	}
-	f := newFleet(24, "web", false, machines)
-	if allocs := testing.AllocsPerRun(1, func() { f.HasValueEnd("k", "a"); f.WithPair("k", "a") }); allocs > 10 || f.HasValueEnd("k", "a") {
-		t.Errorf("%v allocations for values that nobody can ask for", allocs)
-	}
-	if len(f.WithKey("k")) != indexFrom {
-		t.Error("their key can be asked for")
 	}
 }
 
@@ -245,16 +231,36 @@ func TestChannelsCloseWhenWhatWasReadChanges(t *testing.T) {
 		for _, n := range nets {
 			for _, app := range apps {
 				add(func() (any, <-chan struct{}) { f, w := r.View().Fleet(n, app); return fleetString(f), w })
-				add(func() (any, <-chan struct{}) { l, w := r.View().Addresses(n, app); return fmt.Sprint(len(l)), w })
+				add(func() (any, <-chan struct{}) {
+					l, w := r.View().Addresses(n, app)
+					return fmt.Sprint(len(slices.Collect(l.All))), w
+				})
 				add(func() (any, <-chan struct{}) { p, w := r.View().Peer(n, app); return p, w })
 			}
-			add(func() (any, <-chan struct{}) { l, w := r.View().Fleets(n); return fleetsString(l), w })
-			add(func() (any, <-chan struct{}) { l, w := r.View().Peers(n); return fmt.Sprint(len(l)), w })
+			add(func() (any, <-chan struct{}) {
+				l, w := r.View().Fleets(n)
+				return fleetsString(slices.Collect(l.All)), w
+			})
+			add(func() (any, <-chan struct{}) {
+				l, w := r.View().Peers(n)
+				return fmt.Sprint(len(slices.Collect(l.All))), w
+			})
 			for i := range 8 {
 				addr := testAddr(n, i)
-				add(func() (any, <-chan struct{}) { l, w := r.View().MachinesNear(addr); return ids(l), w })
-				add(func() (any, <-chan struct{}) { l, w := r.View().PeersAt(addr); return fmt.Sprint(len(l)), w })
-				add(func() (any, <-chan struct{}) { l, w := r.View().AddressesAt(addr); return fmt.Sprint(len(l)), w })
+				add(func() (any, <-chan struct{}) {
+					l, w := r.View().MachinesAt(addr, i%2 == 0)
+					return ids(slices.Collect(l.All)), w
+				})
+				add(func() (any, <-chan struct{}) { m, w := r.View().MachineNear(addr); return m, w })
+				add(func() (any, <-chan struct{}) {
+					l, w := r.View().PeersAt(addr)
+					return fmt.Sprint(len(slices.Collect(l.All))), w
+				})
+				add(func() (any, <-chan struct{}) { p, w := r.View().PeerAt(addr); return p, w })
+				add(func() (any, <-chan struct{}) {
+					l, w := r.View().AddressesAt(addr)
+					return fmt.Sprint(len(slices.Collect(l.All))), w
+				})
 			}
 		}
 		return all

@@ -11,7 +11,8 @@ import (
 // machines:
 //
 //	fleets     by network and app       *Fleet: the app and all its machines
-//	machines   by address, app and id   *Machine, where it has an address
+//	networks   by network               *Counts, of what the network has
+//	machines   by address, state, app and id   *Machine, where it has an address
 //	peers      by network and name, and by address
 //	addresses  by network, app and address, and by address
 //
@@ -22,6 +23,7 @@ import (
 // that start from an address: who is asking, and PTR.
 const (
 	tableFleets    = "fleets"
+	tableNetworks  = "networks"
 	tableMachines  = "machines"
 	tablePeers     = "peers"
 	tableAddresses = "addresses"
@@ -48,16 +50,15 @@ func schema() *memdb.DBSchema {
 	return &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		tableFleets: table(tableFleets,
 			id(func(o any) []byte { f := o.(*Fleet); return nameKey(f.network, Lower(f.name)) })),
+		tableNetworks: table(tableNetworks,
+			id(func(o any) []byte { return networkKey(o.(*Counts).network) })),
 		tableMachines: table(tableMachines,
 			id(func(o any) []byte { return machineKey(o.(*Machine)) })),
 		tablePeers: table(tablePeers,
 			id(func(o any) []byte { p := o.(*Peer); return nameKey(p.Network, Lower(p.Name)) }),
 			addr(func(o any) []byte { return addrKey(o.(*Peer).Addr) })),
 		tableAddresses: table(tableAddresses,
-			id(func(o any) []byte {
-				a := o.(*Address)
-				return append(nameKey(a.Network, Lower(a.App)), addrKey(a.Addr)...)
-			}),
+			id(func(o any) []byte { a := o.(*Address); return addressKey(a.Network, Lower(a.App), a.Addr) }),
 			addr(func(o any) []byte { return addrKey(o.(*Address).Addr) })),
 	}}
 }
@@ -97,13 +98,50 @@ func nameKey(n Network, name string) []byte {
 
 func addrKey(addr netip.Addr) []byte { b := addr.As16(); return b[:] }
 
-// machineKey starts with the address, so that its first 14 bytes find a
-// machine's /112; the rest tells apart two machines of one address.
+// addressKey is the key of an app's address, the app in lower case.
+func addressKey(n Network, app string, addr netip.Addr) []byte {
+	return append(nameKey(n, app), addrKey(addr)...)
+}
+
+// The bytes of an address that name a machine's /112.
+const ownBytes = 14
+
+// machineKey starts with the machine's /112 and its rank there: so the first row
+// of a /112 is the machine that most likely owns it, and those of one address
+// and rank lie together. The rest tells apart two machines of one address.
 func machineKey(m *Machine) []byte {
-	addr := m.Addr.As16()
-	b := make([]byte, 0, 16+len(m.App)+1+len(m.ID))
-	b = append(b, addr[:]...)
+	b := make([]byte, 0, 16+1+len(m.App)+1+len(m.ID)) // the database keeps it
+	b = appendRank(b, m.Addr, m.rank())
 	b = append(b, Lower(m.App)...)
 	b = append(b, 0)
 	return append(b, Lower(m.ID)...)
+}
+
+// appendRank appends the prefix of the keys of all machines of one address and rank.
+func appendRank(b []byte, addr netip.Addr, r rank) []byte {
+	a := addr.As16()
+	b = append(b, a[:ownBytes]...)
+	b = append(b, byte(r))
+	return append(b, a[ownBytes:]...)
+}
+
+// rank orders machines by how alive they are. Where two records claim one
+// address (one of them has been renamed or is long gone), the machine that runs
+// is the one that asks.
+type rank byte
+
+const (
+	rankStarted rank = iota
+	rankDeployed
+	rankGone
+)
+
+func (m *Machine) rank() rank {
+	switch {
+	case m.Started():
+		return rankStarted
+	case m.Deployed():
+		return rankDeployed
+	}
+	return rankGone
 }

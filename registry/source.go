@@ -62,11 +62,22 @@ type Item struct {
 	Object Object // the object; nil: deleted or rejected
 	Key    Key    // of a deletion or rejection; ignored when Object is set
 	Err    error  // why it is rejected; nil otherwise
-	Where  string // of a rejection: where the source read it, e.g. "line 12:8" or an etcd key
+	Note   error  // of an object: what of it could not be used, and is left out; nil for nothing
+	Where  string // of a rejection or note: where the source read it, e.g. "line 12:8" or an etcd key
 }
 
-// Put returns the item that inserts or replaces o.
-func Put(o Object) Item { return Item{Object: o} }
+// Put returns the item that inserts or replaces o, with a note where o is not
+// all that its source says of it.
+func Put(o Object) Item {
+	item := Item{Object: o}
+	if m, ok := o.(*Machine); ok && m.omitted > 0 {
+		item.Note = &note{omission(m.omitted)}
+	}
+	return item
+}
+
+// note is what an item's Note is: the object is there all the same.
+type note struct{ error }
 
 // Delete returns the item that removes what key names. Deleting what is not
 // there is no error.
@@ -75,6 +86,14 @@ func Delete(key Key) Item { return Item{Key: key} }
 // Reject returns the item that reports an unusable object. The zero Key means
 // that not even its name could be read.
 func Reject(key Key, where string, err error) Item { return Item{Key: key, Err: err, Where: where} }
+
+// trouble returns why the object, or a part of it, could not be used.
+func (i *Item) trouble() error {
+	if i.Err != nil {
+		return i.Err
+	}
+	return i.Note
+}
 
 // key returns the identity of what the item is about.
 func (i *Item) key() Key {

@@ -30,7 +30,8 @@ type PeerSpec struct{ Name, Network, PrivateIP, Region string }
 // AddressSpec describes a flycast address.
 type AddressSpec struct{ App, Network, Address string }
 
-// NewMachine validates a machine. The error names every mistake.
+// NewMachine validates a machine. The error names every mistake. Metadata beyond
+// what a machine may have are left out, which costs nothing but them: Put says so.
 func NewMachine(s MachineSpec) (*Machine, error) {
 	network, addr, err := place(s.Network, "private_ip", s.PrivateIP)
 	errs := []error{label("id", s.ID), label("app", s.App), optionalLabel("region", s.Region), err}
@@ -41,13 +42,9 @@ func NewMachine(s MachineSpec) (*Machine, error) {
 		ID: strings.Clone(s.ID), App: intern(s.App), Network: network, State: intern(s.State),
 		Region: intern(s.Region), Addr: addr, Skip: s.SkipRegistration,
 	}
-	if len(s.Metadata) > 0 {
-		m.Metadata = make([]Pair, 0, len(s.Metadata))
-		for k, v := range s.Metadata {
-			m.Metadata = append(m.Metadata, Pair{intern(k), intern(v)})
-		}
-		sortPairs(m.Metadata)
-	}
+	omitted := 0
+	m.Metadata, omitted = newMetadata(s.Metadata)
+	m.omitted = int32(omitted)
 	if err := errors.Join(errs...); err != nil {
 		return nil, oneLine(err)
 	}

@@ -12,11 +12,11 @@ func TestDecodeMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.ID != "148e21dad76789" || m.App != "my-app" || m.Network.String() != "fdaa:0:18::/48" || m.Group() != "web" || !m.Skip || !m.Started() {
+	if m.ID != "148e21dad76789" || m.App != "my-app" || m.Network.String() != "fdaa:0:18::/48" || m.Metadata[0] != (Pair{processGroupKey, "web"}) || !m.Skip || !m.Started() {
 		t.Errorf("read as %+v", m)
 	}
 	m, err = DecodeMachine([]byte(`{"id":"a","state":"failed","private_ip":"fdaa:0:18::2","incomplete_config":{"metadata":{"fly_process_group":"w"}}}`), Scope{App: "x"})
-	if err != nil || m.Group() != "w" {
+	if err != nil || m.Metadata[0].Value != "w" {
 		t.Errorf("incomplete_config does not stand in for config: %+v, %v", m, err)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -27,82 +26,18 @@ const (
 	stateName    = "registry.state"
 	previousName = "registry.state.previous"
 	statePrefix  = "#dnsd-state 1 "
-
-	// saveEvery is how often a changing registry is written: a start from a
-	// minute-old state is good, a disk written at every change is not.
-	saveEvery = time.Minute
 )
-
-// saver writes the state beside the apply loop, which must not wait for a disk.
-type saver struct {
-	f       *Follower
-	views   chan *View
-	failed  atomic.Bool // the last attempt did; whoever reads it may clear it
-	offered time.Time   // owned by the apply loop
-}
-
-func newSaver(f *Follower) *saver { return &saver{f: f, views: make(chan *View, 1)} }
-
-// worthSaving reports whether the registry is something to start from: changed,
-// known from the source, and nothing of it in doubt.
-func (f *Follower) worthSaving() bool {
-	return f.dirty && f.guard.empty() && f.status.State != Listing && f.status.State != Cached
-}
-
-// offer asks for the registry to be saved as it is now, and reports whether it
-// will be: not if it was less than saveEvery ago or the last is still under way.
-func (s *saver) offer() bool {
-	if s.f.cfg.StateDir == "" || !s.offered.IsZero() && time.Since(s.offered) < saveEvery {
-		return false
-	}
-	select {
-	case s.views <- s.f.reg.View():
-		s.offered = time.Now()
-		return true
-	default:
-		return false
-	}
-}
-
-func (s *saver) run(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case v := <-s.views:
-			s.save(v)
-		}
-	}
-}
-
-// save writes the state and logs a failure: a full disk must not stop answers.
-func (s *saver) save(v *View) {
-	f, now := s.f, time.Now()
-	if err := writeState(f.cfg.StateDir, v, identity(f.src), now); err != nil {
-		s.failed.Store(true)
-		f.stats.saveErrors.Add(1)
-		f.log.Error("the last known state cannot be written", "err", err)
-		return
-	}
-	f.stats.saved.Store(now.UnixNano())
-}
-
-// last saves at shutdown, when nothing else runs any more, what has not been
-// saved: changes, a view that was offered and not taken, a failed attempt.
-func (s *saver) last() {
-	if s.f.cfg.StateDir == "" {
-		return
-	}
-	s.f.dirty = s.f.dirty || s.failed.Load() || len(s.views) > 0
-	if s.f.worthSaving() {
-		s.save(s.f.reg.View())
-	}
-}
 
 // writeState replaces the state in dir so that at every moment, power failures
 // included, a whole one is there: a temporary file, fsynced, then renamed, with
 // the old one linked under its second name and the directory fsynced.
-func writeState(dir string, v *View, source string, now time.Time) (err error) {
+//
+// A state larger than MaxFile is an error, since it would not be read again.
+func writeState(dir string, v *View, source string, now time.Time) error {
+	return writeBounded(dir, v, source, now, MaxFile)
+}
+
+func writeBounded(dir string, v *View, source string, now time.Time, most int64) (err error) {
 	tmp, err := os.CreateTemp(dir, stateName+".*.tmp")
 	if err != nil {
 		return fmt.Errorf("writing state: %w", err)
@@ -118,7 +53,11 @@ func writeState(dir string, v *View, source string, now time.Time) (err error) {
 	if err == nil {
 		_, err = fmt.Fprintf(buf, "%s%s sha256:%x %s\n", statePrefix, now.UTC().Format(time.RFC3339), sum.Sum(nil), source)
 	}
-	if err = errors.Join(err, buf.Flush(), tmp.Sync(), tmp.Close()); err != nil {
+	err = errors.Join(err, buf.Flush())
+	if info, errStat := tmp.Stat(); err == nil && errStat == nil && info.Size() > most {
+		err = tooLarge(most)
+	}
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
 	state, previous := filepath.Join(dir, stateName), filepath.Join(dir, previousName)
@@ -154,13 +93,51 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// loadState applies the last known state. A damaged one is reported and passed
-// over for the one before it; having none is no error. What a process that was
-// killed while it wrote has left behind is removed.
-func (f *Follower) loadState() {
+// lastState is what a state file holds.
+type lastState struct {
+	path  string
+	items []Item
+	saved time.Time
+}
+
+// loadState applies the last known state; having none is no error. A disk that
+// does not answer is not waited for: what it still says is then of no use.
+func (f *Follower) loadState(ctx context.Context) {
 	if f.cfg.StateDir == "" {
 		return
 	}
+	read := make(chan *lastState, 1)
+	go func() { read <- f.saver.load() }()
+	select {
+	case last := <-read:
+		if last != nil {
+			f.startFrom(last)
+		}
+	case <-time.After(loadPatience):
+		f.stats.saveErrors.Add(1)
+		f.log.Error("the state directory does not answer: dnsd starts without the last known state", "dir", f.cfg.StateDir)
+	case <-ctx.Done():
+	}
+}
+
+// startFrom makes the last known state what the registry holds.
+func (f *Follower) startFrom(last *lastState) {
+	f.reg.Apply(last.items)
+	saved := last.saved
+	if now := time.Now(); saved.After(now) { // by a clock that was wrong then, or is now
+		saved = now
+	}
+	f.reg.heard(saved)
+	f.status.State, f.status.SyncedAt = Cached, saved
+	f.reg.SetStatus(f.status)
+	f.log.Info("the last known state is loaded; answers are marked stale until the source has listed",
+		"file", last.path, "objects", len(last.items), "saved", saved)
+}
+
+// readLast reads the last known state, nil where there is none. A damaged one is
+// reported and passed over for the one before it. What a process that was killed
+// while it wrote has left behind is removed.
+func (f *Follower) readLast() *lastState {
 	for _, pattern := range []string{stateName + ".*.tmp", previousName + ".tmp"} {
 		left, _ := filepath.Glob(filepath.Join(f.cfg.StateDir, pattern))
 		for _, path := range left {
@@ -171,25 +148,22 @@ func (f *Follower) loadState() {
 	}
 	for _, name := range []string{stateName, previousName} {
 		path := filepath.Join(f.cfg.StateDir, name)
-		items, saved, err := readState(path, identity(f.src))
+		last := &lastState{path: path}
+		err := Contain(func() (err error) {
+			last.items, last.saved, err = readState(path, identity(f.src))
+			return err
+		})
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		f.panics.note(err)
 		if err != nil {
 			f.log.Error("the last known state cannot be used", "file", path, "err", err)
 			continue
 		}
-		f.reg.Apply(items)
-		if now := time.Now(); saved.After(now) { // by a clock that was wrong then, or is now
-			saved = now
-		}
-		f.reg.heard(saved)
-		f.status.State, f.status.SyncedAt = Cached, saved
-		f.reg.SetStatus(f.status)
-		f.log.Info("the last known state is loaded; answers are marked stale until the source has listed",
-			"file", path, "objects", len(items), "saved", saved)
-		return
+		return last
 	}
+	return nil
 }
 
 // identity is what tells sources with other contents apart. One that can be
@@ -204,7 +178,7 @@ func identity(src Source) string {
 
 // readState reads a state file that was saved from the given source.
 func readState(path, source string) ([]Item, time.Time, error) {
-	data, err := os.ReadFile(path)
+	data, err := ReadFile(path, MaxFile)
 	if err != nil {
 		return nil, time.Time{}, err
 	}

@@ -104,6 +104,16 @@ func TestNoStateAndNoDirectory(t *testing.T) {
 	if !strings.Contains(log.String(), "cannot be written") {
 		t.Error("nothing says that the state cannot be written")
 	}
+	r := New()
+	r.Apply(fleetOf(t, 3))
+	for most, fits := range map[int64]bool{100: false, 10_000: true} {
+		dir := t.TempDir()
+		err := writeBounded(dir, r.View(), "", time.Now(), most)
+		left, _ := os.ReadDir(dir)
+		if (err == nil) != fits || !fits && !strings.Contains(err.Error(), "larger than") || (len(left) == 1) != fits {
+			t.Errorf("a state with a bound of %d: %v, left is %v", most, err, left)
+		}
+	}
 }
 
 // The state is written once a minute while changing, at shutdown, and never
@@ -218,7 +228,7 @@ func TestStateOfAnotherClockAndOtherEndPoints(t *testing.T) {
 
 // named is a source whose identity is not its name.
 type named struct {
-	*script
+	Source
 	name string
 }
 

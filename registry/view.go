@@ -21,9 +21,24 @@ func (v *View) Fleet(n Network, app string) (*Fleet, <-chan struct{}) {
 	return f, watch
 }
 
+// Rows are what a view found: for row := range rows.All, once.
+type Rows[T any] struct{ it memdb.ResultIterator }
+
+// All yields the rows, in their order.
+func (r Rows[T]) All(yield func(T) bool) {
+	for row := r.it.Next(); row != nil && yield(row.(T)); row = r.it.Next() {
+	}
+}
+
+func rows[T any](v *View, table, index string, key []byte) (Rows[T], <-chan struct{}) {
+	it, err := v.txn.Get(table, index, key)
+	must(err)
+	return Rows[T]{it}, it.WatchCh()
+}
+
 // Fleets returns the apps of a network, sorted by lower-case name.
-func (v *View) Fleets(n Network) ([]*Fleet, <-chan struct{}) {
-	return collect[*Fleet](v, tableFleets, indexPrefix, networkKey(n))
+func (v *View) Fleets(n Network) (Rows[*Fleet], <-chan struct{}) {
+	return rows[*Fleet](v, tableFleets, indexPrefix, networkKey(n))
 }
 
 // Peer returns the peer of that name (lower case), nil where there is none.
@@ -35,30 +50,52 @@ func (v *View) Peer(n Network, name string) (*Peer, <-chan struct{}) {
 }
 
 // Peers returns the peers of a network, sorted by lower-case name.
-func (v *View) Peers(n Network) ([]*Peer, <-chan struct{}) {
-	return collect[*Peer](v, tablePeers, indexPrefix, networkKey(n))
+func (v *View) Peers(n Network) (Rows[*Peer], <-chan struct{}) {
+	return rows[*Peer](v, tablePeers, indexPrefix, networkKey(n))
 }
 
 // Addresses returns the flycast addresses of an app (name in lower case)
 // allocated for the clients of a network, in the order of addresses.
-func (v *View) Addresses(n Network, app string) ([]*Address, <-chan struct{}) {
-	return collect[*Address](v, tableAddresses, indexPrefix, nameKey(n, app))
+func (v *View) Addresses(n Network, app string) (Rows[*Address], <-chan struct{}) {
+	return rows[*Address](v, tableAddresses, indexPrefix, nameKey(n, app))
 }
 
-// MachinesNear returns the machines that own addr by their /112, whatever their
-// state, hidden ones included.
-func (v *View) MachinesNear(addr netip.Addr) ([]*Machine, <-chan struct{}) {
-	return collect[*Machine](v, tableMachines, indexPrefix, addrKey(addr)[:14])
+// MachineNear returns the machine that owns addr by its /112, nil where there is
+// none. Whatever its state, something there is asking; of several it is one
+// that runs, else one that is deployed.
+func (v *View) MachineNear(addr netip.Addr) (*Machine, <-chan struct{}) {
+	watch, row, err := v.txn.FirstWatch(tableMachines, indexPrefix, addrKey(addr)[:ownBytes])
+	must(err)
+	m, _ := row.(*Machine)
+	return m, watch
+}
+
+// MachinesAt returns the machines with exactly that address, hidden ones
+// included: those that are started, or those that are deployed and not started.
+func (v *View) MachinesAt(addr netip.Addr, started bool) (Rows[*Machine], <-chan struct{}) {
+	r := rankDeployed
+	if started {
+		r = rankStarted
+	}
+	return rows[*Machine](v, tableMachines, indexPrefix, appendRank(nil, addr, r))
+}
+
+// PeerAt returns the first peer with exactly that address, nil where there is none.
+func (v *View) PeerAt(addr netip.Addr) (*Peer, <-chan struct{}) {
+	watch, row, err := v.txn.FirstWatch(tablePeers, indexAddr, addrKey(addr))
+	must(err)
+	p, _ := row.(*Peer)
+	return p, watch
 }
 
 // PeersAt returns the peers with exactly that address.
-func (v *View) PeersAt(addr netip.Addr) ([]*Peer, <-chan struct{}) {
-	return collect[*Peer](v, tablePeers, indexAddr, addrKey(addr))
+func (v *View) PeersAt(addr netip.Addr) (Rows[*Peer], <-chan struct{}) {
+	return rows[*Peer](v, tablePeers, indexAddr, addrKey(addr))
 }
 
 // AddressesAt returns the flycast addresses equal to addr.
-func (v *View) AddressesAt(addr netip.Addr) ([]*Address, <-chan struct{}) {
-	return collect[*Address](v, tableAddresses, indexAddr, addrKey(addr))
+func (v *View) AddressesAt(addr netip.Addr) (Rows[*Address], <-chan struct{}) {
+	return rows[*Address](v, tableAddresses, indexAddr, addrKey(addr))
 }
 
 // Each calls fn with every object of a kind, sorted by network, app or name, and
@@ -83,16 +120,6 @@ func (v *View) Each(kind Kind, fn func(Object) bool) {
 			return true
 		})
 	}
-}
-
-func collect[T any](v *View, table, index string, key []byte) ([]T, <-chan struct{}) {
-	it, err := v.txn.Get(table, index, key)
-	must(err)
-	var rows []T
-	for row := it.Next(); row != nil; row = it.Next() {
-		rows = append(rows, row.(T))
-	}
-	return rows, it.WatchCh()
 }
 
 func each[T any](v *View, table string, fn func(T) bool) {

@@ -3,6 +3,7 @@ package resolver
 import (
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // perClientShare is the part of all connections that one client may hold: with
@@ -14,16 +15,14 @@ const perClientShare = 8
 const strangerPlaces = 16
 
 // connTable bounds the TCP connections, in all, for each network and for each
-// client. A network takes places while it holds fewer than are free, as in
-// admission. Beyond that a connection has to go for the new one: the network's own that
+// client. A network takes places while it holds fewer than are free, as the
+// forwarder's questions do. Beyond that a connection has to go for the new one: the network's own that
 // has been idle longest, since idle ones cost nothing to open again (RFC 7766,
 // section 6.1); else one of the network that holds most. A network that holds
 // none gets its first even where that one is busy, so that however many networks
 // conspire nobody is locked out. Strangers have a few places of their own.
 type connTable struct {
-	// Set once.
-	max, perClient int
-	computing      *fairQueue
+	max, perClient int // set once
 
 	mu       sync.Mutex
 	draining bool
@@ -39,7 +38,6 @@ func newConnTable(most int) *connTable {
 	return &connTable{
 		max:       most,
 		perClient: max(most/perClientShare, 1),
-		computing: newFairQueue(tcpProcessors()),
 		open:      make(map[*conn]struct{}),
 		clients:   make(map[netip.Prefix]int),
 		networks:  make(map[netip.Prefix]int),
@@ -162,13 +160,13 @@ func (t *connTable) drop(c *conn) {
 	}
 }
 
-// drain lets every connection finish what it has in hand, and no new ones in.
-func (t *connTable) drain() {
+// drain lets every connection answer what has been asked by then, and no new ones in.
+func (t *connTable) drain(by time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.draining = true
 	for c := range t.open {
-		c.drain()
+		c.drain(by)
 	}
 }
 

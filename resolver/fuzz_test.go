@@ -39,6 +39,7 @@ func FuzzRespond(f *testing.F) {
 		}
 		if later != nil {
 			resp = later.Resolve(t.Context(), buf)
+			later.Done()
 		}
 		silent := len(req) < 12 || req[2]&0x80 != 0
 		if silent != (resp == nil) {

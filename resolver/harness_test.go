@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,16 +131,22 @@ func testView(a netip.Addr) View {
 // fakeForwarder answers from functions that a test may set; the default is
 // SERVFAIL at once.
 type fakeForwarder struct {
+	places    atomic.Int32 // taken
 	immediate func(*forward.Query) *forward.Reply
 	resolve   func(context.Context, *forward.Query) *forward.Reply
 }
 
 func (f *fakeForwarder) Immediate(q *forward.Query) *forward.Reply {
-	if f.immediate == nil {
-		return nil
+	if f.immediate != nil {
+		if r := f.immediate(q); r != nil {
+			return r
+		}
 	}
-	return f.immediate(q)
+	f.places.Add(1)
+	return nil
 }
+
+func (f *fakeForwarder) Release(*forward.Query) { f.places.Add(-1) }
 
 func (f *fakeForwarder) Resolve(ctx context.Context, q *forward.Query) *forward.Reply {
 	if f.resolve == nil {

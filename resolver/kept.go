@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// keptBytes bounds the answers that all sockets together keep. One of five
+	// mostKeptBytes bounds the answers that all sockets together keep. One of five
 	// machines takes some 450 bytes, so that this is 300,000 of them: more
 	// names than the machines of one host ask for.
-	keptBytes = 128 << 20
+	mostKeptBytes = 128 << 20
 
 	// minKeptBytes is what a socket may keep however many there are: room for
 	// the names of some large app beside all others.
@@ -43,6 +43,7 @@ type keeper struct {
 	version func() uint64 // see Config.Version; nil: channels are always looked at
 	clients map[netip.Addr]*knownClient
 	views   map[View]uint32 // a number for each view: what keys begin with
+	budgets map[netip.Prefix]*budget
 
 	// Two generations: what is used moves to the young one, and when that is
 	// full it becomes the old one, whose unused rest is dropped. A hit in the
@@ -72,6 +73,7 @@ type knownClient struct {
 	guarded
 	view   View
 	number uint32
+	budget *budget // of its network
 }
 
 // kept is an answer and its records in wire form, as a response has them.
@@ -96,12 +98,25 @@ func newKeeper(limit int, version func() uint64) *keeper {
 	return k
 }
 
-// share is what each of n sockets may keep, in bytes.
-func share(n int) int { return max(keptBytes/max(n, 1), minKeptBytes) }
+// keptBytes returns what a socket may keep, in bytes: its part of what all may, or
+// of a side socket the least.
+func (r *Resolver) keptBytes(s *socket) int {
+	if s.side {
+		return minKeptBytes
+	}
+	n := 0
+	for _, other := range r.sockets {
+		if !other.side {
+			n++
+		}
+	}
+	return max(mostKeptBytes/max(n, 1), minKeptBytes)
+}
 
 // forget drops everything.
 func (k *keeper) forget() {
 	k.clients, k.views = make(map[netip.Addr]*knownClient), make(map[View]uint32)
+	k.budgets = make(map[netip.Prefix]*budget)
 	k.young, k.old, k.size = make(map[string]*kept), nil, 0
 }
 
@@ -140,20 +155,29 @@ func (k *keeper) client(addr netip.Addr, viewer Viewer) *knownClient {
 	if viewer != nil {
 		c.view, c.watch = viewer.View(addr)
 	}
-	number, ok := k.views[c.view]
-	if !ok {
-		number = uint32(len(k.views))
-		k.views[c.view] = number
+	c.number = k.numberOf(c.view)
+	if c.budget = k.budgets[c.view.Network]; c.budget == nil {
+		c.budget = new(budget)
+		k.budgets[c.view.Network] = c.budget
 	}
-	c.number = number
 	k.clients[addr] = c
 	return c
 }
 
+// numberOf returns the number of a view.
+func (k *keeper) numberOf(v View) uint32 {
+	number, ok := k.views[v]
+	if !ok {
+		number = uint32(len(k.views))
+		k.views[v] = number
+	}
+	return number
+}
+
 // keyOf returns the key of a question, which lives in the keeper until the next.
-func (k *keeper) keyOf(c *knownClient, q *wire.Request) []byte {
+func (k *keeper) keyOf(view uint32, q *wire.Request) []byte {
 	b := k.key[:keyPrefix+copy(k.key[keyPrefix:], q.Name())]
-	binary.NativeEndian.PutUint32(b, c.number)
+	binary.NativeEndian.PutUint32(b, view)
 	binary.NativeEndian.PutUint16(b[4:], q.Type)
 	return b
 }
@@ -180,34 +204,42 @@ func (k *keeper) get(key []byte) *kept {
 	return a
 }
 
-// put keeps a zone's answer to a question of a type, if it is one to keep.
-func (k *keeper) put(key []byte, typ uint16, z *zone, a *Answer, nameLen int) {
+// packKept returns a zone's answer to a question of a type as it is kept, nil if
+// it is none to keep.
+func packKept(typ uint16, z *zone, a *Answer, nameLen int) *kept {
 	if a.NoStore || a.Rcode != dns.RcodeSuccess || typeSlot(typ) == 0 {
-		return
+		return nil
 	}
-	e := pack(z, a, nameLen)
-	if e.bytes(len(key)) > k.limit/2 {
-		return // one giant would push out all others
+	return pack(z, a, nameLen)
+}
+
+// put keeps an answer, if there is one and it is not so large that it would push
+// out all others.
+func (k *keeper) put(key []byte, a *kept) {
+	if a != nil && a.bytes(len(key)) <= k.limit/2 {
+		k.insert(string(key), a)
 	}
-	k.insert(string(key), e)
 }
 
 func (k *keeper) insert(key string, a *kept) {
 	n := a.bytes(len(key))
 	if k.size+n > k.limit {
-		k.young, k.old, k.size = make(map[string]*kept, len(k.young)), k.young, 0
+		// The new map grows by and by: to make it as large at once would hold the
+		// socket up for milliseconds.
+		k.young, k.old, k.size = make(map[string]*kept), k.young, 0
 	}
 	k.young[key] = a
 	k.size += n
 }
 
-// bytes is about what the answer takes, with a key of that length.
+// bytes is about what the answer takes, with a key of that length. It takes the
+// records of a set to be as long as the first: there may be 300,000.
 func (a *kept) bytes(keyLen int) int {
 	n := keptOverhead + keyLen + cap(a.packed)
 	if a.answer != nil {
 		n += answerOverhead
-		for _, d := range a.answer.Data {
-			n += len(d) + 24 // a slice header
+		if data := a.answer.Data; len(data) > 0 {
+			n += len(data) * (len(data[0]) + 24) // a slice header
 		}
 	}
 	return n
@@ -224,13 +256,13 @@ const maxPacked = 256
 func pack(z *zone, a *Answer, nameLen int) *kept {
 	e := &kept{guarded: guarded{watch: a.Watch, at: unseen}, rcode: a.Rcode, ede: a.EDE}
 	n := len(a.Data)
-	turns := n > 1 && len(a.Turns) == 1 && sameLength(a.Data)
+	turns := n > 1 && n <= maxPacked && len(a.Turns) == 1 && sameLength(a.Data)
 	switch {
 	case n == 0 && a.SOA != nil:
 		e.section, e.records = wire.Authority, 1
 		e.packed = wire.AppendRecord(nil, soaOwner(z, nameLen), dns.TypeSOA, dns.ClassINET, a.SOA.TTL, a.SOA.Data)
 		return e
-	case a.Partial != nil || a.Limit > 0 && a.Limit < n || n == 0 || n > maxPacked || n > 1 && !turns:
+	case a.Partial != nil || a.Limit > 0 && a.Limit < n || n == 0 || n > 1 && !turns:
 		e.answer, e.zone = a, z
 		return e
 	}

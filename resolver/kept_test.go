@@ -304,7 +304,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 			z := &changingZone{}
 			z.change(a)
 			w := keptWorker(t, z)
-			w.keeper = newKeeper(keptBytes, nil)
+			w.keeper = newKeeper(mostKeptBytes, nil)
 			out := make([]byte, 0, DefaultMaxUDPSize)
 			if allocs := testing.AllocsPerRun(100, func() { w.count(first(w.respond(req, loopback, out))) }); allocs != 0 {
 				t.Errorf("%s, %s: %v allocations, want 0", name, shape, allocs)

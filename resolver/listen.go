@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
+
+	"dnsd/resolver/internal/udpbatch"
 )
 
 // portTries is how often a free port of UDP is looked for again because TCP has
@@ -19,6 +22,10 @@ type listener struct {
 	addr netip.AddrPort // as bound
 	udp  []*net.UDPConn
 	tcp  *net.TCPListener
+
+	// Nil where the system cannot share a port as it takes.
+	side  *net.UDPConn // receives from those that are set aside
+	spare *net.UDPConn // only sends: the first of the lanes
 }
 
 func (l *listener) close() {
@@ -27,6 +34,11 @@ func (l *listener) close() {
 	}
 	if l.tcp != nil {
 		l.tcp.Close()
+	}
+	for _, c := range []*net.UDPConn{l.side, l.spare} {
+		if c != nil {
+			c.Close()
+		}
 	}
 }
 
@@ -60,17 +72,28 @@ func (r *Resolver) Listen() error {
 
 // adopt gives each socket of l its owner.
 func (r *Resolver) adopt(l *listener) {
+	log := r.log.With("listen", l.addr)
+	lanes := newLanes(l.spare, func() (*net.UDPConn, error) { return r.listenUDP(l.addr, prepareLane) },
+		max(r.cfg.MaxLanes/len(r.cfg.Listen), 1), log)
+	aside := newAside(nil, log)
+	receivers := l.udp
+	if l.side != nil {
+		aside.steer = func(origins []origin) error { return steer(l.side, len(l.udp), origins) }
+		receivers = append(slices.Clone(l.udp), l.side)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bound = append(r.bound, l.addr)
-	for _, c := range l.udp {
+	r.lanes, r.asides = append(r.lanes, lanes), append(r.asides, aside)
+	for _, c := range receivers {
 		s := &stats{proto: UDP}
 		r.stats = append(r.stats, s)
-		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, stats: s, number: uint8(len(r.sockets)), log: r.log.With("listen", l.addr, "proto", "udp")})
+		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, sender: udpbatch.NewSender(c), lanes: lanes, aside: aside,
+			side: c == l.side, stats: s, log: log.With("proto", "udp")})
 	}
 	s := &stats{proto: TCP}
 	r.stats = append(r.stats, s)
-	r.acceptors = append(r.acceptors, &acceptor{r: r, listener: l.tcp, stats: s, log: r.log.With("listen", l.addr, "proto", "tcp")})
+	r.acceptors = append(r.acceptors, &acceptor{r: r, listener: l.tcp, stats: s, log: log.With("proto", "tcp")})
 }
 
 // Addresses returns the addresses that Listen has bound, in the order of
@@ -102,19 +125,13 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 			l.close()
 		}
 	}()
-	wildcard := addr.Addr().IsUnspecified()
 	for i := range min(r.cfg.Sockets, maxSockets) {
-		first := i == 0
-		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-			return control(c, func(fd int) error { return prepareUDP(fd, first, wildcard) })
-		}}
-		pc, err := lc.ListenPacket(context.Background(), r.network("udp", addr), addr.String())
+		conn, err := r.bindUDP(addr, i == 0)
 		if err != nil {
 			return nil, "udp", err
 		}
-		conn := pc.(*net.UDPConn)
 		l.udp = append(l.udp, conn)
-		if first {
+		if i == 0 {
 			// The first socket is bound alone, so that an address which another
 			// process serves is an error and not half of that one's packets.
 			// Only then do its siblings come in.
@@ -124,6 +141,10 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 			}
 		}
 	}
+	if err := r.bindOthers(l, addr); err != nil {
+		r.log.Warn("the port cannot be shared as it should: one network's flood, or responses that wait in the kernel, can cost others theirs",
+			"listen", addr, "err", err)
+	}
 	// Connections end after TCPIdle, so that the kernel need not probe them.
 	lc := net.ListenConfig{KeepAlive: -1}
 	tl, err := lc.Listen(context.Background(), r.network("tcp", addr), addr.String())
@@ -132,6 +153,41 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 	}
 	l.tcp, l.addr = tl.(*net.TCPListener), addr
 	return l, "", nil
+}
+
+// bindUDP binds one socket of an address, which receives.
+func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error) {
+	return r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
+}
+
+// bindOthers binds the sockets of an address beside those that receive from
+// everybody, and keeps packets away from the lanes, those to come included.
+func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
+	defer func() {
+		if err != nil && l.side != nil {
+			l.side.Close()
+			l.side = nil
+		}
+	}()
+	// The order counts: steer knows the side socket by its number.
+	if l.side, err = r.listenUDP(addr, func(fd int) error { return prepareSide(fd, addr.Addr().IsUnspecified()) }); err != nil {
+		return err
+	}
+	if err := steer(l.side, len(l.udp), nil); err != nil {
+		return err
+	}
+	l.spare, err = r.listenUDP(addr, prepareLane)
+	return err
+}
+
+// listenUDP binds a socket of an address after prepare has had its descriptor.
+func (r *Resolver) listenUDP(addr netip.AddrPort, prepare func(fd int) error) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return control(c, prepare) }}
+	pc, err := lc.ListenPacket(context.Background(), r.network("udp", addr), addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return pc.(*net.UDPConn), nil
 }
 
 // network is proto with the address family of addr. [::] takes IPv4 as well,

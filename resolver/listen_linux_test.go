@@ -132,29 +132,6 @@ func TestBothWildcards(t *testing.T) {
 	}
 }
 
-// TestSocketsShareTheLoad: every socket of an address gets its part of the clients.
-func TestSocketsShareTheLoad(t *testing.T) {
-	r, addr, _ := start(t, func(c *Config) { c.Sockets = 4 })
-	if len(r.sockets) != 4 {
-		t.Fatalf("%d sockets, want 4", len(r.sockets))
-	}
-	idle := func() (n int) {
-		for _, s := range r.sockets {
-			if s.stats.rcodes[0].Load() == 0 {
-				n++
-			}
-		}
-		return n
-	}
-	for range 1000 {
-		ask(t, UDP, addr, query(t, "my-app.internal.", dns.TypeAAAA))
-		if idle() == 0 {
-			return
-		}
-	}
-	t.Errorf("%d of 4 sockets got nothing of 1000 clients", idle())
-}
-
 func TestReceiveBuffer(t *testing.T) {
 	r := newResolver(t)
 	run(t, r)

@@ -60,6 +60,16 @@ func typeSlot(typ uint16) int {
 // slot 7 what only upstreams send.
 var rcodeNames = [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS", "other"}
 
+// dropNames are the reasons for which requests over UDP go unanswered: see backlog,
+// tooOld and turns.
+var dropNames = [...]string{"flood", "old", "slow"}
+
+const (
+	dropFlood = iota
+	dropOld
+	dropSlow
+)
+
 func rcodeSlot(rcode uint16) int {
 	switch {
 	case rcode <= dns.RcodeRefused:
@@ -92,7 +102,8 @@ type stats struct {
 	sizes     histogram[[len(sizeBounds) + 1]atomic.Uint64]        // sum in bytes
 	truncated atomic.Uint64
 	ignored   atomic.Uint64
-	shed      atomic.Uint64
+	dropped   [len(dropNames)]atomic.Uint64
+	kept      atomic.Uint64 // answers of the forwarder's cache
 	panics    atomic.Uint64
 	readErrs  atomic.Uint64
 	writeErrs atomic.Uint64
@@ -168,8 +179,13 @@ var (
 	descSize        = desc("response_size_bytes", "Size of responses, by protocol.", "proto")
 	descTruncated   = desc("responses_truncated_total", "Responses with TC=1, by protocol.", "proto")
 	descIgnored     = desc("requests_ignored_total", "Packets that get no response: shorter than a header, or responses themselves.", "proto")
-	descShed        = desc("requests_shed_total", "Questions for other names answered SERVFAIL at once because too many were waiting.", "proto")
-	descPanics      = desc("panics_total", "Questions that made dnsd panic.")
+	descUnanswered  = desc("requests_dropped_total", "Requests over UDP that got no response: one of a network that asks more than can be answered (flood), one that was received too long ago (old), one whose answer takes long while too many such ones of its network wait (slow).", "reason")
+	descSendDrops   = desc("send_drops_total", "Responses dropped because those sent to their network before still wait in the kernel.")
+	descLanes       = desc("send_lanes", "Sockets open that send for one network each because its responses wait in the kernel.")
+	descAside       = desc("networks_aside", "Networks set aside because they ask more than can be answered.")
+	descSockets     = desc("udp_sockets", "UDP sockets served, by how many packets they move in a system call.", "mode")
+	descHits        = desc("forward_cache_hits_total", "Questions answered with a fresh answer that the forwarder had kept.")
+	descPanics      = desc("panics_total", "Panics that were survived; each cost a question, or a piece of work for one.")
 	descReadErrors  = desc("read_errors_total", "Failed reads from UDP sockets and failed accepts of TCP connections.", "proto")
 	descDropped     = desc("receive_drops_total", "Requests that the kernel dropped because a UDP socket's receive queue was full.")
 	descWriteErrors = desc("write_errors_total", "Responses that could not be sent.", "proto")
@@ -181,7 +197,7 @@ var (
 // Describe implements prometheus.Collector.
 func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descSize, descTruncated, descIgnored,
-		descShed, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
+		descUnanswered, descSendDrops, descLanes, descAside, descSockets, descHits, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
 		ch <- d
 	}
 }
@@ -191,7 +207,12 @@ func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
 	all, sockets := r.stats, r.sockets
 	r.mu.Unlock()
+	r.collectQuestions(ch, all)
+	r.collectSockets(ch, sockets)
+}
 
+// collectQuestions emits what was asked and answered.
+func (r *Resolver) collectQuestions(ch chan<- prometheus.Metric, all []*stats) {
 	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
@@ -220,18 +241,58 @@ func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 			func(b int) uint64 { return sum(func(s *stats) *atomic.Uint64 { return &s.sizes.buckets[b] }) }, name)
 		counter(descTruncated, sum(func(s *stats) *atomic.Uint64 { return &s.truncated }), name)
 		counter(descIgnored, sum(func(s *stats) *atomic.Uint64 { return &s.ignored }), name)
-		counter(descShed, sum(func(s *stats) *atomic.Uint64 { return &s.shed }), name)
 		counter(descReadErrors, sum(func(s *stats) *atomic.Uint64 { return &s.readErrs }), name)
 		counter(descWriteErrors, sum(func(s *stats) *atomic.Uint64 { return &s.writeErrs }), name)
 	}
-	var panics uint64
+	for i, reason := range dropNames {
+		var n uint64
+		for _, s := range all {
+			n += s.dropped[i].Load()
+		}
+		counter(descUnanswered, n, reason)
+	}
+	var panics, hits uint64
+	if r.cfg.Panics != nil {
+		panics = r.cfg.Panics()
+	}
 	for _, s := range all {
 		panics += s.panics.Load()
+		hits += s.kept.Load()
 	}
 	counter(descPanics, panics)
+	if r.cfg.Forward != nil {
+		counter(descHits, hits)
+	}
+}
+
+// collectSockets emits how the sockets are, and who has been moved out of others' way.
+func (r *Resolver) collectSockets(ch chan<- prometheus.Metric, sockets []*socket) {
+	counter := func(d *prometheus.Desc, n uint64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
+	}
+	gauge := func(d *prometheus.Desc, n int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
+	}
+	var drops uint64
+	open, aside, batched := 0, 0, 0
+	for i, l := range r.lanes {
+		open += l.count()
+		drops += l.drops.Load()
+		aside += r.asides[i].count()
+	}
+	for _, s := range sockets {
+		if b := s.batch.Load(); b != nil && b.Batched() {
+			batched++
+		}
+	}
+	counter(descSendDrops, drops)
+	gauge(descLanes, open)
+	gauge(descAside, aside)
+	gauge(descSockets, batched, "batched")
+	gauge(descSockets, len(sockets)-batched, "single")
 	counter(descDropped, dropped(sockets))
-	open, evicted, refused := r.conns.counts()
-	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(open))
+	conns, evicted, refused := r.conns.counts()
+	gauge(descConns, conns)
 	counter(descEvicted, evicted)
 	counter(descRefused, refused)
 }

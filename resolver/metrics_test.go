@@ -9,11 +9,13 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"dnsd/resolver/forward"
 )
 
 // gathered returns a counter's or gauge's value, or a histogram's count, summed
 // over what matches the labels (name, value, …).
-func gathered(t testing.TB, r *Resolver, name string, labels ...string) (sum float64) {
+func gathered(t testing.TB, r prometheus.Collector, name string, labels ...string) (sum float64) {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(r)
@@ -148,3 +150,33 @@ func (s *syncBuffer) String() string {
 }
 
 func (s *syncBuffer) contains(sub string) bool { return strings.Contains(s.String(), sub) }
+
+// TestPanicsOfOthers: one counter has them all.
+func TestPanicsOfOthers(t *testing.T) {
+	r := newResolver(t, func(c *Config) { c.Panics = func() uint64 { return 3 } })
+	respond(t, r, query(t, "panic.internal.", dns.TypeAAAA), loopback, UDP)
+	if n := gathered(t, r, "dnsd_panics_total"); n != 3 {
+		t.Errorf("dnsd_panics_total is %v, want those of the sockets, none, and 3", n)
+	}
+	w := newWorker(r, UDP, new(stats))
+	r.stats = append(r.stats, w.stats)
+	w.respond(query(t, "panic.internal.", dns.TypeAAAA), loopback, nil)
+	if n := gathered(t, r, "dnsd_panics_total"); n != 4 {
+		t.Errorf("dnsd_panics_total is %v, want 4", n)
+	}
+}
+
+// TestHitsAreCounted: what the forwarder has kept counts at the socket that asked.
+func TestHitsAreCounted(t *testing.T) {
+	reply := realReply(t)
+	r, addr, _ := start(t, withForwarder(&fakeForwarder{immediate: func(q *forward.Query) *forward.Reply {
+		q.Hits.Add(1)
+		return reply
+	}}))
+	for range 3 {
+		ask(t, UDP, addr, query(t, "localhost.", dns.TypeA))
+	}
+	if n := gathered(t, r, "dnsd_forward_cache_hits_total"); n != 3 {
+		t.Errorf("dnsd_forward_cache_hits_total is %v", n)
+	}
+}

@@ -2,8 +2,8 @@ package resolver
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -39,7 +39,7 @@ func TestForwardedAtOnce(t *testing.T) {
 	var got forward.Query
 	r := newResolver(t, withForwarder(&fakeForwarder{immediate: func(q *forward.Query) *forward.Reply {
 		got = *q
-		got.Name = []byte(string(q.Name))
+		got.Name, got.Hits = []byte(string(q.Name)), nil
 		return &reply2
 	}}))
 	m := respond(t, r, query(t, "LocalHost.", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(1232, true); m.CheckingDisabled = true }), machine, UDP)
@@ -76,6 +76,23 @@ func TestForwardedWithoutNetwork(t *testing.T) {
 	}
 	if m := respond(t, r, query(t, "localhost.", dns.TypeA), stranger, UDP); m.Rcode != dns.RcodeRefused {
 		t.Errorf("a stranger's response is %v, want REFUSED", m)
+	}
+}
+
+// TestMetaTypesAreNeverForwarded: types that are no data (RFC 6895, section 3.1) are
+// answered here.
+func TestMetaTypesAreNeverForwarded(t *testing.T) {
+	r := newResolver(t, withForwarder(&fakeForwarder{immediate: func(q *forward.Query) *forward.Reply {
+		t.Errorf("forwarded: %s", dns.Type(q.Type))
+		return nil
+	}}))
+	for typ, want := range map[uint16]int{
+		dns.TypeOPT: dns.RcodeFormatError, dns.TypeTSIG: dns.RcodeFormatError, dns.TypeTKEY: dns.RcodeNotImplemented,
+		dns.TypeMAILA: dns.RcodeNotImplemented, dns.TypeMAILB: dns.RcodeNotImplemented, dns.TypeAXFR: dns.RcodeRefused, dns.TypeIXFR: dns.RcodeRefused,
+	} {
+		if m := respond(t, r, query(t, "example.com.", typ), machine, UDP); m.Rcode != want {
+			t.Errorf("%s: %s", dns.Type(typ), dns.RcodeToString[m.Rcode])
+		}
 	}
 }
 
@@ -173,66 +190,75 @@ func TestDeferredKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
+// TestTooManyWaiting: the forwarder's bound is the only one, and holds for the
+// socket's goroutines as well. What is over it is answered at once.
 func TestTooManyWaiting(t *testing.T) {
+	silent, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
 	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
 		t.Run(name, func(t *testing.T) {
-			g := newGate(t)
-			r, addr, _ := start(t, func(c *Config) { c.Forward, c.MaxInflight = g, 8 })
+			f, err := forward.New(forward.Config{MaxInflight: 8, Upstreams: []forward.Upstream{
+				{Domain: ".", Addr: silent.LocalAddr().(*net.UDPAddr).AddrPort()},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() { f.Run(ctx) })
+			defer running.Wait()
+			defer cancel()
+			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = f, time.Millisecond })
 			c := dial(t, Proto(proto), addr)
 			defer c.Close()
 			for i := range 4 { // one network alone gets half the places
 				send(t, Proto(proto), c, query(t, fmt.Sprintf("waiting%02d.", i), dns.TypeA))
 			}
-			eventually(t, "four questions are waiting", func() bool { return g.waiting.Load() == 4 })
+			eventually(t, "four questions are waiting", func() bool { return gathered(t, f, "dnsd_forward_inflight") == 4 })
 			m := unpack(t, ask(t, Proto(proto), addr, query(t, "waiting99.", dns.TypeA, edns(1232))))
 			if m.Rcode != dns.RcodeServerFailure || m.IsEdns0().Option[0].(*dns.EDNS0_EDE).InfoCode != dns.ExtendedErrorCodeNetworkError {
 				t.Errorf("response is\n%v\nwant SERVFAIL with EDE 23", m)
 			}
-			if n := gathered(t, r, "dnsd_requests_shed_total", "proto", name); n != 1 {
-				t.Errorf("dnsd_requests_shed_total is %v, want 1", n)
+			stop()
+			if n := gathered(t, f, "dnsd_forward_inflight"); n != 0 {
+				t.Errorf("%v places are taken by nobody", n)
 			}
-			close(g.open)
-			eventually(t, "all places are free again", func() bool {
-				r.admit.mu.Lock()
-				defer r.admit.mu.Unlock()
-				return r.admit.free == 8 && len(r.admit.holds) == 0
-			})
 		})
 	}
 }
 
-func TestAdmission(t *testing.T) {
-	nets := make([]netip.Prefix, 4)
-	for i := range nets {
-		nets[i] = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0xaa, 5: byte(i)}), 48)
-	}
-	fill := func(a *admission, n netip.Prefix) (got int) {
-		for a.enter(n) {
-			got++
+// TestPlaceUntilTheResponseIsOut: a question has its place until its response is
+// sent, or given up, however that comes about.
+func TestPlaceUntilTheResponseIsOut(t *testing.T) {
+	f := &fakeForwarder{resolve: func(_ context.Context, q *forward.Query) *forward.Reply {
+		if q.Type == dns.TypeMX {
+			panic("upstream")
 		}
-		return got
-	}
-	a := newAdmission(1200)
-	if got := []int{fill(a, nets[0]), fill(a, nets[1]), fill(a, nets[2])}; fmt.Sprint(got) != "[600 300 150]" {
-		t.Errorf("three networks took %v places one after the other", got)
-	}
-	// As places come back the early ones have to wait until all are even.
-	for range 200 {
-		a.leave(nets[0])
-	}
-	if a.enter(nets[0]) || !a.enter(nets[3]) || !a.enter(nets[2]) {
-		t.Error("the one that holds most comes first")
-	}
-	a = newAdmission(3)
-	for range 100 {
-		if !a.enter(nets[0]) {
-			t.Fatal("no place though none is held")
+		return realReply(t)
+	}}
+	_, addr, _ := start(t, withForwarder(f))
+	for _, proto := range []Proto{UDP, TCP} {
+		for _, typ := range []uint16{dns.TypeA, dns.TypeMX} {
+			askLate(t, proto, addr, query(t, "otherhost.", typ))
+			eventually(t, "the place is free", func() bool { return f.places.Load() == 0 })
 		}
-		a.leave(nets[0])
 	}
-	if a.free != 3 || len(a.holds) != 0 {
-		t.Errorf("%d free, %v held, want 3 and nothing", a.free, a.holds)
+	g := newGate(t)
+	_, addr, _ = start(t, func(c *Config) { c.Forward = g })
+	for _, proto := range []Proto{UDP, TCP} {
+		c := dial(t, proto, addr)
+		defer c.Close()
+		send(t, proto, c, query(t, "waiting01.", dns.TypeA))
 	}
+	eventually(t, "both questions are waiting", func() bool { return g.waiting.Load() == 2 })
+	if n := g.places.Load(); n != 2 {
+		t.Errorf("%d places are taken", n)
+	}
+	close(g.open)
+	eventually(t, "all places are free", func() bool { return g.places.Load() == 0 })
 }
 
 func TestDeferredPanic(t *testing.T) {
@@ -264,44 +290,4 @@ func askLate(t testing.TB, proto Proto, addr netip.AddrPort, req []byte) []byte 
 		t.Fatal(err)
 	}
 	return resp
-}
-
-// TestDrain: what is in hand when the server stops is answered, and nobody is
-// waited for longer than that.
-func TestDrain(t *testing.T) {
-	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
-		t.Run(name, func(t *testing.T) {
-			g := newGate(t)
-			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain, c.TCPIdle = g, patience, time.Hour })
-			idle := dial(t, TCP, addr)
-			defer idle.Close()
-			c := dial(t, Proto(proto), addr)
-			defer c.Close()
-			send(t, Proto(proto), c, query(t, "waiting01.", dns.TypeA, withID(77)))
-			eventually(t, "the question is waiting", func() bool { return g.waiting.Load() == 1 })
-			var stopped sync.WaitGroup
-			stopped.Go(stop)
-			if !closed(t, idle) {
-				t.Error("the idle connection is not closed")
-			}
-			close(g.open)
-			resp, err := receive(Proto(proto), c)
-			if err != nil || binary.BigEndian.Uint16(resp) != 77 {
-				t.Errorf("response %x, %v, want the one in hand", resp, err)
-			}
-			stopped.Wait()
-		})
-	}
-}
-
-func TestDrainEnds(t *testing.T) {
-	g := newGate(t) // never opened
-	_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, 10*time.Millisecond })
-	for _, proto := range []Proto{UDP, TCP} {
-		c := dial(t, proto, addr)
-		defer c.Close()
-		send(t, proto, c, query(t, "waiting01.", dns.TypeA))
-	}
-	eventually(t, "both questions are waiting", func() bool { return g.waiting.Load() == 2 })
-	stop()
 }

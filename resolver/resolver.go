@@ -27,6 +27,7 @@ import (
 	"github.com/miekg/dns"
 
 	"dnsd/resolver/forward"
+	"dnsd/resolver/internal/turns"
 	"dnsd/resolver/internal/wire"
 )
 
@@ -52,9 +53,6 @@ const (
 )
 
 const (
-	// defaultMaxInflight is twice what the forwarder sends upstream at once,
-	// so that the forwarder's finer rules of fairness decide first.
-	defaultMaxInflight = 8192
 	// mostSockets is how many sockets an address gets where nobody asks for
 	// more, and half the processors where that is less. Each answers some
 	// 100,000 queries a second and keeps answers of its own. Fewer sockets
@@ -65,6 +63,9 @@ const (
 	// defaultMaxTCPConns bounds descriptors and some 10 KiB a connection.
 	// TCP carries only what does not fit into UDP.
 	defaultMaxTCPConns = 1024
+	// defaultMaxLanes is more than the networks of a host, which has some hundred
+	// machines.
+	defaultMaxLanes = 256
 	// defaultTCPIdle is "a few seconds" (RFC 7766, section 6.2.3).
 	defaultTCPIdle = 10 * time.Second
 	// defaultDrain leaves a waiting upstream question some time and still ends
@@ -88,13 +89,17 @@ type Config struct {
 	// some type): they are REFUSED.
 	Forward Forwarder
 
+	// Panics counts panics that were survived elsewhere and belong to
+	// dnsd_panics_total as well. Safe for concurrent use. Nil: none.
+	Panics func() uint64
+
 	// Allow lists clients that are served beside fdaa::/16 and loopback.
 	Allow []netip.Prefix
 
 	MaxUDPSize  int           // bytes; the most a UDP response has; default 1232
 	Sockets     int           // UDP sockets per address of Listen; default half of GOMAXPROCS, 1 to 8
-	MaxInflight int           // questions waiting for the forwarder at a time; default 8192
 	MaxTCPConns int           // default 1024
+	MaxLanes    int           // sockets that send for networks whose responses wait in the kernel; default 256
 	TCPIdle     time.Duration // how long a TCP connection may say nothing; default 10 s
 	Drain       time.Duration // how long Run waits for what is in hand; default 3 s
 
@@ -103,14 +108,17 @@ type Config struct {
 }
 
 // Forwarder answers names that are in none of the zones: *forward.Forwarder.
-// Both methods must be safe for concurrent use.
+// All methods must be safe for concurrent use.
 type Forwarder interface {
-	// Immediate returns what can be said without waiting, nil where the
-	// question has to be resolved.
+	// Immediate returns what can be said without waiting. Nil: the question has
+	// to be resolved, and has taken a place for that.
 	Immediate(q *forward.Query) *forward.Reply
 	// Resolve asks upstream. It blocks, never returns nil, and ends soon
 	// after ctx does.
 	Resolve(ctx context.Context, q *forward.Query) *forward.Reply
+	// Release gives back the place that Immediate took for the question or what
+	// it is a copy of, once its response is out.
+	Release(q *forward.Query)
 }
 
 // Resolver answers DNS questions. Make one with New, bind its addresses with
@@ -122,14 +130,16 @@ type Resolver struct {
 	chaos map[string]*Answer
 	nsid  string // empty: no NSID
 	log   *slog.Logger
-	admit *admission
 	conns *connTable
+	turns *turns.Queue // of requests over TCP, and of answers that take long
 
 	// Tests have another patience.
 	messageTime  time.Duration // defaultMessageTime
 	strangerTime time.Duration // defaultStrangerTime
 
-	sockets   []*socket   // set by Listen, under mu
+	sockets   []*socket // set by Listen, under mu
+	lanes     []*lanes  // set by Listen, one for each address, as are asides
+	asides    []*aside
 	acceptors []*acceptor // set by Listen
 
 	panicLog once
@@ -153,8 +163,8 @@ func New(cfg Config) (*Resolver, error) {
 	r := &Resolver{
 		cfg:   cfg,
 		log:   cfg.Log,
-		admit: newAdmission(cfg.MaxInflight),
 		conns: newConnTable(cfg.MaxTCPConns),
+		turns: turns.New(turns.Half()),
 
 		messageTime:  defaultMessageTime,
 		strangerTime: defaultStrangerTime,
@@ -191,8 +201,8 @@ func New(cfg Config) (*Resolver, error) {
 func withDefaults(cfg Config) Config {
 	setDefault(&cfg.MaxUDPSize, DefaultMaxUDPSize)
 	setDefault(&cfg.Sockets, min(max(runtime.GOMAXPROCS(0)/2, 1), mostSockets))
-	setDefault(&cfg.MaxInflight, defaultMaxInflight)
 	setDefault(&cfg.MaxTCPConns, defaultMaxTCPConns)
+	setDefault(&cfg.MaxLanes, defaultMaxLanes)
 	setDefault(&cfg.TCPIdle, defaultTCPIdle)
 	setDefault(&cfg.Drain, defaultDrain)
 	if cfg.Log == nil {

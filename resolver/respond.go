@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -14,8 +15,8 @@ import (
 // Respond answers one request. It does no I/O and never waits. The response is
 // built in dst's storage, which should have room for it (64 KiB over TCP), and
 // is nil where the rules ask for silence. Where later is not nil the question
-// has to be resolved upstream: the caller runs it elsewhere. Neither holds on
-// to req. Safe for concurrent use; never panics.
+// has to be resolved upstream: the caller runs it elsewhere, and must call its Done.
+// Neither holds on to req. Safe for concurrent use; never panics.
 func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *Deferred) {
 	return newWorker(r, proto, new(stats)).respond(req, from, dst)
 }
@@ -37,14 +38,17 @@ type exchange struct {
 type worker struct {
 	exchange
 	question Question
-	labels   [128]string // what question.Labels is cut from
+	labels   [maxLabels]string // what question.Labels is cut from
 	query    forward.Query
 	keeper   *keeper // nil: nothing is kept
-	number   uint8   // of the socket; see forward.Query
+	pause    func()  // see Question; nil, with a keeper: answers that take long are deferred
 }
 
+// maxLabels is more than a name of 255 bytes has.
+const maxLabels = 128
+
 func newWorker(r *Resolver, proto Proto, s *stats) *worker {
-	return &worker{exchange: exchange{r: r, proto: proto, stats: s}}
+	return &worker{exchange: exchange{r: r, proto: proto, stats: s}, pause: func() {}}
 }
 
 // respond is Respond for the worker's socket.
@@ -68,9 +72,10 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 	}
 	var key []byte
 	var view View
+	var known *knownClient
 	if w.keeper != nil {
-		known := w.keeper.client(client, w.r.cfg.Viewer)
-		key, view = w.keeper.keyOf(known, &w.req), known.view
+		known = w.keeper.client(client, w.r.cfg.Viewer)
+		key, view = w.keeper.keyOf(known.number, &w.req), known.view
 		if k := w.keeper.get(key); k != nil {
 			return w.replay(dst, k), nil
 		}
@@ -88,11 +93,29 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeProhibited,
 			Text: "your address is in no private network: start dnsd with --network to give it one"}), nil
 	}
-	a := z.Answer(w.ask(z, view, client))
+	a := w.compute(z, view, client, known)
+	if a == nil {
+		return nil, newSlow(&w.exchange, view, z, client)
+	}
 	if w.keeper != nil {
-		w.keeper.put(key, w.req.Type, z, a, len(w.req.Name()))
+		w.keeper.put(key, packKept(w.req.Type, z, a, len(w.req.Name())))
 	}
 	return w.answer(dst, z, a, dns.ClassINET), nil
+}
+
+// compute asks a zone. Nil: that takes long, or the client's network has used up
+// what it may take of the socket's time with such questions.
+func (w *worker) compute(z *zone, view View, client netip.Addr, known *knownClient) *Answer {
+	if w.pause != nil {
+		return z.Answer(w.ask(&w.question, &w.labels, z, view, client, w.pause))
+	}
+	start := time.Now()
+	if !known.budget.allows(start) {
+		return nil
+	}
+	a := z.Answer(w.ask(&w.question, &w.labels, z, view, client, nil))
+	known.budget.charge(start, time.Since(start))
+	return a
 }
 
 // check applies the rules that hold before the name is looked at. Who may not
@@ -113,6 +136,10 @@ func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uin
 		return dns.RcodeFormatError, EDE{Text: "a record that cannot be read"}, false
 	case q.OPT && q.Version != 0:
 		return dns.RcodeBadVers, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "EDNS version 0 only"}, false
+	case q.Type == dns.TypeOPT || q.Type == dns.TypeTSIG:
+		return dns.RcodeFormatError, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "no type to ask for: such records concern a message"}, false
+	case q.Type == dns.TypeTKEY || q.Type == dns.TypeMAILA || q.Type == dns.TypeMAILB:
+		return dns.RcodeNotImplemented, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "questions of this type are not supported"}, false
 	case q.Type == dns.TypeAXFR || q.Type == dns.TypeIXFR:
 		return dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeNotSupported, Text: "no zone transfers"}, false
 	case q.Class != dns.ClassINET && q.Class != dns.ClassCHAOS:
@@ -125,15 +152,15 @@ func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uin
 // use for, are what their types say. No common client sends any.
 func unpacks(req []byte) bool { return new(dns.Msg).Unpack(req) == nil }
 
-// ask returns the question for zone z. It lives in the worker until the next one.
-func (w *worker) ask(z *zone, view View, client netip.Addr) *Question {
-	name := string(w.req.Name())
-	n := w.req.Labels() - z.labels
+// ask makes q the question for zone z. It lives as long as q and labels do.
+func (x *exchange) ask(q *Question, labels *[maxLabels]string, z *zone, view View, client netip.Addr, pause func()) *Question {
+	name := string(x.req.Name())
+	n := x.req.Labels() - z.labels
 	for i := range n {
-		w.labels[i] = name[w.req.LabelStart(i)+1 : w.req.LabelStart(i+1)]
+		labels[i] = name[x.req.LabelStart(i)+1 : x.req.LabelStart(i+1)]
 	}
-	w.question = Question{Labels: w.labels[:n], Type: w.req.Type, View: view, Client: client, Pause: func() {}}
-	return &w.question
+	*q = Question{Labels: labels[:n], Type: x.req.Type, View: view, Client: client, Pause: pause}
+	return q
 }
 
 // identity answers a question of class CHAOS (RFC 4892).
@@ -160,12 +187,27 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 		CD:      w.req.Flags&wire.CD != 0,
 		RD:      w.req.Flags&wire.RD != 0,
 		Network: view.Network,
-		Worker:  w.number,
+		Hits:    &w.stats.kept,
 	}
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil
 	}
-	return nil, newDeferred(&w.exchange, w.query)
+	return nil, newDeferred(&w.exchange, view, w.query)
+}
+
+// networkSeen returns the network whose names a client asks for, zero for none.
+func (r *Resolver) networkSeen(client netip.Addr, s *stats) (network netip.Prefix) {
+	if r.cfg.Viewer == nil {
+		return network
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.panics.Add(1)
+			r.panicLog.log(r.log, slog.LevelError, "a client made dnsd panic; please report this", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	view, _ := r.cfg.Viewer.View(client)
+	return view.Network
 }
 
 // panicked is the response to a question that dnsd failed on: it costs that

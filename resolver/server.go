@@ -40,13 +40,45 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 		})
 	}
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() { r.sweep(working) })
 	<-serving.Done()
 	r.drain(&loops, abandon)
+	abandon()
+	sweeping.Wait()
+	for _, l := range r.lanes {
+		l.close()
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
 	return context.Cause(serving)
 }
+
+// sweepEvery is how often those are looked at that have been moved out of others'
+// way, to let them back. They stay there for some ten seconds at least.
+const sweepEvery = 5 * time.Second
+
+// sweep looks after lanes and asides until ctx ends.
+func (r *Resolver) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			for i := range r.lanes {
+				r.lanes[i].sweep(now)
+				r.asides[i].sweep(now)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// lastWords is for how long dnsd goes on reading when it ends, of what has been
+// received already: questions that wait in the kernel are answered too.
+const lastWords = 100 * time.Millisecond
 
 // drain stops reading and waits for loops, all of which end when they have
 // nothing in hand; after Config.Drain it takes that from them.
@@ -57,7 +89,7 @@ func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
 	for _, a := range r.acceptors {
 		a.stop()
 	}
-	r.conns.drain()
+	r.conns.drain(time.Now().Add(lastWords))
 	patience := time.AfterFunc(r.cfg.Drain, func() {
 		r.log.Warn("not everything in hand was finished in time", "drain", r.cfg.Drain)
 		abandon()

@@ -3,6 +3,8 @@ package resolver
 import (
 	"encoding/binary"
 	"net"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +34,11 @@ func prepareUDP(fd int, first, wildcard bool) error {
 	if !wildcard {
 		return nil
 	}
+	return tellAddress(fd)
+}
+
+// tellAddress has the kernel say of each packet which address was asked.
+func tellAddress(fd int) error {
 	// A socket of IPv6 tells the address asked of IPv4 packets too, as ::ffff:….
 	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
 		return err
@@ -40,6 +47,18 @@ func prepareUDP(fd int, first, wildcard bool) error {
 	}
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 }
+
+// prepareSide sets what has to be set before the side socket is bound. Its queue
+// is the usual one: a longer one would only make who floods wait longer.
+func prepareSide(fd int, wildcard bool) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil || !wildcard {
+		return err
+	}
+	return tellAddress(fd)
+}
+
+// prepareLane sets what has to be set before a socket is bound that only sends.
+func prepareLane(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
 
 // shareUDP lets other sockets of this process bind c's port.
 func shareUDP(c *net.UDPConn) error {
@@ -50,27 +69,119 @@ func shareUDP(c *net.UDPConn) error {
 	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 }
 
-// replyControl turns the control message of a request into that of its
-// response, in place: the address that was asked is the one that answers. The
-// interface is left to routing, but for link-local addresses, which mean
-// nothing without it. Empty in, empty out.
-func replyControl(oob []byte) []byte {
-	if len(oob) < unix.SizeofCmsghdr {
-		return nil
-	}
-	h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+// steer shares out the packets of c's port: those of origins set aside go to the
+// socket that was bound as number n, counted from 0, all others to the n before it, whatever else
+// shares the port. It needs no privilege: it is a classic BPF program that the
+// kernel runs to choose among sockets with SO_REUSEPORT (socket(7)).
+func steer(c *net.UDPConn, n int, aside []origin) error {
+	filter := steering(n, aside)
+	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil
+		return err
 	}
-	switch {
-	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-		if data[0] != 0xfe || data[1]&0xc0 != 0x80 {
-			binary.NativeEndian.PutUint32(data[16:], 0) // struct in6_pktinfo: address, interface
+	return control(raw, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
+			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	})
+}
+
+// steering returns the program. Among several sockets it chooses by a hash of the
+// client's address and port, since the kernel's own hash of a packet is not always
+// there (loopback).
+func steering(n int, aside []origin) []unix.SockFilter {
+	load := func(size uint16, at int32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_ABS | size, K: uint32(at)}
+	}
+	op := func(code uint16, k uint32) unix.SockFilter { return unix.SockFilter{Code: code, K: k} }
+	const ip = -0x100000 // SKF_NET_OFF of linux/filter.h: where the IP header begins
+	xor, tax := op(unix.BPF_ALU|unix.BPF_XOR|unix.BPF_X, 0), op(unix.BPF_MISC|unix.BPF_TAX, 0)
+
+	// choose returns what is done with packets of one version, whose origin is the
+	// word at id: to the side socket, or hashed, from the words at hashed.
+	choose := func(v4 bool, id int32, hashed ...int32) (p []unix.SockFilter) {
+		p = append(p, load(unix.BPF_W, id))
+		for _, o := range aside {
+			if o.v4 == v4 {
+				p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: o.id, Jf: 1},
+					op(unix.BPF_RET|unix.BPF_K, uint32(n)))
+			}
 		}
-	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-		binary.NativeEndian.PutUint32(data, 0) // struct in_pktinfo: interface, address to send from, …
-	default:
-		return nil
+		if n == 1 {
+			return append(p, op(unix.BPF_RET|unix.BPF_K, 0))
+		}
+		for _, at := range hashed {
+			p = append(p, tax, load(unix.BPF_W, at), xor)
+		}
+		return append(p,
+			op(unix.BPF_ALU|unix.BPF_MUL|unix.BPF_K, 0x9e3779b1), // Knuth's multiplicative hash
+			op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 16),
+			op(unix.BPF_ALU|unix.BPF_MOD|unix.BPF_K, uint32(n)),
+			op(unix.BPF_RET|unix.BPF_A, 0))
 	}
-	return oob[:len(oob)-len(rest)]
+	// IPv6: the network id in bytes 2 to 5 of the source; its machine and its last
+	// word; the ports, where no extension header is before them. IPv4: the source;
+	// the ports, where the header has no options.
+	v6, v4 := choose(false, ip+10, ip+12, ip+20, ip+40), choose(true, ip+12, ip+20)
+	program := []unix.SockFilter{
+		load(unix.BPF_B, ip), // the version, and of IPv4 the header's length
+		op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 4),
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 4, Jf: 1},
+		op(unix.BPF_JMP|unix.BPF_JA, uint32(len(v6))),
+	}
+	return append(append(program, v6...), v4...)
+}
+
+// stamp has the kernel say of each packet when it was received, or no more.
+func stamp(c syscall.Conn, on bool) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	v := 0
+	if on {
+		v = 1
+	}
+	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, v) })
+}
+
+// receivedAt returns when a packet was received, given its control messages, and
+// false where they do not say.
+func receivedAt(oob []byte) (time.Time, bool) {
+	for len(oob) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return time.Time{}, false
+		}
+		if h.Level == unix.SOL_SOCKET && h.Type == unix.SCM_TIMESTAMPNS && len(data) >= 16 { // struct timespec of 64-bit systems
+			return time.Unix(int64(binary.NativeEndian.Uint64(data)), int64(binary.NativeEndian.Uint64(data[8:]))), true
+		}
+		oob = rest
+	}
+	return time.Time{}, false
+}
+
+// replyControl returns what the response to a request is sent with, given the
+// request's control messages, which it changes: the address that was asked is the
+// one that answers. The interface is left to routing, but for link-local addresses,
+// which mean nothing without it. Nothing where nothing is said of the address.
+func replyControl(oob []byte) []byte {
+	for len(oob) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return nil
+		}
+		whole := oob[:len(oob)-len(rest)]
+		oob = rest
+		switch {
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			if data[0] != 0xfe || data[1]&0xc0 != 0x80 {
+				binary.NativeEndian.PutUint32(data[16:], 0) // struct in6_pktinfo: address, interface
+			}
+			return whole
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			binary.NativeEndian.PutUint32(data, 0) // struct in_pktinfo: interface, address to send from, …
+			return whole
+		}
+	}
+	return nil
 }

@@ -2,12 +2,24 @@
 
 package resolver
 
-import "net"
+import (
+	"errors"
+	"net"
+	"syscall"
+	"time"
+)
 
-// Elsewhere than on Linux one plain socket serves an address, and a wildcard
-// listener answers from the address that the system chooses.
+// Elsewhere than on Linux one plain socket serves an address, a wildcard
+// listener answers from the address that the system chooses, and there are neither
+// lanes nor side sockets.
 const maxSockets = 1
 
-func prepareUDP(int, bool, bool) error { return nil }
-func shareUDP(*net.UDPConn) error      { return nil }
-func replyControl([]byte) []byte       { return nil }
+func prepareUDP(int, bool, bool) error        { return nil }
+func prepareLane(int) error                   { return errors.ErrUnsupported }
+func shareUDP(*net.UDPConn) error             { return nil }
+func steer(*net.UDPConn, int, []origin) error { return errors.ErrUnsupported }
+func prepareSide(int, bool) error             { return errors.ErrUnsupported }
+func stamp(syscall.Conn, bool) error          { return nil }
+
+func replyControl([]byte) []byte                { return nil }
+func receivedAt([]byte) (at time.Time, ok bool) { return at, false }

@@ -101,6 +101,7 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
+	c.view = a.r.networkSeen(addr.Unmap().WithZone(""), a.stats)
 	_ = nc.SetWriteBuffer(sendBuffer) // without it only takes more memory
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
@@ -129,13 +130,14 @@ type conn struct {
 	from     netip.AddrPort
 	client   netip.Prefix // see clientOf
 	network  netip.Prefix // see networkOf
+	view     netip.Prefix // the network whose names it asks for
 	stranger bool         // none of those that dnsd serves
 	stats    *stats
 	slots    chan struct{} // one for each deferred question
 
-	draining atomic.Bool
-	busy     atomic.Int32 // requests in hand
-	used     atomic.Int64 // when it was made or the last response written; Unix time in nanoseconds
+	busy    atomic.Int32 // requests in hand
+	used    atomic.Int64 // when it was made or the last response written; Unix time in nanoseconds
+	drained atomic.Int64 // when it stops reading because dnsd ends, in the same unit; 0: it does not end
 
 	deferred sync.WaitGroup
 	writing  sync.Mutex // held for one write, at most Resolver.messageTime
@@ -188,15 +190,20 @@ func (c *conn) read(in *bufio.Reader, buf []byte) ([]byte, error) {
 	return buf[:n], err
 }
 
-// readBy sets when reading fails. It fails itself once the connection drains.
+// readBy sets when reading fails: after d, or at the end of a drain.
 func (c *conn) readBy(d time.Duration) error {
-	if err := c.nc.SetReadDeadline(c.deadline(d)); err != nil {
-		return err
+	for {
+		by, until := c.deadline(d), c.drained.Load()
+		if until != 0 {
+			by = time.Unix(0, until)
+		}
+		if err := c.nc.SetReadDeadline(by); err != nil {
+			return err
+		}
+		if c.drained.Load() == until { // asked after the deadline is set: drain does it the other way round
+			return nil
+		}
 	}
-	if c.draining.Load() { // asked after the deadline is set: drain does it the other way round
-		return net.ErrClosed
-	}
-	return nil
 }
 
 // deadline returns when something that may take d has taken too long.
@@ -211,30 +218,25 @@ func (c *conn) deadline(d time.Duration) time.Time {
 // connection goes on.
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
-	c.r.conns.computing.enter(c.network)
+	c.r.turns.Enter(c.view)
+	w.pause = c.r.turns.Pauser(c.view)
 	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
-	c.r.conns.computing.leave()
+	c.r.turns.Leave(c.view)
 	if later == nil {
 		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.
 		return c.write(*buf, resp) && !c.stranger
 	}
 	c.slots <- struct{}{} // freed when that response is written, or given up
-	if !c.r.admit.enter(later.Network()) {
-		<-c.slots
-		resp := later.Shed((*buf)[lengthLen:lengthLen])
-		later.countAlone(resp, start)
-		return c.write(*buf, resp)
-	}
 	c.deferred.Go(func() {
+		defer later.Done() // no earlier: unread responses are its network's
 		// There may be thousands of these: a buffer for the usual answer has to do.
 		buf := make([]byte, lengthLen, lengthLen+minUDPSize)
 		resp := later.Resolve(ctx, buf[lengthLen:])
 		later.countAlone(resp, start)
 		c.write(buf, resp)
-		c.r.admit.leave(later.Network()) // no earlier: unread responses are its network's
 		<-c.slots
 	})
 	return true
@@ -265,11 +267,11 @@ func (c *conn) write(buf, resp []byte) bool {
 	return err == nil
 }
 
-// drain ends serve once what is in hand is answered.
-func (c *conn) drain() {
-	c.draining.Store(true)
+// drain ends serve once the requests are answered that have come by then.
+func (c *conn) drain(by time.Time) {
+	c.drained.Store(by.UnixNano())
 	// Only a closed connection refuses, and serve ends on that as well.
-	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	_ = c.nc.SetReadDeadline(by)
 }
 
 // close ends the connection at once. May be called more than once.

@@ -137,25 +137,28 @@ func TestManyWaitingOnOneConnection(t *testing.T) {
 func TestUnreadForwardedAnswers(t *testing.T) {
 	const size = 50_000
 	reply := &forward.Reply{EDE: []EDE{{Text: strings.Repeat("x", size)}}}
-	r := newResolver(t, withForwarder(&fakeForwarder{resolve: func(context.Context, *forward.Query) *forward.Reply { return reply }}))
+	f := &fakeForwarder{resolve: func(context.Context, *forward.Query) *forward.Reply { return reply }}
+	r := newResolver(t, withForwarder(f))
 	r.messageTime = time.Hour
 	c := dialFrom(t, "127.0.0.1", run(t, r))
-	held := func() int {
-		r.admit.mu.Lock()
-		defer r.admit.mu.Unlock()
-		return r.cfg.MaxInflight - r.admit.free
-	}
 	const n = 3 * maxPipelined
 	for range n {
 		send(t, TCP, c, query(t, "example.com.", dns.TypeA, edns(1232)))
 	}
-	eventually(t, "as many as may are in the way", func() bool { return held() == maxPipelined })
+	// And one more, which is not looked at further before one of them is out.
+	eventually(t, "as many as may are in the way", func() bool { return f.places.Load() == maxPipelined+1 })
 	for range n {
 		if resp, err := receive(TCP, c); err != nil || len(resp) < size || unpack(t, resp).Rcode != 0 {
 			t.Fatalf("%d bytes, %v", len(resp), err)
 		}
 	}
-	eventually(t, "nothing is in the way", func() bool { return held() == 0 })
+	eventually(t, "nothing is in the way", func() bool { return f.places.Load() == 0 })
+	for range n {
+		send(t, TCP, c, query(t, "example.com.", dns.TypeA, edns(1232)))
+	}
+	eventually(t, "they are in the way again", func() bool { return f.places.Load() == maxPipelined+1 })
+	c.Close()
+	eventually(t, "nothing is in the way once the client has gone", func() bool { return f.places.Load() == 0 })
 }
 
 // TestAnswersAfterHalfClose: a client may close its side once it has asked.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"dnsd/resolver/internal/udpbatch"
@@ -23,18 +24,28 @@ type packetConn interface {
 }
 
 // socket is one UDP socket. The goroutine that runs serve owns it; goroutines of
-// deferred questions only send.
+// deferred questions only send, and hand back what they have computed.
 type socket struct {
 	// Set once.
 	r      *Resolver
 	conn   packetConn
 	closer io.Closer
+	sender *udpbatch.Sender
+	lanes  *lanes // of the listen address, as is aside
+	aside  *aside
+	side   bool // it receives from those that are set aside, and from nobody else
 	stats  *stats
 	log    *slog.Logger
-	number uint8 // among the sockets; beyond 255 they begin anew
+
+	batch atomic.Pointer[udpbatch.Conn] // nil before serve; others may ask whether it is batched
+
+	// Owned by serve.
+	waiting backlog
+	stamps  bool // packets carry the time of their receipt
 
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
+	computed  mailbox
 	readFails once
 	sendFails once
 }
@@ -43,23 +54,26 @@ type socket struct {
 // it has deferred. It returns an error when the socket cannot be read any more.
 func (s *socket) serve(ctx context.Context) error {
 	defer s.deferred.Wait()
-	b, err := udpbatch.New(s.conn, s.r.cfg.MaxUDPSize)
-	if err != nil {
-		return fmt.Errorf("preparing to receive from UDP: %w", err)
-	}
+	b := udpbatch.New(s.conn, s.r.cfg.MaxUDPSize)
 	b.SendFailed = s.sendFailed
+	b.Full = func(resp, control []byte, to netip.AddrPort) { s.sendFailed(to, s.lanes.send(resp, control, to)) }
+	s.batch.Store(b)
 	w := newWorker(s.r, UDP, s.stats)
-	w.keeper = newKeeper(share(len(s.r.sockets)), s.r.cfg.Version)
-	w.number = s.number
+	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Version)
+	w.pause = nil
 	var fails trouble
 	for {
 		n, err := b.Read()
 		if err == nil {
 			fails.over()
 			s.handle(ctx, w, b, n)
+			if s.side && s.waiting.full%sideBatches == sideBatches-1 {
+				time.Sleep(sidePause)
+			}
 			continue
 		}
 		if s.stopping.Load() {
+			s.lastBatches(ctx, w, b)
 			return nil
 		}
 		s.stats.readErrs.Add(1)
@@ -70,28 +84,51 @@ func (s *socket) serve(ctx context.Context) error {
 	}
 }
 
+// The side socket rests after some batches in a row that left more behind, so that
+// who floods gets about half of a processor, and the others' loops never wait for it.
+const (
+	sideBatches = 4
+	sidePause   = time.Millisecond
+)
+
+// lastBatches answers what the socket had received when it was stopped.
+func (s *socket) lastBatches(ctx context.Context, w *worker, b *udpbatch.Conn) {
+	for end := time.Now().Add(lastWords); time.Now().Before(end); {
+		n, err := b.Poll()
+		if n == 0 || err != nil {
+			return
+		}
+		s.handle(ctx, w, b, n)
+	}
+}
+
 // handle answers a batch of n packets. It never waits. Its responses count as
 // having taken as long as the batch did: reading the clock for each would cost
 // as much as some answers do.
 func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int) {
 	start := time.Now()
+	s.computed.empty(w.keeper)
+	var over [udpbatch.Size]bool
+	s.passOver(b, n, start, &over)
 	var answered [2]uint64 // here, forwarded
 	for i := range n {
-		control := replyControl(b.Control(i))
-		b.SetControl(i, len(control))
-		resp, later := w.respond(b.Packet(i), b.From(i), b.Out(i))
+		if over[i] {
+			continue
+		}
+		from, control := b.From(i), replyControl(b.Control(i))
+		resp, later := w.respond(b.Packet(i), from, b.Out(i))
 		if later != nil {
-			if s.r.admit.enter(later.Network()) {
-				s.resolve(ctx, later, slices.Clone(control), b.From(i), start)
-				continue
-			}
-			resp = later.Shed(b.Out(i))
-			later.count(resp)
-			answered[later.origin()]++
-		} else if w.count(resp); resp != nil {
+			s.defers(ctx, later, control, from, start)
+			continue
+		}
+		if w.count(resp); resp != nil {
 			answered[w.origin()]++
 		}
-		b.Reply(i, resp)
+		if resp != nil && s.lanes.alone(from.Addr()) {
+			s.sendFailed(from, s.lanes.send(resp, control, from))
+			resp = nil
+		}
+		b.Reply(i, resp, control)
 	}
 	b.Send(n)
 	took := time.Since(start)
@@ -100,22 +137,92 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 	}
 }
 
-// resolve answers a question that has to be resolved upstream, elsewhere.
+// tooOld is for how long the least patient of the usual clients waits (c-ares: 2 s;
+// musl asks again after 2.5 s; glibc, Go and dig wait 5 s). Whoever asked before
+// that has asked again or given up.
+const tooOld = 2 * time.Second
+
+// passOver marks in over the questions of a batch that are not to be answered:
+// those that come too many, and those that are too old.
+func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
+	passed, greediest := s.waiting.excess(b, n, now, over)
+	if passed > 0 {
+		s.stats.dropped[dropFlood].Add(uint64(passed))
+	}
+	if greediest >= 0 {
+		s.aside.put(b.From(greediest).Addr(), now)
+	}
+	if wants := s.waiting.wantsStamps(now); wants != s.stamps {
+		s.stamps = wants
+		if conn, ok := s.conn.(syscall.Conn); ok {
+			_ = stamp(conn, wants) // without it no question is known to be old
+		}
+	}
+	if !s.stamps {
+		return
+	}
+	for i := range n {
+		if received, ok := receivedAt(b.Control(i)); ok && now.Sub(received) > tooOld && !over[i] {
+			over[i] = true
+			s.stats.dropped[dropOld].Add(1)
+		}
+	}
+}
+
+// defers has a question answered elsewhere. One whose answer takes long is dropped
+// where too many of its network wait already.
+func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
+	if later.zone == nil {
+		s.resolve(ctx, later, slices.Clone(control), from, start)
+	} else if turn, ok := s.r.turns.Book(later.Network()); ok {
+		s.compute(later, turn, slices.Clone(control), from, start)
+	} else {
+		s.stats.dropped[dropSlow].Add(1)
+	}
+}
+
+// resolve answers a question that has to be resolved upstream.
 func (s *socket) resolve(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
+		defer later.Done()
 		resp := later.Resolve(ctx, make([]byte, 0, later.limit()))
-		s.r.admit.leave(later.Network())
-		later.count(resp)
-		s.stats.took(later.origin(), time.Since(start), 1)
-		if _, _, err := s.conn.WriteMsgUDPAddrPort(resp, control, from); err != nil {
-			s.sendFailed(from, err)
+		later.countAlone(resp, start)
+		s.send(resp, control, from)
+	})
+}
+
+// compute answers a question whose answer takes long, once its network has its turn.
+func (s *socket) compute(later *Deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
+	s.deferred.Go(func() {
+		<-turn
+		resp, keep := later.Compute(s.r.turns.Pauser(later.Network()), make([]byte, 0, later.limit()))
+		s.r.turns.Leave(later.Network())
+		later.countAlone(resp, start)
+		s.send(resp, control, from)
+		if keep != nil {
+			s.computed.put(later, keep)
 		}
 	})
 }
 
-// sendFailed notes a response that could not be sent. A client that cannot be
-// reached is its own trouble: it costs a count and the socket goes on.
+// send sends a response by itself. Safe for concurrent use.
+func (s *socket) send(resp, control []byte, to netip.AddrPort) {
+	err := udpbatch.ErrFull
+	if !s.lanes.alone(to.Addr()) {
+		err = s.sender.Send(resp, control, to)
+	}
+	if errors.Is(err, udpbatch.ErrFull) {
+		err = s.lanes.send(resp, control, to)
+	}
+	s.sendFailed(to, err)
+}
+
+// sendFailed notes a response that could not be sent, if err says so. A client
+// that cannot be reached is its own trouble: it costs a count and the socket goes on.
 func (s *socket) sendFailed(to netip.AddrPort, err error) {
+	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, udpbatch.ErrFull) { // the last is counted by the lanes
+		return
+	}
 	s.stats.writeErrs.Add(1)
 	s.sendFails.log(s.log, slog.LevelWarn, "cannot send a response", "client", to.Addr(), "err", err)
 }
@@ -125,4 +232,42 @@ func (s *socket) stop() {
 	s.stopping.Store(true)
 	// Only a closed socket refuses, and serve ends on that as well.
 	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// mailbox takes answers that were computed elsewhere to the keeper, which only
+// its socket's loop may touch. Safe for concurrent use; the zero value is ready.
+type mailbox struct {
+	any atomic.Bool
+
+	mu  sync.Mutex
+	all []letter // guarded by mu
+}
+
+// letter is an answer on its way.
+type letter struct {
+	to     *Deferred
+	answer *kept
+}
+
+func (m *mailbox) put(to *Deferred, a *kept) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = append(m.all, letter{to, a})
+	m.any.Store(true)
+}
+
+// empty hands everything to k.
+func (m *mailbox) empty(k *keeper) {
+	if !m.any.Load() {
+		return
+	}
+	m.mu.Lock()
+	all := m.all
+	m.all = nil
+	m.any.Store(false)
+	m.mu.Unlock()
+	for _, l := range all {
+		// The view's number may have changed meanwhile, so the key is made anew.
+		k.put(k.keyOf(k.numberOf(l.to.view), &l.to.req), l.answer)
+	}
 }

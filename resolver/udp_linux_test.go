@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/udpbatch"
 )
 
 // askFrom sends a question from one address to another over a connected socket,
@@ -176,7 +178,7 @@ func (c *scriptedConn) SetReadDeadline(time.Time) error {
 func serveScript(t *testing.T, script func(read int) error) (c *scriptedConn, s *socket, done chan error) {
 	r := newResolver(t)
 	c = &scriptedConn{script: script, packet: query(t, "my-app.internal.", dns.TypeAAAA), stop: make(chan struct{})}
-	s = &socket{r: r, conn: c, stats: new(stats), log: r.log}
+	s = &socket{r: r, conn: c, sender: udpbatch.NewSender(c), lanes: newLanes(nil, nil, 0, r.log), aside: newAside(nil, r.log), stats: new(stats), log: r.log}
 	done = make(chan error, 1)
 	go func() { done <- s.serve(t.Context()) }()
 	return c, s, done

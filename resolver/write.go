@@ -16,7 +16,13 @@ import (
 func (x *exchange) begin(dst []byte, rcode uint16) {
 	q, w := &x.req, &x.reply
 	w.Begin(dst, q.ID, q.Question, x.limit())
-	w.Flags = wire.QR | q.Flags&(wire.OpcodeMask|wire.RD|wire.CD)
+	w.Flags = wire.QR | q.Flags&wire.OpcodeMask
+	if q.Flags&wire.OpcodeMask == 0 { // what other opcodes mean by these bits is not known here
+		w.Flags |= q.Flags & wire.RD
+		if x.forwarded {
+			w.Flags |= q.Flags & wire.CD // an authoritative server clears it (RFC 4035, section 3.1.6)
+		}
+	}
 	if x.r.cfg.Forward != nil {
 		w.Flags |= wire.RA
 	}

@@ -70,6 +70,11 @@ func TestSidecar(t *testing.T) {
 			t.Errorf("%s with --no-identity: %v", name, resp)
 		}
 	}
+	for _, field := range w.strings(t, "loop", "udp", "_dnsd.internal") {
+		if key, _, _ := strings.Cut(field, "="); key == "version" || key == "source" {
+			t.Errorf("_dnsd with --no-identity holds %q", field)
+		}
+	}
 	const name = hugeApp + ".internal"
 	for _, size := range []uint16{512, 1232, 4000, 4096, 4097, 65535} {
 		req := question(name, dns.TypeAAAA, true)

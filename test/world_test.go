@@ -172,8 +172,12 @@ func (w *world) lawful(t testing.TB, proto string, rawReq, rawResp []byte) *dns.
 	if len(rawResp) < end || !bytes.Equal(rawReq[12:end], rawResp[12:end]) {
 		wrong("the question's bytes are not echoed")
 	}
-	if resp.RecursionDesired != req.RecursionDesired || resp.CheckingDisabled != req.CheckingDisabled {
-		wrong("RD and CD are not the request's")
+	query := req.Opcode == dns.OpcodeQuery
+	if resp.RecursionDesired != (query && req.RecursionDesired) {
+		wrong("RD is not the request's")
+	}
+	if resp.CheckingDisabled && (!query || !req.CheckingDisabled || ours(q.Name)) {
+		wrong("CD is set")
 	}
 	if resp.Zero || rawResp[3]&0x40 != 0 {
 		wrong("the reserved bit is set")

@@ -12,10 +12,12 @@ type flycastZone struct{ *zone }
 
 // Answer implements resolver.Zone.
 func (z flycastZone) Answer(q *resolver.Question) *resolver.Answer {
-	l := z.begin(q)
+	return z.respond(q, answerFlycast)
+}
+
+func answerFlycast(l *lookup) *resolver.Answer {
+	q := l.q
 	switch {
-	case l == nil:
-		return refused()
 	case len(q.Labels) == 0:
 		return l.apex()
 	case !l.open():
@@ -24,17 +26,19 @@ func (z flycastZone) Answer(q *resolver.Question) *resolver.Answer {
 		return l.nxdomain("names under flycast. have one label: want " +
 			clean(q.Labels[len(q.Labels)-1]) + ".flycast")
 	}
+	var data [][]byte
 	addresses, ch := l.view.Addresses(l.network, q.Labels[0])
-	watched(l, addresses, ch)
+	for a := range watched(l, addresses, ch).All {
+		data = append(data, addressData(a.Addr))
+		if !l.budget.Step(stepsRow) || !l.wants(dns.TypeAAAA) { // for which it is enough that there is one
+			break
+		}
+	}
 	switch {
-	case len(addresses) == 0:
+	case len(data) == 0:
 		return l.nxdomain(clean(q.Labels[0]) + " has no flycast address for your network")
 	case !l.wants(dns.TypeAAAA):
 		return l.otherType(dns.TypeAAAA)
-	}
-	data := make([][]byte, 0, len(addresses))
-	for _, a := range addresses {
-		data = append(data, addressData(a.Addr))
 	}
 	return l.allAddresses(data)
 }

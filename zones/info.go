@@ -20,7 +20,7 @@ func (l *lookup) whoami() *resolver.Answer {
 	fields := []string{"network=" + l.network.String()}
 	// A client outside its network (loopback, with --network) is no machine.
 	if n, ok := registry.NetworkOf(l.q.Client); ok && n == l.network {
-		if m, _ := machineOf(l.view, l.q.Client); m != nil {
+		if m, _ := l.view.MachineNear(l.q.Client); m != nil {
 			fields = append(fields, "app="+m.App, "machine="+m.ID)
 		}
 	}
@@ -41,25 +41,20 @@ func (l *lookup) info() *resolver.Answer {
 	if l.q.Type == dns.TypeANY {
 		return l.records(dns.TypeTXT, nil)
 	}
-	machines := 0
-	fleets := l.fleets()
-	for _, f := range fleets {
-		machines += len(f.Deployed())
+	var fields []string
+	if !l.cfg.Anonymous {
+		fields = append(fields, "version="+l.cfg.Version, "source="+l.status.Source)
 	}
-	fields := []string{
-		"version=" + l.cfg.Version,
-		"source=" + l.status.Source,
-		fmt.Sprintf("synced=%t", l.status.Synced()),
-		"state=" + string(l.status.State),
-	}
+	fields = append(fields, fmt.Sprintf("synced=%t", l.status.Synced()), "state="+string(l.status.State))
 	if alive := l.reg.LastAlive(); !alive.IsZero() {
 		age := max(l.cfg.Now().Sub(alive), 0)
 		fields = append(fields, fmt.Sprintf("age=%ds", int64(age.Seconds())))
 	}
+	have := l.view.Counts(l.network)
 	return l.fields(append(fields,
-		fmt.Sprintf("apps=%d", len(fleets)),
-		fmt.Sprintf("machines=%d", machines),
-		fmt.Sprintf("peers=%d", len(l.namedPeers()))))
+		fmt.Sprintf("apps=%d", have.Apps),
+		fmt.Sprintf("machines=%d", have.Machines),
+		fmt.Sprintf("peers=%d", have.Peers)))
 }
 
 // fields answers with one TXT record of a character-string for each field.

@@ -61,6 +61,11 @@ func TestAge(t *testing.T) {
 		if got := dnsd(); !strings.Contains(got, `"state=stale" "age=70s"`) || !strings.Contains(got, "; 3 ") {
 			t.Errorf("70 s after the listing: %s", got)
 		}
+		anonymous := New(reg, Config{TTL: 5, Version: "1.2", Anonymous: true})
+		if got := render(t, ask(t, anonymous, view, m1, "_dnsd.internal", dns.TypeTXT)); strings.Contains(got, "version=") ||
+			strings.Contains(got, "source=") || !strings.Contains(got, `"synced=true" "state=stale" "age=70s" "apps=6"`) {
+			t.Errorf("without identity: %s", got)
+		}
 		early := New(reg, Config{TTL: 5, Now: func() time.Time { return time.Now().Add(-time.Hour) }})
 		if got := render(t, ask(t, early, view, m1, "_dnsd.internal", dns.TypeTXT)); !strings.Contains(got, `"age=0s"`) {
 			t.Errorf("with a clock that went back: %s", got)

@@ -1,8 +1,6 @@
 package zones
 
 import (
-	"net/netip"
-
 	"dnsd/registry"
 	"dnsd/resolver"
 
@@ -14,11 +12,11 @@ type internalZone struct{ *zone }
 
 // Answer implements resolver.Zone.
 func (z internalZone) Answer(q *resolver.Question) *resolver.Answer {
-	l := z.begin(q)
-	if l == nil {
-		return refused()
-	}
-	n := parseName(q.Labels)
+	return z.respond(q, answerInternal)
+}
+
+func answerInternal(l *lookup) *resolver.Answer {
+	n := parseName(l.q.Labels)
 	// These four need no registry: they answer while it is empty, so that a
 	// person can ask what is wrong. _whoami and _dnsd say what is known so far.
 	switch n.kind {
@@ -57,52 +55,58 @@ func (z internalZone) Answer(q *resolver.Question) *resolver.Answer {
 // app answers for a name at or below an existing app.
 func (l *lookup) app(f *registry.Fleet, n *name) *resolver.Answer {
 	switch n.kind {
-	case kindApp:
-		return l.addresses(f, n, f.Deployed())
 	case kindBetween:
 		return l.nodata(textBetween)
 	case kindMachine:
 		return l.machine(f, n)
-	case kindNearest:
+	case kindApp, kindNearest:
 		return l.nearest(f, n)
-	case kindVMs:
-		return l.vms(f, n.all)
-	case kindRegions:
-		return l.regionList(f, n.all)
+	case kindVMs, kindRegions:
+		return l.fleetList(f, n)
+	case kindRegion, kindGroup, kindKey, kindPair:
+		return l.selected(f, n)
 	}
-	var machines []*registry.Machine
+	return l.nxdomain(missing(f.Name(), n))
+}
+
+// selected answers for the names of an app that name some of its machines.
+func (l *lookup) selected(f *registry.Fleet, n *name) *resolver.Answer {
+	if l.wants(dns.TypeAAAA) {
+		if b := kept(f, n); b != nil {
+			return l.reply(dns.TypeAAAA, b)
+		}
+	}
+	var machines registry.Selection
 	switch n.kind {
 	case kindRegion:
-		machines = f.InRegion(n.arg)
+		machines = f.InRegion(n.arg, &l.budget)
 	case kindGroup:
-		machines = f.InGroup(n.arg)
+		machines = f.InGroup(n.arg, &l.budget)
 	case kindKey:
-		machines = f.WithKey(n.arg)
+		machines = f.WithKey(n.arg, &l.budget)
 	case kindPair:
-		machines = f.WithPair(n.arg, n.value)
-		if len(machines) == 0 && f.HasValueEnd(n.arg, n.value) {
+		machines = f.WithPair(n.arg, n.value, &l.budget)
+		if machines.Empty() && f.HasValueEnd(n.arg, n.value, &l.budget) {
 			// With role=a.b.c, c.role.kv._metadata.… has a.b.c.role.… below
 			// it, and so must not be NXDOMAIN (RFC 8020, section 2).
 			return l.nodata(textBetween)
 		}
 	}
-	if len(machines) == 0 {
+	switch {
+	case machines.Empty():
 		return l.nxdomain(missing(f.Name(), n))
-	}
-	return l.addresses(f, n, machines)
-}
-
-// addresses answers with the started ones of machines, of which n names at
-// least those that are deployed.
-func (l *lookup) addresses(f *registry.Fleet, n *name, machines []*registry.Machine) *resolver.Answer {
-	if !l.wants(dns.TypeAAAA) {
+	case !l.wants(dns.TypeAAAA):
 		return l.otherType(dns.TypeAAAA)
 	}
-	data, _ := pickAddresses(f, [][]*registry.Machine{machines}, 0)
-	if len(data) == 0 {
-		return l.nodata(noneStarted(f.Name(), n, machines))
-	}
-	return l.allAddresses(data)
+	return l.reply(dns.TypeAAAA, l.compute(f, n, false, func() *body {
+		some := machines.Machines(&l.budget)
+		if !f.Keeps() || len(some) < len(f.Deployed()) || f.Started() == 0 {
+			return l.run(f, n, some)
+		}
+		all := *l.order(f, "", false)
+		all.shared = true
+		return &all
+	}))
 }
 
 // machine answers for <id>.vm.<app>.
@@ -141,61 +145,4 @@ func (l *lookup) peer(label string) *resolver.Answer {
 		return l.otherType(dns.TypeAAAA)
 	}
 	return l.allAddresses([][]byte{addressData(p.Addr)})
-}
-
-// pickAddresses returns the addresses of the started machines of each run, and
-// how many each run has. An address counts once, in the first run that has it:
-// an RRset holds no record twice (RFC 2181, section 5), and two machines share
-// an address for a moment when one is renamed. With a limit, runs after the one
-// that reaches it are left out, since no response would ever show them.
-//
-// What it returns is kept as long as the answer, so it holds no byte more than
-// it needs.
-func pickAddresses(f *registry.Fleet, runs [][]*registry.Machine, limit int) (data [][]byte, turns []int) {
-	var seen map[netip.Addr]struct{}
-	if f.SharesAddresses() {
-		seen = make(map[netip.Addr]struct{})
-	}
-	takes := func(m *registry.Machine) bool {
-		if !m.Started() {
-			return false
-		}
-		if seen == nil {
-			return true
-		}
-		_, twice := seen[m.Addr]
-		seen[m.Addr] = struct{}{}
-		return !twice
-	}
-	total := 0
-	for _, run := range runs {
-		before := total
-		for _, m := range run {
-			if takes(m) {
-				total++
-			}
-		}
-		if total > before {
-			turns = append(turns, total-before)
-		}
-		if limit > 0 && total >= limit {
-			break
-		}
-	}
-	clear(seen)
-	data = make([][]byte, 0, total)
-	bytes := make([]byte, 0, 16*total) // never grows: data points into it
-	for _, run := range runs {
-		for _, m := range run {
-			if len(data) == total {
-				return data, turns
-			}
-			if takes(m) {
-				addr := m.Addr.As16()
-				bytes = append(bytes, addr[:]...)
-				data = append(data, bytes[len(bytes)-16:len(bytes):len(bytes)])
-			}
-		}
-	}
-	return data, turns
 }

@@ -1,7 +1,9 @@
 package zones
 
 import (
+	"iter"
 	"slices"
+	"strings"
 
 	"dnsd/registry"
 	"dnsd/resolver"
@@ -15,117 +17,162 @@ import (
 // the counts and an NSID.
 const maxList = 65_535 - 271 - 12 - 11 - 200
 
-// entries is a list to be written: how many, what they are, and how entry i is
-// appended. Only the entries that fit are ever written.
-type entries struct {
-	n      int
-	what   string // in the plural, for the EDE that counts them
-	sep    byte
-	append func(dst []byte, i int) []byte
+// textList is a TXT record's rdata under way. A character-string ends right after
+// a separator, which stays at its end, so that clients that join the strings,
+// that read string by string, and that read record by record all find every
+// entry. Only an entry that fits no string is cut within.
+type textList struct {
+	rdata []byte
+	head  int    // where the length of the string under way stands
+	entry []byte // empty; where the next entry is appended before it is added
+	sep   byte
+	shown int
+	full  bool // an entry did not fit: it and all after it are left out
 }
 
-// list answers with one TXT record; an empty list has none, for an empty TXT
-// breaks clients, and empty says why.
-func (l *lookup) list(e entries, empty string) *resolver.Answer {
-	if e.n == 0 {
-		return l.nodata(empty)
+func newTextList(sep byte) *textList { return &textList{rdata: []byte{0}, sep: sep} }
+
+// add adds an entry and reports whether it fits.
+func (t *textList) add(entry []byte) bool {
+	piece := append(entry, t.sep)
+	t.entry = piece[:0]
+	if t.full = t.full || len(t.rdata)+len(piece)+len(piece)/maxString+1 > maxList; t.full {
+		return false
 	}
-	if l.q.Type == dns.TypeANY {
-		return l.records(dns.TypeTXT, nil)
+	t.shown++
+	if used := int(t.rdata[t.head]); used > 0 && used+len(piece) > maxString {
+		t.next()
 	}
-	rdata, shown := packList(e)
-	a := l.records(dns.TypeTXT, [][]byte{rdata})
-	if shown < e.n {
-		a.Partial = &resolver.Partial{Shown: shown, Total: e.n, What: e.what}
+	for len(piece) > 0 {
+		if t.rdata[t.head] == maxString {
+			t.next()
+		}
+		n := min(len(piece), maxString-int(t.rdata[t.head]))
+		t.rdata = append(t.rdata, piece[:n]...)
+		t.rdata[t.head] += byte(n)
+		piece = piece[n:]
 	}
-	return a
+	return true
 }
 
-// packList writes the entries that fit as a TXT record's rdata. A
-// character-string ends right after a separator, which stays at its end, so
-// that clients that join the strings, that read string by string, and that read
-// record by record all find every entry. Only an entry that fits no string is
-// cut within.
-func packList(e entries) (rdata []byte, shown int) {
-	rdata, head := []byte{0}, 0 // head: where the length of the string under way stands
-	var piece []byte
-	for ; shown < e.n; shown++ {
-		piece = append(e.append(piece[:0], shown), e.sep)
-		if len(rdata)+len(piece)+len(piece)/maxString+1 > maxList {
+// add adds an entry to a list, and counts that.
+func (l *lookup) add(t *textList, entry []byte) bool {
+	return l.budget.Step(stepsEntry) && t.add(entry)
+}
+
+// next begins another string.
+func (t *textList) next() {
+	t.head = len(t.rdata)
+	t.rdata = append(t.rdata, 0)
+}
+
+// data returns the rdata, to which nothing is added any more. The last entry
+// needs no separator, nor a string that holds nothing else.
+func (t *textList) data() []byte {
+	if t.rdata[t.head] == 1 && t.head > 0 {
+		return t.rdata[:t.head]
+	}
+	if t.rdata[t.head] > 0 {
+		t.rdata[t.head]--
+		return t.rdata[:len(t.rdata)-1]
+	}
+	return t.rdata
+}
+
+// body returns the list as one TXT record. Of total entries, which are what,
+// it has at least those that fit. An empty list has no record, for an empty TXT
+// breaks clients; then empty says why.
+func (t *textList) body(total int, what string, empty func() string) *body {
+	if t.shown == 0 {
+		return &body{empty: empty()}
+	}
+	b := &body{data: [][]byte{t.data()}}
+	if t.full {
+		b.partial = &resolver.Partial{Shown: t.shown, Total: total, What: what}
+	}
+	return b
+}
+
+// fleetList answers for the lists of an app.
+func (l *lookup) fleetList(f *registry.Fleet, n *name) *resolver.Answer {
+	if !l.wants(dns.TypeTXT) {
+		return l.otherType(dns.TypeTXT)
+	}
+	b := kept(f, n)
+	if b == nil {
+		b = l.compute(f, n, false, func() *body {
+			if n.kind == kindRegions {
+				return l.regions(f, n)
+			}
+			return l.vms(f, n)
+		})
+	}
+	return l.reply(dns.TypeTXT, b)
+}
+
+// listed returns the machines that a list of f names, all deployed ones or those
+// that are started, and how many they are.
+func (l *lookup) listed(f *registry.Fleet, all bool) (machines iter.Seq[*registry.Machine], total int) {
+	total = f.Started()
+	if all {
+		total = len(f.Deployed())
+	}
+	return func(yield func(*registry.Machine) bool) {
+		left := total
+		for _, m := range f.Deployed() {
+			if left == 0 || !l.budget.Step(1) {
+				return
+			}
+			if all || m.Started() {
+				if left--; !yield(m) {
+					return
+				}
+			}
+		}
+	}, total
+}
+
+// vms makes the list of [all.]vms.<app>: "148e21dad76789 sea,4d89699c030518 ams".
+func (l *lookup) vms(f *registry.Fleet, n *name) *body {
+	t := newTextList(',')
+	machines, total := l.listed(f, n.all)
+	for m := range machines {
+		if !l.add(t, append(append(append(t.entry, m.ID...), ' '), registry.Lower(m.Region)...)) {
 			break
 		}
-		if used := int(rdata[head]); used > 0 && used+len(piece) > maxString {
-			head, rdata = len(rdata), append(rdata, 0)
-		}
-		for rest := piece; len(rest) > 0; {
-			if rdata[head] == maxString {
-				head, rdata = len(rdata), append(rdata, 0)
-			}
-			n := min(len(rest), maxString-int(rdata[head]))
-			rdata = append(rdata, rest[:n]...)
-			rdata[head] += byte(n)
-			rest = rest[n:]
-		}
 	}
-	// The last entry needs no separator, nor a string that held nothing else.
-	if rdata[head] == 1 && head > 0 {
-		return rdata[:head], shown
-	}
-	if rdata[head] > 0 {
-		rdata[head]--
-		rdata = rdata[:len(rdata)-1]
-	}
-	return rdata, shown
+	return t.body(total, "machines", func() string { return l.noneStarted(f.Name(), n, f.Deployed()) })
 }
 
-// pick returns the started ones of deployed machines, or all of them.
-func pick(machines []*registry.Machine, all bool) []*registry.Machine {
-	if all {
-		return machines
-	}
-	var started []*registry.Machine
-	for _, m := range machines {
-		if m.Started() {
-			started = append(started, m)
-		}
-	}
-	return started
-}
-
-// vms answers for [all.]vms.<app>: "148e21dad76789 sea,4d89699c030518 ams".
-func (l *lookup) vms(f *registry.Fleet, all bool) *resolver.Answer {
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
-	machines := pick(f.Deployed(), all)
-	return l.list(entries{n: len(machines), what: "machines", sep: ',',
-		append: func(dst []byte, i int) []byte {
-			m := machines[i]
-			return append(append(append(dst, m.ID...), ' '), registry.Lower(m.Region)...)
-		}}, noneStarted(f.Name(), &name{kind: kindVMs}, f.Deployed()))
-}
-
-// regionList answers for [all.]regions.<app>: "ams,iad". Regions match without
-// regard to case, so they are written in one.
-func (l *lookup) regionList(f *registry.Fleet, all bool) *resolver.Answer {
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
-	machines := pick(f.Deployed(), all)
+// regions makes the list of [all.]regions.<app>: "ams,iad". Regions match without regard to
+// case, so they are written in one.
+func (l *lookup) regions(f *registry.Fleet, n *name) *body {
 	seen := map[string]bool{"": true}
-	var regions []string
-	for _, m := range machines {
-		if r := registry.Lower(m.Region); !seen[r] {
-			seen[r] = true
-			regions = append(regions, r)
+	var codes []string
+	machines, total := l.listed(f, n.all)
+	for m := range machines {
+		if !seen[m.Region] {
+			seen[m.Region] = true
+			codes = append(codes, registry.Lower(m.Region))
 		}
 	}
-	slices.Sort(regions)
-	empty := f.Name() + ": no machine says its region"
-	if len(machines) == 0 {
-		empty = noneStarted(f.Name(), &name{kind: kindRegions}, f.Deployed())
+	slices.SortFunc(codes, func(a, b string) int {
+		l.budget.Step(1)
+		return strings.Compare(a, b)
+	})
+	codes = slices.Compact(codes)
+	t := newTextList(',')
+	for _, code := range codes {
+		if !l.add(t, append(t.entry, code...)) {
+			break
+		}
 	}
-	return l.names("regions", regions, empty)
+	return t.body(len(codes), "regions", func() string {
+		if total == 0 {
+			return l.noneStarted(f.Name(), n, f.Deployed())
+		}
+		return f.Name() + ": no machine says its region"
+	})
 }
 
 // apps answers for _apps.
@@ -133,17 +180,15 @@ func (l *lookup) apps() *resolver.Answer {
 	if !l.wants(dns.TypeTXT) {
 		return l.otherType(dns.TypeTXT)
 	}
-	var names []string
-	for _, f := range l.fleets() {
-		names = append(names, f.Name())
-	}
-	return l.names("apps", names, "no apps in your network")
-}
-
-// fleets returns the client's apps, those that exist.
-func (l *lookup) fleets() []*registry.Fleet {
+	t, total := newTextList(','), l.view.Counts(l.network).Apps
 	fleets, ch := l.view.Fleets(l.network)
-	return slices.DeleteFunc(watched(l, fleets, ch), func(f *registry.Fleet) bool { return !f.Exists() })
+	l.budget.Need(total * stepsRow) // else the first step is the last
+	for f := range watched(l, fleets, ch).All {
+		if !l.budget.Step(stepsRow) || f.Exists() && !l.add(t, append(t.entry, f.Name()...)) {
+			break
+		}
+	}
+	return l.reply(dns.TypeTXT, t.body(total, "apps", func() string { return "no apps in your network" }))
 }
 
 // peers answers for _peer.
@@ -151,23 +196,15 @@ func (l *lookup) peers() *resolver.Answer {
 	if !l.wants(dns.TypeTXT) {
 		return l.otherType(dns.TypeTXT)
 	}
-	var names []string
-	for _, p := range l.namedPeers() {
-		names = append(names, p.Name)
-	}
-	return l.names("peers", names, "no peers in your network")
-}
-
-// namedPeers returns the client's peers, those that are in DNS.
-func (l *lookup) namedPeers() []*registry.Peer {
+	t, total := newTextList(','), l.view.Counts(l.network).Peers
 	peers, ch := l.view.Peers(l.network)
-	return slices.DeleteFunc(watched(l, peers, ch), (*registry.Peer).Interactive)
-}
-
-// names answers with a list of names, which are sorted.
-func (l *lookup) names(what string, names []string, empty string) *resolver.Answer {
-	return l.list(entries{n: len(names), what: what, sep: ',',
-		append: func(dst []byte, i int) []byte { return append(dst, names[i]...) }}, empty)
+	l.budget.Need(total * stepsRow) // else the first step is the last
+	for p := range watched(l, peers, ch).All {
+		if !l.budget.Step(stepsRow) || !p.Interactive() && !l.add(t, append(t.entry, p.Name...)) {
+			break
+		}
+	}
+	return l.reply(dns.TypeTXT, t.body(total, "peers", func() string { return "no peers in your network" }))
 }
 
 // instances answers for [all.]_instances:
@@ -176,23 +213,41 @@ func (l *lookup) instances(all bool) *resolver.Answer {
 	if !l.wants(dns.TypeTXT) {
 		return l.otherType(dns.TypeTXT)
 	}
-	var machines []*registry.Machine
-	for _, f := range l.fleets() {
-		machines = append(machines, pick(f.Deployed(), all)...)
-	}
-	empty := "no machine in your network is started"
-	if all {
-		empty = "no machines in your network"
-	}
-	return l.list(entries{n: len(machines), what: "machines", sep: ';',
-		append: func(dst []byte, i int) []byte {
-			m := machines[i]
-			dst = append(append(dst, "instance="...), m.ID...)
-			dst = append(append(dst, ",app="...), m.App...)
-			dst = append(dst, ",ip="...)
-			if m.Addr.IsValid() {
-				dst = m.Addr.AppendTo(dst)
+	t, total, have := newTextList(';'), 0, l.view.Counts(l.network)
+	fleets, ch := l.view.Fleets(l.network)
+	l.budget.Need(have.Apps * stepsRow) // else the first step is the last
+	for f := range watched(l, fleets, ch).All {
+		if t.full && all {
+			total = have.Machines
+			break
+		}
+		if !l.budget.Step(stepsRow) {
+			break
+		}
+		machines, n := l.listed(f, all)
+		if total += n; t.full {
+			continue // the others are only counted
+		}
+		for m := range machines {
+			if !l.add(t, appendInstance(t.entry, m)) {
+				break
 			}
-			return append(append(dst, ",region="...), registry.Lower(m.Region)...)
-		}}, empty)
+		}
+	}
+	return l.reply(dns.TypeTXT, t.body(total, "machines", func() string {
+		if all {
+			return "no machines in your network"
+		}
+		return "no machine in your network is started"
+	}))
+}
+
+func appendInstance(dst []byte, m *registry.Machine) []byte {
+	dst = append(append(dst, "instance="...), m.ID...)
+	dst = append(append(dst, ",app="...), m.App...)
+	dst = append(dst, ",ip="...)
+	if m.Addr.IsValid() {
+		dst = m.Addr.AppendTo(dst)
+	}
+	return append(append(dst, ",region="...), registry.Lower(m.Region)...)
 }

@@ -54,11 +54,14 @@ func TestPackListForEveryClient(t *testing.T) {
 		for i := range list {
 			list[i] = strings.Repeat(string(rune('a'+i%26)), 1+rng.IntN(longest))
 		}
-		rdata, shown := packList(entries{n: len(list), sep: ',', append: func(dst []byte, i int) []byte { return append(dst, list[i]...) }})
-		if shown != len(list) {
-			t.Fatalf("%d of %d entries of %d bytes in all are shown", shown, len(list), len(strings.Join(list, ",")))
+		packed := newTextList(',')
+		for _, entry := range list {
+			packed.add(append(packed.entry, entry...))
 		}
-		s := stringsOf(t, rdata)
+		if packed.shown != len(list) || packed.full {
+			t.Fatalf("%d of %d entries of %d bytes in all are shown", packed.shown, len(list), len(strings.Join(list, ",")))
+		}
+		s := stringsOf(t, packed.data())
 		if got := joined(s, ","); !slices.Equal(got, list) {
 			t.Fatalf("joined: %q\nwant %q", got, list)
 		}
@@ -96,14 +99,52 @@ func TestPackListBoundaries(t *testing.T) {
 		{[]string{"a", x(255), "b"}, "[2 255 2]"},
 		{[]string{"a", x(300), "b"}, "[2 255 47]"},
 	} {
-		rdata, _ := packList(entries{n: len(test.list), sep: ';', append: func(dst []byte, i int) []byte { return append(dst, test.list[i]...) }})
+		packed := newTextList(';')
+		for _, entry := range test.list {
+			packed.add(append(packed.entry, entry...))
+		}
 		var lengths []int
-		for _, s := range stringsOf(t, rdata) {
+		for _, s := range stringsOf(t, packed.data()) {
 			lengths = append(lengths, len(s))
 		}
 		if got := fmt.Sprint(lengths); got != test.want {
 			t.Errorf("entries of %d bytes: strings of %s, want %s", len(strings.Join(test.list, ""))/len(test.list), got, test.want)
 		}
+	}
+}
+
+// Once a list is full, no more machines are looked at: only counted.
+func TestFullListWalksNoFurther(t *testing.T) {
+	var items []registry.Item
+	for i := range 2000 {
+		items = append(items, machine(netA, fmt.Sprintf("%014x a-first-app-with-a-long-name iad started fdaa:0:18:a:%x::2", i, i+1)))
+	}
+	for i := range 5000 {
+		items = append(items, machine(netA, fmt.Sprintf("%014x b iad stopped fdaa:0:18:b:%x::2", i, i+1)))
+	}
+	items = append(items, machine(netA, "last b iad started fdaa:0:18:c::2"))
+	for i := range 5000 {
+		items = append(items, app(netA, fmt.Sprint("c", i)))
+	}
+	_, z := serve(Config{}, items...)
+	for name, want := range map[string]struct{ total, steps int }{
+		"_instances.internal":     {2001, 1100*(1+stepsEntry) + 5002*stepsRow},
+		"all._instances.internal": {7001, 1100*(1+stepsEntry) + 2*stepsRow},
+	} {
+		a, steps := stepsOf(t, z, asked{name: name, typ: dns.TypeTXT, view: resolver.View{Network: netip.MustParsePrefix(netA)}}, func() {})
+		if a.Partial == nil || a.Partial.Total != want.total || steps > want.steps {
+			t.Errorf("%s: %+v in %d steps, want %d of them", name, a.Partial, steps, want.steps)
+		}
+	}
+}
+
+// Behind the first entry that does not fit there is none.
+func TestPackListHasNoGap(t *testing.T) {
+	l := newTextList(',')
+	for l.add(append(l.entry, strings.Repeat("x", 1000)...)) {
+	}
+	if shown := l.shown; l.add(append(l.entry, 'y')) || l.shown != shown || !l.full {
+		t.Error("a short entry is shown behind one that is left out")
 	}
 }
 

@@ -94,12 +94,11 @@ func split(name string) []string {
 	return labels
 }
 
-// ask routes a question to the zone with the longest matching origin, as the
-// resolver does. The name has no final dot.
-func ask(t testing.TB, z *Zones, view resolver.View, client, name string, typ uint16) *resolver.Answer {
+// route returns the zone with the longest matching origin, as the resolver does,
+// and the question for it. The name has no final dot.
+func route(t testing.TB, z *Zones, view resolver.View, client, name string, typ uint16) (zone resolver.Zone, q *resolver.Question) {
 	t.Helper()
 	labels := split(name)
-	var zone resolver.Zone
 	left := -1
 	for _, c := range z.Zones() {
 		origin := split(strings.TrimSuffix(c.Origin(), "."))
@@ -111,11 +110,30 @@ func ask(t testing.TB, z *Zones, view resolver.View, client, name string, typ ui
 	if zone == nil {
 		t.Fatalf("no zone has %s", name)
 	}
-	q := &resolver.Question{Labels: labels[:left], Type: typ, View: view}
+	q = &resolver.Question{Labels: labels[:left], Type: typ, View: view}
 	if client != "" {
 		q.Client = netip.MustParseAddr(client)
 	}
-	a := zone.Answer(q)
+	return zone, q
+}
+
+// ask asks a question that can wait. Before and after it asks the same of a
+// zone that may not take long, which gives the same answer or none.
+func ask(t testing.TB, z *Zones, view resolver.View, client, name string, typ uint16) *resolver.Answer {
+	t.Helper()
+	zone, q := route(t, z, view, client, name, typ)
+	before := zone.Answer(q)
+	patient := *q
+	patient.Pause = func() {}
+	a := zone.Answer(&patient)
+	if a == nil {
+		t.Fatalf("%s %s: a question that can wait has no answer", name, typeName(typ))
+	}
+	for _, inline := range []*resolver.Answer{before, zone.Answer(q)} {
+		if inline != nil && !same(inline, a) {
+			t.Errorf("%s %s: answered %s at once and %s in time", name, typeName(typ), render(t, inline), render(t, a))
+		}
+	}
 	if err := wellFormed(a, view, zone.Origin(), typ); err != "" {
 		t.Errorf("%s %s: %s", name, typeName(typ), err)
 	}

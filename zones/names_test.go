@@ -1,6 +1,7 @@
 package zones
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -368,6 +369,38 @@ func TestAllInstances(t *testing.T) {
 	want := `"instance=c1,app=alpha,ip=,region=lhr;instance=B1,app=zeta,ip=fdaa:0:18::1,region=fra;instance=b2,app=zeta,ip=fdaa:0:18::2,region=fra"`
 	if got := render(t, ask(t, z, view, "", "all._instances.internal", dns.TypeTXT)); got != want {
 		t.Errorf(" got %s\nwant %s", got, want)
+	}
+}
+
+// In a fleet that is indexed as in one that is not, a record is there once, in the
+// first run that has it, and a sentence says what was asked for.
+func TestSharedAddressesAndNoneStarted(t *testing.T) {
+	for _, n := range []int{4, 64} {
+		var items []registry.Item
+		for i := range n {
+			region := []string{"iad", "fra"}[i%2]
+			items = append(items, machine(netA, fmt.Sprintf("m%03d web %s started fdaa:0:18::%x", i, region, i/4+1)),
+				machine(netA, fmt.Sprintf("s%03d asleep gru stopped fdaa:0:18:1::%x group=web", i, i+1)))
+		}
+		_, z := serve(Config{}, items...)
+		view := resolver.View{Network: netip.MustParsePrefix(netA), Region: "fra"}
+		for name, records := range map[string]int{"web.internal": n / 4, "fra.web.internal": n / 4, "top999.nearest.of.web.internal": n / 4} {
+			a := ask(t, z, view, "", name, dns.TypeAAAA)
+			seen := map[string]bool{}
+			for _, d := range a.Data {
+				seen[string(d)] = true
+			}
+			if len(a.Data) != records || len(seen) != records || fmt.Sprint(a.Turns) != fmt.Sprint([]int{records}) {
+				t.Errorf("%s of %d machines: %d records, %d different, in turns %v, want %d", name, n, len(a.Data), len(seen), a.Turns, records)
+			}
+		}
+		for name, what := range map[string]string{"asleep": "asleep", "gru.asleep": "asleep in gru", "web.process.asleep": "asleep, process group web",
+			"top1.nearest.of.asleep": "asleep"} {
+			want := fmt.Sprintf("NODATA; 0 %s: %d machines, none started", what, n)
+			if got := render(t, ask(t, z, view, "", name+".internal", dns.TypeAAAA)); got != want {
+				t.Errorf("%s: %s, want %s", name, got, want)
+			}
+		}
 	}
 }
 

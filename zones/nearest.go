@@ -11,10 +11,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// nearest answers for top<N>.nearest.of.<app>: the started machines in order of
-// distance from the client. Machines at equal distance form a run and take
-// turns, and the limit is counted after that, so that a region's whole load does
-// not meet one machine.
+// nearest answers for <app> and for top<N>.nearest.of.<app>: the started
+// machines, in order of distance from the client. Machines at equal distance
+// form a run and take turns, and the limit is counted after that, so that a
+// region's whole load does not meet one machine.
 func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	// Every N is a name of its own, of which all beyond the fleet's size have
 	// one answer: made-up ones are not worth keeping.
@@ -22,20 +22,30 @@ func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	if !l.wants(dns.TypeAAAA) {
 		return l.otherType(dns.TypeAAAA)
 	}
-	runs, known := l.cfg.Regions.runs(l.q.View.Region, f.Deployed())
-	data, turns := pickAddresses(f, runs, n.top)
-	if len(data) == 0 {
-		return l.nodata(noneStarted(f.Name(), n, f.Deployed()))
+	if n.kind == kindApp {
+		return l.reply(dns.TypeAAAA, l.order(f, "", false))
 	}
-	a := l.records(dns.TypeAAAA, data)
+	// Kept even where it is cheap: it serves every N, and the clients of one
+	// host are in few regions.
+	b := l.order(f, l.q.View.Region, true)
+	first := b.nearest(n.top)
+	if len(first.data) < len(b.data) {
+		// The socket that keeps the answer must not keep all of the fleet's
+		// addresses with it: it has a copy of its own, or does not keep it.
+		if len(first.data) <= maxKeptTop {
+			first.data = copied(first.data)
+		} else {
+			l.noStore = true
+		}
+	}
+	a := l.reply(dns.TypeAAAA, first)
 	if a.Type != dns.TypeAAAA {
 		return a
 	}
-	a.Turns = turns
-	if n.top < len(data) {
+	if n.top < len(a.Data) {
 		a.Limit = n.top
 	}
-	if !known {
+	if _, known := l.cfg.Regions.at[l.q.View.Region]; !known && len(a.Data) > 0 {
 		a.EDE = append(other(unknownPlace(l.q.View.Region)), a.EDE...)
 	}
 	return a
@@ -44,6 +54,47 @@ func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 // maxKeptTop is beyond any N that a client has a use for: a thousand addresses
 // fit into no UDP packet.
 const maxKeptTop = 1000
+
+// order returns all of a fleet's addresses, nearest to a region first; in the
+// order of ids, as one run, where the region has no coordinates.
+func (l *lookup) order(f *registry.Fleet, region string, keep bool) *body {
+	here, known := l.cfg.Regions.at[region]
+	n := &name{kind: kindApp}
+	if known {
+		n = &name{kind: kindNearest, arg: region}
+	}
+	if b := kept(f, n); b != nil {
+		return b
+	}
+	return l.compute(f, n, keep, func() *body {
+		if !known || f.Started() == 0 {
+			return l.run(f, n, f.Deployed())
+		}
+		return l.pick(l.byDistance(here, f.Deployed()))
+	})
+}
+
+// nearest returns the body's first runs, as many as have n addresses.
+func (b *body) nearest(n int) *body {
+	first, sum := *b, 0
+	for i, run := range b.turns {
+		if sum += run; sum >= n {
+			first.turns = b.turns[:i+1]
+			break
+		}
+	}
+	first.data = b.data[:sum]
+	return &first
+}
+
+func copied(data [][]byte) [][]byte {
+	bytes := slices.Concat(data...)
+	c := make([][]byte, 0, len(data))
+	for i := range data {
+		c = append(c, bytes[16*i:16*i+16:16*i+16])
+	}
+	return c
+}
 
 // unknownPlace says why the order of nearest is arbitrary.
 func unknownPlace(region string) string {
@@ -56,34 +107,43 @@ func unknownPlace(region string) string {
 // farthest stands for the distance of a region without coordinates.
 const farthest = math.MaxInt
 
-// runs cuts machines into runs of equal distance from a region, nearest first,
-// those of regions without coordinates last. It returns false, and all machines
-// as one run, when the region itself has no coordinates. Within a run the
-// machines keep their order.
-func (r *Regions) runs(from string, machines []*registry.Machine) ([][]*registry.Machine, bool) {
-	here, ok := r.at[from]
-	if !ok {
-		return [][]*registry.Machine{machines}, false
+// byDistance returns machines in order of distance from a place, those of
+// regions without coordinates last, and the lengths of the runs of equal
+// distance. Within a run the machines keep their order. It takes two steps for
+// each machine.
+func (l *lookup) byDistance(from point, machines []*registry.Machine) (ordered []*registry.Machine, runs []int) {
+	if !l.budget.Need(2 * len(machines)) {
+		return nil, nil
 	}
-	regions := map[string]int{} // distances already worked out
-	byDistance := map[int][]*registry.Machine{}
+	distances := map[string]int{} // of regions, as machines spell them
+	size := map[int]int{}         // how many machines are at a distance
 	for _, m := range machines {
-		code := registry.Lower(m.Region)
-		d, ok := regions[code]
+		l.budget.Step(1)
+		d, ok := distances[m.Region]
 		if !ok {
 			d = farthest
-			if there, ok := r.at[code]; ok {
-				d = distance(here, there)
+			if there, ok := l.cfg.Regions.at[registry.Lower(m.Region)]; ok {
+				d = distance(from, there)
 			}
-			regions[code] = d
+			distances[m.Region] = d
 		}
-		byDistance[d] = append(byDistance[d], m)
+		size[d]++
 	}
-	runs := make([][]*registry.Machine, 0, len(byDistance))
-	for _, d := range slices.Sorted(maps.Keys(byDistance)) {
-		runs = append(runs, byDistance[d])
+	next := make(map[int]int, len(size)) // where the next machine of a distance goes
+	at := 0
+	for _, d := range slices.Sorted(maps.Keys(size)) {
+		next[d] = at
+		at += size[d]
+		runs = append(runs, size[d])
 	}
-	return runs, true
+	ordered = make([]*registry.Machine, len(machines))
+	for _, m := range machines {
+		l.budget.Step(1)
+		d := distances[m.Region]
+		ordered[next[d]] = m
+		next[d]++
+	}
+	return ordered, runs
 }
 
 // earthRadius is the mean radius of the Earth (IUGG), in metres.

@@ -116,8 +116,8 @@ func missing(app string, n *name) string {
 }
 
 // noneStarted says why a name that exists has no addresses: "my-app in fra: 3
-// machines, none started".
-func noneStarted(app string, n *name, machines []*registry.Machine) string {
+// machines, none started". It takes a step for each machine.
+func (l *lookup) noneStarted(app string, n *name, machines []*registry.Machine) string {
 	subject := app
 	switch n.kind {
 	case kindRegion:
@@ -129,13 +129,17 @@ func noneStarted(app string, n *name, machines []*registry.Machine) string {
 	case kindPair:
 		subject += " with metadata " + clean(n.arg) + "=" + clean(n.value)
 	}
-	return subject + ": " + countStates(machines)
+	return subject + ": " + l.countStates(machines)
 }
 
 // countStates counts machines of which none is started, or none with an address.
-func countStates(machines []*registry.Machine) string {
+func (l *lookup) countStates(machines []*registry.Machine) string {
 	noAddress := 0
+	if !l.budget.Need(len(machines)) {
+		return ""
+	}
 	for _, m := range machines {
+		l.budget.Step(1)
 		if m.State == "started" {
 			noAddress++
 		}

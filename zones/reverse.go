@@ -21,10 +21,12 @@ const (
 // Answer implements resolver.Zone. A name of another network does not exist,
 // whole or in part, and whether or not it does is not even looked up.
 func (z reverseZone) Answer(q *resolver.Question) *resolver.Answer {
-	l := z.begin(q)
+	return z.respond(q, answerReverse)
+}
+
+func answerReverse(l *lookup) *resolver.Answer {
+	q := l.q
 	switch {
-	case l == nil:
-		return refused()
 	case len(q.Labels) == 0:
 		return l.apex()
 	case !l.open():
@@ -82,29 +84,32 @@ func parseReverse(labels []string) (netip.Addr, bool) {
 // mostly one. A deployed machine that is not started has its name still (it
 // exists), after those that are started.
 func (l *lookup) namesAt(addr netip.Addr) [][]byte {
-	near, ch := l.view.MachinesNear(addr)
-	watched(l, near, ch)
-	var started, others [][]byte
-	for _, m := range near {
-		if m.Addr != addr || m.Network != l.network || m.Skip || !m.Deployed() {
-			continue
-		}
-		name := appendName(nil, m.ID, "vm", m.App, "internal")
-		if m.Started() {
-			started = append(started, name)
-		} else {
-			others = append(others, name)
+	var names [][]byte
+	for _, started := range []bool{true, false} {
+		machines, ch := l.view.MachinesAt(addr, started)
+		for m := range watched(l, machines, ch).All {
+			if !l.budget.Step(stepsRow) {
+				break
+			}
+			if m.Network == l.network && !m.Skip {
+				names = append(names, appendName(nil, m.ID, "vm", m.App, "internal"))
+			}
 		}
 	}
-	names := append(started, others...)
 	peers, ch := l.view.PeersAt(addr)
-	for _, p := range watched(l, peers, ch) {
+	for p := range watched(l, peers, ch).All {
+		if !l.budget.Step(stepsRow) {
+			break
+		}
 		if p.Network == l.network && !p.Interactive() {
 			names = append(names, appendName(nil, p.Name, "_peer", "internal"))
 		}
 	}
 	addresses, ch := l.view.AddressesAt(addr)
-	for _, a := range watched(l, addresses, ch) {
+	for a := range watched(l, addresses, ch).All {
+		if !l.budget.Step(stepsRow) {
+			break
+		}
 		if a.Network == l.network {
 			names = append(names, appendName(nil, a.App, "flycast"))
 		}
@@ -119,11 +124,11 @@ type localZone struct{ *zone }
 
 // Answer implements resolver.Zone. The names on the way to a.a.d.f.ip6.arpa.
 // exist, having that below them.
-func (z localZone) Answer(q *resolver.Question) *resolver.Answer {
-	l := z.begin(q)
+func (z localZone) Answer(q *resolver.Question) *resolver.Answer { return z.respond(q, answerLocal) }
+
+func answerLocal(l *lookup) *resolver.Answer {
+	q := l.q
 	switch {
-	case l == nil:
-		return refused()
 	case len(q.Labels) == 0:
 		return l.apex()
 	case len(q.Labels) == 1 && q.Labels[0] == "a":

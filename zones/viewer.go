@@ -24,39 +24,14 @@ func (v viewer) View(addr netip.Addr) (resolver.View, []<-chan struct{}) {
 		return resolver.View{Network: v.cfg.Network.Masked(), Region: v.cfg.Region}, nil
 	}
 	txn := v.reg.View()
-	machine, machines := machineOf(txn, addr)
-	peers, peer := txn.PeersAt(addr)
+	machine, machines := txn.MachineNear(addr)
+	peer, peers := txn.PeerAt(addr)
 	view := resolver.View{Network: n.Prefix(), Region: v.cfg.Region}
 	switch {
 	case machine != nil && machine.Region != "":
 		view.Region = registry.Lower(machine.Region)
-	case len(peers) > 0 && peers[0].Region != "":
-		view.Region = registry.Lower(peers[0].Region)
+	case peer != nil && peer.Region != "":
+		view.Region = registry.Lower(peer.Region)
 	}
-	return view, []<-chan struct{}{machines, peer}
-}
-
-// machineOf returns the machine that owns addr by its /112, nil for none, and
-// the channel of that. Whatever the machine's state says, something there is
-// asking; but where two records claim one address (one of them has been renamed
-// or is long gone), the one that runs is the one that asks.
-func machineOf(v *registry.View, addr netip.Addr) (*registry.Machine, <-chan struct{}) {
-	near, ch := v.MachinesNear(addr)
-	var best *registry.Machine
-	for _, m := range near {
-		if best == nil || liveliness(m) > liveliness(best) {
-			best = m
-		}
-	}
-	return best, ch
-}
-
-func liveliness(m *registry.Machine) int {
-	switch {
-	case m.Started():
-		return 2
-	case m.Deployed():
-		return 1
-	}
-	return 0
+	return view, []<-chan struct{}{machines, peers}
 }

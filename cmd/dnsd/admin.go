@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -20,12 +21,26 @@ import (
 )
 
 const (
-	// A scrape of everything takes milliseconds; a client that needs longer to
-	// send its few header lines is none.
-	adminHeaderTimeout = 5 * time.Second
+	// adminConnections is how many connections may be open at once: a few
+	// scrapers, health checks and people. The descriptors are there for DNS.
+	adminConnections = 64
 
-	// A CPU profile lasts 30 s by default and is written at its end.
-	adminWriteTimeout = 2 * time.Minute
+	// A scrape of everything takes milliseconds; a client that needs longer to
+	// send its few header lines, or to take an answer, is none.
+	adminHeaderTimeout = 5 * time.Second
+	adminReadTimeout   = 10 * time.Second
+	adminWriteTimeout  = 10 * time.Second // net/http/pprof adds what a profile lasts
+
+	// adminIdleTimeout keeps the connection of a scraper that comes each minute.
+	adminIdleTimeout = 2 * time.Minute
+
+	// adminHeaderBytes is many times what scrapers and health checks send.
+	adminHeaderBytes = 16 << 10
+
+	// Profiles last as long as their client says. So few at once leave the other
+	// connections to scrapes, whoever asks for them.
+	adminProfiles = 4
+	adminLongest  = 5 * time.Minute
 
 	// adminDrain is how long requests under way may take to end at shutdown.
 	adminDrain = time.Second
@@ -66,12 +81,18 @@ func listenAdmin(addr netip.AddrPort, metrics *prometheus.Registry, ready readin
 		}
 		return nil, fmt.Errorf("binding --metrics-listen: %w", err)
 	}
+	conns := newAdminConns(adminConnections)
 	return &admin{
 		listener: listener,
 		server: &http.Server{
-			Handler:           adminMux(metrics, ready),
+			Handler:           conns.serving(adminMux(metrics, ready)),
+			ConnState:         conns.state,
+			ConnContext:       conns.context,
 			ReadHeaderTimeout: adminHeaderTimeout,
+			ReadTimeout:       adminReadTimeout,
 			WriteTimeout:      adminWriteTimeout,
+			IdleTimeout:       adminIdleTimeout,
+			MaxHeaderBytes:    adminHeaderBytes,
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		},
 	}, nil
@@ -110,13 +131,37 @@ func adminMux(metrics *prometheus.Registry, ready readiness) *http.ServeMux {
 		}
 		io.WriteString(w, reason+"\n")
 	})
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	profiles := make(chan struct{}, adminProfiles)
+	mux.HandleFunc("GET /debug/pprof/", profiling(profiles, pprof.Index))
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/profile", profiling(profiles, pprof.Profile))
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /debug/pprof/trace", profiling(profiles, pprof.Trace))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "dnsd "+version()+": /metrics /healthz /readyz /debug/pprof/\n")
 	})
 	return mux
+}
+
+// profiling bounds how many profiles are made at once, and how long each takes.
+func profiling(places chan struct{}, profile http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if s, _ := strconv.ParseFloat(r.FormValue("seconds"), 64); s > adminLongest.Seconds() {
+			http.Error(w, fmt.Sprintf("a profile takes at most %g seconds", adminLongest.Seconds()), http.StatusBadRequest)
+			return
+		}
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		default:
+			http.Error(w, fmt.Sprintf("%d profiles are being made: ask again", cap(places)), http.StatusServiceUnavailable)
+			return
+		}
+		// The time to read a request is over for those that last.
+		if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		profile(w, r)
+	}
 }

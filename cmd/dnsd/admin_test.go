@@ -12,12 +12,16 @@ import (
 	"testing"
 )
 
-// startAdmin serves an admin listener and returns its address.
-func startAdmin(t *testing.T, ready readiness) netip.AddrPort {
+// startAdmin serves an admin listener, after edits to its server, and returns its
+// address.
+func startAdmin(t *testing.T, ready readiness, edits ...func(*http.Server)) netip.AddrPort {
 	t.Helper()
 	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), ready, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, edit := range edits {
+		edit(a.server)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)

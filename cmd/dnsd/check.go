@@ -32,8 +32,8 @@ func (c *config) load(getenv func(string) string) error {
 			errs = append(errs, err)
 		}
 	}
-	if err := checkStateDir(c.StateDir); err != nil {
-		errs = append(errs, err)
+	if info, err := os.Stat(c.StateDir); c.StateDir != "" && err == nil && !info.IsDir() {
+		errs = append(errs, fmt.Errorf("--state-dir %s: this is no directory: name one, or leave the flag out", c.StateDir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return usageError{err}
@@ -42,29 +42,28 @@ func (c *config) load(getenv func(string) string) error {
 }
 
 // checkStateDir says what would keep the last known state from being written:
-// whoever asks for one counts on it on a bad day.
+// whoever asks for one counts on it on a bad day. That ends only a check: a disk
+// that fails must cost a server the saving, and nothing else.
 func checkStateDir(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	probe, err := os.CreateTemp(dir, "probe.*.tmp")
-	switch {
+	switch err := registry.TryStateDir(dir); {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
+		return usagef("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
 	case err != nil:
-		return fmt.Errorf("--state-dir %s: dnsd cannot write there: %w", dir, err)
+		return usagef("--state-dir %s: dnsd cannot write there: %w", dir, err)
 	}
-	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+	return nil
 }
 
 // readRegions returns the built-in regions with those of a file.
 func readRegions(path string) (*zones.Regions, error) {
-	f, err := os.Open(path)
+	data, err := registry.ReadFile(path, registry.MaxSettings)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	table, err := zones.BuiltInRegions().Extend(f)
+	table, err := zones.BuiltInRegions().Extend(strings.NewReader(string(data)))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -87,7 +86,7 @@ func check(ctx context.Context, c *config, getenv func(string) string, operands 
 		_, err := fmt.Fprintln(stdout, "the flags are good; the registry is no file, so there is none to check")
 		return err
 	}
-	data, err := os.ReadFile(path)
+	data, err := readChecked(&path)
 	if err != nil {
 		return fmt.Errorf("reading registry file: %w", err)
 	}
@@ -130,6 +129,16 @@ func checkAgent(ctx context.Context, c *config, getenv func(string) string, stdo
 		_, err = fmt.Fprintln(stdout, "the flags are good, and so are the queries for the agent's tables")
 	}
 	return err
+}
+
+// readChecked returns what is to be checked, and gives standard input, which is
+// written as -, the name that messages have for it.
+func readChecked(path *string) ([]byte, error) {
+	if *path == "-" {
+		*path = "standard input"
+		return registry.ReadAll(os.Stdin, registry.MaxFile)
+	}
+	return registry.ReadFile(*path, registry.MaxFile)
 }
 
 // summarize prints what a registry file holds.

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"dnsd/registry"
 	"dnsd/registry/corrosion/corrosiontest"
 )
 
@@ -100,6 +103,25 @@ func TestExport(t *testing.T) {
 	}
 	if status := report(&errs, err); status != 1 || !strings.Contains(errs.String(), "none.json: the file does not exist") {
 		t.Errorf("%d %q", status, errs.String())
+	}
+}
+
+// A registry of which the source doubts that it is whole is none to export.
+func TestExportOfADoubtedListing(t *testing.T) {
+	reg := registry.New()
+	reg.SetStatus(registry.Status{State: registry.Listing, Doubt: "the agent has gaps"})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	c := &config{}
+	if err := c.Registry.set("corrosion://127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	source, err := c.source(environment(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := awaitSync(ctx, reg, source); err == nil || err.Error() != "the agent has gaps" {
+		t.Errorf("awaitSync: %v", err)
 	}
 }
 

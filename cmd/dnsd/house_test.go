@@ -24,9 +24,10 @@ const (
 // free.
 var arrows = map[string][]string{
 	"cmd/dnsd": {
-		"registry", "registry/corrosion", "registry/etcd", "registry/file",
+		"cmd/dnsd/orders", "registry", "registry/corrosion", "registry/etcd", "registry/file",
 		"resolver", "resolver/forward", "zones",
 	},
+	"cmd/dnsd/orders":                  {},
 	"zones":                            {"registry", "resolver"},
 	"registry":                         {},
 	"registry/file":                    {"registry"},
@@ -35,8 +36,9 @@ var arrows = map[string][]string{
 	"registry/corrosion":               {"registry"},
 	"registry/corrosion/corrosiontest": {},
 	"registry/registrytest":            {"registry"},
-	"resolver":                         {"resolver/forward", "resolver/internal/udpbatch", "resolver/internal/wire"},
-	"resolver/forward":                 {"resolver/internal/wire"},
+	"resolver":                         {"resolver/forward", "resolver/internal/turns", "resolver/internal/udpbatch", "resolver/internal/wire"},
+	"resolver/forward":                 {"resolver/internal/turns", "resolver/internal/wire"},
+	"resolver/internal/turns":          {},
 	"resolver/internal/udpbatch":       {},
 	"resolver/internal/wire":           {},
 }

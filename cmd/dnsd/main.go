@@ -21,17 +21,20 @@
 // Port 53 needs root or the capability CAP_NET_BIND_SERVICE, and the default
 // address must exist: ip -6 addr add fdaa::3/128 dev lo. What cannot come right
 // by itself ends dnsd at once with a message: a mistake in the flags, an address
-// that is not there or in use. What can, does not: a registry file that is
-// missing or broken, an etcd that is down. Then dnsd says so in its log and at
-// /readyz, answers internal names SERVFAIL (never NXDOMAIN) and all others as
-// ever, and serves as soon as the source does; with --state-dir it serves the
-// last known state meanwhile.
+// that is not there or in use, a --state-dir that is no directory. What can, does
+// not: a registry file that is missing or broken, an etcd that is down. Then dnsd
+// says so in its log and at /readyz, answers internal names SERVFAIL (never
+// NXDOMAIN) and all others as ever, and serves as soon as the source does; with
+// --state-dir it serves the last known state meanwhile. A state directory that is
+// missing, full, read-only or hangs costs the saving and nothing else.
 //
 // # Signals
 //
 //	SIGTERM, SIGINT  finish what is in hand, within 3 s, and exit 0; a second one ends at once
 //	SIGHUP           read the registry file again
-//	SIGUSR1          let through the removals that the sweep guard holds
+//	SIGUSR1          let go of what the sweep guard holds
+//
+// The last two are caught from the first moment; while dnsd starts they wait.
 //
 // # Exit status
 //
@@ -44,8 +47,9 @@
 // At --metrics-listen are /metrics for Prometheus; /healthz, which answers 200
 // while the process runs, for restarting it; /readyz, which answers 200 once
 // internal names can be answered and 503 with the reason before and during
-// shutdown, for sending it clients; and /debug/pprof. A stale registry is ready:
-// an old answer is worth more than none. The log goes to standard error.
+// shutdown, for sending it clients; and /debug/pprof. At most 64 connections are
+// open there. A stale registry is ready: an old answer is worth more than none.
+// The log goes to standard error.
 package main
 
 import (
@@ -98,6 +102,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	if command != "healthcheck" { // which must not depend on files that may have gone since
 		err = errors.Join(err, c.load(getenv))
+	}
+	if command == "check" {
+		err = errors.Join(err, checkStateDir(c.StateDir))
 	}
 	if err != nil {
 		return err

@@ -6,13 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dnsd/cmd/dnsd/orders"
 	"dnsd/registry"
 	"dnsd/resolver"
 	"dnsd/resolver/forward"
@@ -27,6 +26,8 @@ type daemon struct {
 	source    registry.Source
 	follower  *registry.Follower
 	forwarder *forward.Forwarder // nil: --upstream none
+	hosts     *nameservers       // whose upstreams the forwarder has; nil: flags name them
+	share     descriptors
 	resolver  *resolver.Resolver
 	metrics   *prometheus.Registry
 	admin     *admin // set by listen; nil: --metrics-listen none
@@ -57,10 +58,11 @@ func newLogger(c *config, stderr io.Writer) *slog.Logger {
 // newDaemon makes the parts. Nothing is bound and nothing runs yet.
 func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daemon, err error) {
 	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), ending: make(chan struct{})}
+	d.share = c.descriptors(openFiles())
 	if d.source, err = c.source(getenv, log); err != nil {
 		return nil, err
 	}
-	if d.forwarder, err = c.forwarder(log); err != nil {
+	if d.forwarder, d.hosts, err = c.forwarder(d.share.forwarding, log); err != nil {
 		return nil, err
 	}
 	d.follower = registry.NewFollower(d.reg, d.source, registry.FollowerConfig{
@@ -69,12 +71,12 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
 	}
-	d.metrics.MustRegister(registry.NewCollector(d.follower), d.resolver)
+	d.metrics.MustRegister(carefully(registry.NewCollector(d.follower), log), carefully(d.resolver, log))
 	if own, ok := d.source.(prometheus.Collector); ok {
-		d.metrics.MustRegister(own)
+		d.metrics.MustRegister(carefully(own, log))
 	}
 	if d.forwarder != nil {
-		d.metrics.MustRegister(d.forwarder)
+		d.metrics.MustRegister(carefully(d.forwarder, log))
 	}
 	return d, nil
 }
@@ -96,25 +98,29 @@ func (d *daemon) listen(c *config) (err error) {
 	}
 	d.log.Info("dnsd listens", "version", version(), "listen", d.resolver.Addresses(),
 		"metrics", metrics, "registry", d.source.String())
+	if d.forwarder != nil {
+		logBounds(d.log, d.share, d.forwarder.Places(), c.MaxInflight)
+	}
 	return nil
 }
 
 func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, error) {
 	internal := zones.New(d.reg, zones.Config{
 		TTL: uint32(c.TTL / time.Second), Advertise: c.Advertise, API: c.API,
-		Network: c.Network, Region: c.Region, Regions: c.regions, Version: version(),
+		Network: c.Network, Region: c.Region, Regions: c.regions, Version: version(), Anonymous: c.NoIdentity,
 	})
 	hostname, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("reading the host's name: %w", err)
 	}
 	var outside resolver.Forwarder // stays nil without a forwarder: an interface of nil is not
+	var panics func() uint64
 	if d.forwarder != nil {
-		outside = d.forwarder
+		outside, panics = d.forwarder, d.forwarder.Panics
 	}
 	return resolver.New(resolver.Config{
 		Version: d.reg.Version, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
-		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside,
+		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside, Panics: panics, MaxTCPConns: d.share.tcp, MaxLanes: d.share.lanes,
 		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
 		Log:      log,
 	})
@@ -142,6 +148,9 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.forwarder != nil {
 		part(d.forwarder.Run)
 	}
+	if d.hosts != nil {
+		part(func(ctx context.Context) error { return d.hosts.follow(ctx, d.forwarder) })
+	}
 	if d.admin != nil {
 		part(d.admin.run)
 	}
@@ -157,20 +166,16 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// signals obeys SIGHUP and SIGUSR1 until ctx ends.
+// signals obeys SIGHUP and SIGUSR1 until ctx ends, first those that came while
+// dnsd started.
 func (d *daemon) signals(ctx context.Context) error {
-	received := make(chan os.Signal, 1)
-	signal.Notify(received, syscall.SIGHUP, syscall.SIGUSR1)
-	defer signal.Stop(received)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case s := <-received:
-			if s == syscall.SIGUSR1 {
-				d.follower.Release()
-				continue
-			}
+		case <-orders.Release:
+			d.follower.Release()
+		case <-orders.Reload:
 			if source, ok := d.source.(interface{ Reload() }); ok {
 				source.Reload()
 				continue
@@ -195,11 +200,10 @@ func (d *daemon) ready() (reason string, ok bool) {
 	if alive := d.reg.LastAlive(); !alive.IsZero() {
 		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
 	}
-	if status.Doubt != "" {
-		reason += ": " + status.Doubt
-	}
-	if why := trouble(status, d.source); why != "" {
-		reason += ": " + why
+	for _, why := range []string{status.Hold, status.Doubt, trouble(status, d.source), status.Unsaved} {
+		if why != "" {
+			reason += ": " + why
+		}
 	}
 	return reason, status.Synced()
 }

@@ -48,6 +48,13 @@ func (b *logBuffer) String() string {
 	return b.text.String()
 }
 
+// reset forgets what was logged so far.
+func (b *logBuffer) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text.Reset()
+}
+
 // running is a dnsd in this process.
 type running struct {
 	t       *testing.T
@@ -245,6 +252,48 @@ func TestSignals(t *testing.T) {
 	if !strings.Contains(d.log.String(), "dnsd has ended") {
 		t.Error(d.log)
 	}
+}
+
+// A registry in which all machines are suddenly stopped empties no answer, says so,
+// and waits for an operator's word.
+func TestSweepIsHeld(t *testing.T) {
+	const machines = 30
+	path := filepath.Join(t.TempDir(), "registry.json")
+	fleet(t, path, machines)
+	d := start(t, "--registry", "file:"+path, "--network", "fdaa:0:18::/48")
+	d.ready()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".new", []byte(strings.ReplaceAll(string(text), "started", "stopped")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the sweep at /readyz", func() bool {
+		code, reason := d.readyz()
+		return code == 200 && strings.HasPrefix(reason, "held: ") && strings.Contains(reason, "30 of 30 started machines") && strings.Contains(reason, "SIGUSR1")
+	})
+	answers := func() int { return len(d.ask("tcp", "my-app.internal.", dns.TypeAAAA).Answer) }
+	if n := answers(); n != machines {
+		t.Errorf("%d machines are answered, want all %d", n, machines)
+	}
+	_, metrics := get(t, "http://"+d.metrics+"/metrics")
+	for _, want := range []string{`dnsd_registry_held{kind="started_machine"} 30`, `dnsd_registry_held{kind="app"} 0`, "dnsd_registry_started_machines 30"} {
+		if !strings.Contains(metrics, "\n"+want+"\n") {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the sweep after SIGUSR1", func() bool { return answers() == 0 })
+	eventually(t, "nothing is held", func() bool {
+		_, reason := d.readyz()
+		return strings.HasPrefix(reason, "live: ")
+	})
 }
 
 // What cannot come right by itself ends dnsd with what would mend it.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 
 	"dnsd/registry"
@@ -97,7 +96,7 @@ func (c *config) corrosionQueries() (corrosion.Queries, error) {
 	if c.Corrosion.Queries == "" {
 		return defaults, nil
 	}
-	data, err := os.ReadFile(c.Corrosion.Queries)
+	data, err := registry.ReadFile(c.Corrosion.Queries, registry.MaxSettings)
 	if err != nil {
 		return defaults, fmt.Errorf("--corrosion-queries: %w", err)
 	}

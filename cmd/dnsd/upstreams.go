@@ -85,27 +85,28 @@ func isLocal(addr netip.Addr) bool {
 // take, as a divisor in tenths: two whole tries and half a third fit.
 const tryShare = 4
 
-// forwarder returns what answers names outside dnsd's zones, nil for nothing.
-func (c *config) forwarder(log *slog.Logger) (*forward.Forwarder, error) {
+// forwarder returns what answers names outside dnsd's zones, nil for nothing, and the
+// host's nameservers if those are to be followed.
+func (c *config) forwarder(descriptors int, log *slog.Logger) (*forward.Forwarder, *nameservers, error) {
 	if c.Upstreams.none {
-		return nil, nil
+		return nil, nil, nil
 	}
 	list := c.Upstreams.list
+	var hosts *nameservers
 	if !slices.ContainsFunc(list, func(u forward.Upstream) bool { return u.Domain == "." }) {
-		found, err := forward.FromResolvConf(c.resolvConf, c.isSelf)
-		list = append(slices.Clone(list), found...)
-		if len(found) == 0 {
-			log.Warn("no upstream for names outside the internal zones: they are answered SERVFAIL; name one with --upstream, or none",
-				"looked_in", c.resolvConf, "err", err)
-		}
+		hosts = &nameservers{path: c.resolvConf, self: c, always: list, log: log}
+		hosts.look()
+		list = hosts.upstreams()
 	}
-	return forward.New(forward.Config{
+	f, err := forward.New(forward.Config{
 		Upstreams:   list,
 		Timeout:     c.UpstreamTimeout,
 		TryTimeout:  c.UpstreamTimeout * tryShare / 10,
 		MaxInflight: c.MaxInflight,
+		Descriptors: descriptors,
 		CacheBytes:  uint64(c.CacheSize),
 		PerNetwork:  c.CachePerNetwork,
 		Logger:      log,
 	})
+	return f, hosts, err
 }

@@ -91,6 +91,9 @@ func read(path, prefix string) (map[string]string, error) {
 	}
 	wanted := make(map[string]string, len(items))
 	for _, item := range items {
+		if item.Note != nil { // to write a part of it would be to lose the rest
+			return nil, fmt.Errorf("%s: %s: %s: %w", path, item.Where, item.Object.Key(), item.Note)
+		}
 		if item.Err != nil {
 			return nil, fmt.Errorf("%s: %s: %s: %w", path, item.Where, item.Key, item.Err)
 		}

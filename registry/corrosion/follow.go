@@ -66,12 +66,12 @@ func (s *Source) run(ctx context.Context, a *agent, feed registry.Feed, resume b
 			agent: a, sub: sub, log: s.log, out: messages, gate: gate,
 			from: sub.from, binding: sub.binding, last: sub.last,
 		}
-		wg.Go(func() { cancel(st.run(inner, resume)) })
+		wg.Go(func() { cancel(registry.Contain(func() error { return st.run(inner, resume) })) })
 	}
-	wg.Go(func() { cancel(s.prove(inner, a, messages)) })
-	wg.Go(func() { cancel(s.watch(inner, a, messages)) })
+	wg.Go(func() { cancel(registry.Contain(func() error { return s.prove(inner, a, messages) })) })
+	wg.Go(func() { cancel(registry.Contain(func() error { return s.watch(inner, a, messages) })) })
 	if s.whole.doubt == "" {
-		wg.Go(func() { cancel(s.compare(inner, a, messages)) })
+		wg.Go(func() { cancel(registry.Contain(func() error { return s.compare(inner, a, messages) })) })
 	}
 	err := s.merge(ctx, inner, feed, messages, gate)
 	if errors.Is(err, errLost) {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"dnsd/registry"
 )
 
 // knowledgeSQL reads what an agent's database has of the versions that each
@@ -172,8 +174,13 @@ type memory struct {
 	path, source string
 }
 
-// memoryFile is its name in the state directory.
-const memoryFile = "corrosion.known"
+const (
+	// memoryFile is its name in the state directory.
+	memoryFile = "corrosion.known"
+
+	// maxMemory bounds it: 10,000 sites without gaps take 0.6 MB.
+	maxMemory = registry.MaxSettings
+)
 
 // memoryText is what the file holds.
 type memoryText struct {
@@ -194,7 +201,7 @@ func (m *memory) load() (*knowledge, error) {
 		return nil, nil
 	}
 	os.Remove(m.path + ".tmp") // of a write that never ended
-	data, err := os.ReadFile(m.path)
+	data, err := registry.ReadFile(m.path, maxMemory)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

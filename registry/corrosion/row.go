@@ -189,12 +189,18 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 		e.item = s.reject(nil, row, err)
 		return e
 	}
-	o, err := s.object(texts)
+	var o registry.Object
+	err = registry.Contain(func() (err error) {
+		o, err = s.object(texts)
+		return err
+	})
 	if err != nil {
 		e.item = s.reject(texts, row, err)
 		return e
 	}
-	e.item = registry.Put(o)
+	if e.item = registry.Put(o); e.item.Note != nil {
+		e.item.Where = s.place(row)
+	}
 	return e
 }
 
@@ -230,8 +236,10 @@ func (s *shape) reject(texts []string, row uint64, err error) registry.Item {
 		key = s.key(texts)
 	}
 	key.Kind = s.kind // so that it is counted where it belongs, nameless or not
-	return registry.Reject(key, fmt.Sprintf("%s row %d", s.table, row), err)
+	return registry.Reject(key, s.place(row), err)
 }
+
+func (s *shape) place(row uint64) string { return fmt.Sprintf("%s row %d", s.table, row) }
 
 // tooLong is the entry of a row that is too long to be read.
 func (s *shape) tooLong(b binding, h head, err error) entry {

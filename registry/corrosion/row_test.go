@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -73,6 +74,29 @@ func TestBadRowsKeepWhatWasKnown(t *testing.T) {
 			f.agent.Delete("machines", row("m1", ""))
 			f.wait("its end", func() bool { return f.world.has(moved) == nil })
 		})
+	}
+}
+
+// What of a row cannot be used is told with its place, and costs no more than itself.
+func TestRowUsedInPart(t *testing.T) {
+	texts := func(metadata string) json.RawMessage {
+		cells, err := json.Marshal([]any{"m1", "fdaa:0:18::/48", "my-app", "iad", "web", "started", "fdaa:0:18::7", metadata})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cells
+	}
+	b, err := shapes[0].bind(shapes[0].columns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := shapes[0].entry(b, 7, texts(`{"a":"`+strings.Repeat("x", 1<<16)+`"}`))
+	m, _ := e.item.Object.(*registry.Machine)
+	if m == nil || e.item.Note == nil || e.item.Where != "machines row 7" || !slices.Equal(m.Metadata, []registry.Pair{{Key: "fly_process_group", Value: "web"}}) {
+		t.Errorf("read as %+v, noted %v at %s", m, e.item.Note, e.item.Where)
+	}
+	if e := shapes[0].entry(b, 8, texts(`{"a":"1"}`)); e.item.Note != nil || e.item.Where != "" {
+		t.Errorf("noted %v at %s", e.item.Note, e.item.Where)
 	}
 }
 

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
+
+	"dnsd/registry"
 )
 
 // token is the bearer token that requests carry. Safe for concurrent use.
@@ -56,7 +57,7 @@ func (t *token) get() string {
 }
 
 func readToken(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	data, err := registry.ReadFile(path, registry.MaxSettings)
 	if err != nil {
 		return "", fmt.Errorf("corrosion token file: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"time"
 
@@ -19,6 +18,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"dnsd/registry"
 )
 
 // A connection is pinged after 10 s without traffic and closed when 5 s bring
@@ -155,7 +156,7 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
+		pem, err := registry.ReadFile(cfg.CAFile, registry.MaxSettings)
 		if err != nil {
 			return nil, fmt.Errorf("reading etcd's CA certificates: %w", err)
 		}
@@ -168,13 +169,23 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 		return nil, errors.New("a client certificate for etcd needs both its certificate file and its key file")
 	}
 	if cfg.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+		cert, err := keyPair(cfg.CertFile, cfg.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("reading the client certificate for etcd: %w", err)
 		}
 		conf.Certificates = []tls.Certificate{cert}
 	}
 	return conf, nil
+}
+
+// keyPair reads a certificate and its key.
+func keyPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, errCert := registry.ReadFile(certFile, registry.MaxSettings)
+	key, errKey := registry.ReadFile(keyFile, registry.MaxSettings)
+	if err := errors.Join(errCert, errKey); err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
 }
 
 // expiry says that the client's certificate has expired, which a server's own
@@ -199,7 +210,7 @@ func password(cfg Config) (string, error) {
 	case cfg.PasswordFile == "":
 		return cfg.Password, nil
 	}
-	b, err := os.ReadFile(cfg.PasswordFile)
+	b, err := registry.ReadFile(cfg.PasswordFile, registry.MaxSettings)
 	if err != nil {
 		return "", fmt.Errorf("reading the password for etcd: %w", err)
 	}

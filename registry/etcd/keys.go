@@ -81,31 +81,51 @@ func canonical(p parsed, network string) error {
 // rejects it. A key that names no object protects none.
 func (s *Source) put(key, value []byte) registry.Item {
 	where := string(key)
-	p, err := parseKey(where[len(s.cfg.Prefix):])
+	p, err := s.parse(key)
 	if err != nil {
 		return registry.Reject(registry.Key{AnyNetwork: true}, where, err)
 	}
 	var o registry.Object
-	switch p.key.Kind {
-	case registry.KindMachine:
-		o, err = registry.DecodeMachine(value, p.scope)
-	case registry.KindApp:
-		o, err = registry.DecodeApp(value, p.scope)
-	case registry.KindPeer:
-		o, err = registry.DecodePeer(value, p.scope)
-	case registry.KindAddress:
-		o, err = registry.DecodeAddress(value, p.scope)
-	}
+	err = registry.Contain(func() (err error) {
+		o, err = p.decode(value)
+		return err
+	})
 	if err != nil {
 		return registry.Reject(p.key, where, err)
 	}
-	return registry.Put(o)
+	item := registry.Put(o)
+	if item.Note != nil {
+		item.Where = where
+	}
+	return item
+}
+
+// parse reads a key.
+func (s *Source) parse(key []byte) (p parsed, err error) {
+	err = registry.Contain(func() (err error) {
+		p, err = parseKey(string(key[len(s.cfg.Prefix):]))
+		return err
+	})
+	return p, err
+}
+
+// decode reads the value of a key.
+func (p parsed) decode(value []byte) (registry.Object, error) {
+	switch p.key.Kind {
+	case registry.KindMachine:
+		return registry.DecodeMachine(value, p.scope)
+	case registry.KindApp:
+		return registry.DecodeApp(value, p.scope)
+	case registry.KindPeer:
+		return registry.DecodePeer(value, p.scope)
+	}
+	return registry.DecodeAddress(value, p.scope)
 }
 
 // remove returns the item for a deleted key, and false for a key that never
 // named an object.
 func (s *Source) remove(key []byte) (registry.Item, bool) {
-	p, err := parseKey(string(key[len(s.cfg.Prefix):]))
+	p, err := s.parse(key)
 	if err != nil {
 		return registry.Item{}, false
 	}

@@ -131,6 +131,10 @@ func TestPut(t *testing.T) {
 	if m.Addr != netip.MustParseAddr("fdaa:0:18::7") || m.App != "my-app" || m.ID != "m1" {
 		t.Errorf("%+v", m)
 	}
+	key, value := prefix+"machines/fdaa:0:18::/my-app/m1", `{"state":"started","config":{"metadata":{"a":"1","b":"`+strings.Repeat("x", 1<<16)+`"}}}`
+	if item := s.put([]byte(key), []byte(value)); item.Object == nil || item.Note == nil || item.Where != key {
+		t.Errorf("a machine with too much metadata: %+v", item)
+	}
 }
 
 // TestChanges is about what a real server is hard to bring to.
@@ -224,5 +228,18 @@ func TestPageSize(t *testing.T) {
 		if got := defaultPages.next(page); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
+	}
+}
+
+// What makes dnsd panic costs the key that it stands under, put or deleted.
+func TestAPanicCostsOneKey(t *testing.T) {
+	s := &Source{cfg: Config{Prefix: prefix}}
+	var bug *registry.PanicError
+	short := []byte("/") // shorter than any key that etcd sends
+	if item := s.put(short, nil); !errors.As(item.Err, &bug) || !item.Key.AnyNetwork || item.Where != "/" {
+		t.Errorf("put: %+v", item)
+	}
+	if item, ok := s.remove(short); ok {
+		t.Errorf("remove: %+v", item)
 	}
 }

@@ -52,7 +52,7 @@ func (s *Source) watch(ctx context.Context, c *client, feed registry.Feed) error
 	}}})
 	p := pulse{began: time.Now()}
 	p.listen()
-	asking.Go(func() { cancel(s.ask(ctx, stream, &p)) })
+	asking.Go(func() { cancel(registry.Contain(func() error { return s.ask(ctx, stream, &p) })) })
 
 	var items []registry.Item
 	for {

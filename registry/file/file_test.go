@@ -328,12 +328,16 @@ func TestRandomHistories(t *testing.T) {
 
 func TestReadWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
-	pipe := filepath.Join(dir, "pipe")
+	pipe, sparse := filepath.Join(dir, "pipe"), filepath.Join(dir, "sparse")
 	ok(t, syscall.Mkfifo(pipe, 0o644))
+	write(t, sparse, "")
+	ok(t, os.Truncate(sparse, 1<<40))
 	for path, want := range map[string]string{
 		filepath.Join(dir, "none"): "the file does not exist",
 		dir:                        "this is a directory",
 		"/dev/null":                "this is a device, pipe or socket",
+		"/dev/zero":                "this is a device, pipe or socket",
+		sparse:                     "it is larger than the 2048 MiB that dnsd reads",
 		pipe:                       "this is a device, pipe or socket",
 	} {
 		if _, err := read(path); err == nil || !strings.HasPrefix(plain(err).Error(), want) {

@@ -3,8 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -14,65 +13,57 @@ import (
 // maxTries is how many queries one question may cost its upstreams.
 const maxTries = 3
 
+// largeAnswer is from how many bytes on reading an answer waits for its network's
+// turn. It takes some 10 ns a byte; what UDP carries takes less than waiting does.
+const largeAnswer = 4096
+
 var (
 	errNoUpstream = errors.New("no upstream is configured for this name")
 	errAllDown    = errors.New("no upstream answers")
 	errOvertaken  = errors.New("another upstream was faster")
 )
 
-// timeoutError says that there was no answer for as long as one was waited for.
-type timeoutError struct{ after time.Duration }
-
-func (e timeoutError) Error() string { return fmt.Sprintf("no answer within %s", e.after) }
-
 // outcome is how one try ended: an answer or an error.
 type outcome struct {
-	from *upstream
-	m    *dns.Msg
-	err  error
+	from   *upstream
+	answer *answer
+	err    error
 }
-
-// final says whether the outcome is an answer that no other upstream could
-// better. The others may be the fault of the upstream asked.
-func (o *outcome) final() bool { return o.good() && !o.m.Truncated }
 
 // good says whether the outcome is an answer, be it a part of one: what has
 // TC set here had it over a stream as well, and is all that its upstream has.
-func (o *outcome) good() bool {
-	if o.err != nil || o.m == nil {
-		return false
-	}
-	switch o.m.Rcode {
-	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:
-		return true
-	}
-	return false
-}
+func (o *outcome) good() bool { return o.answer != nil && o.answer.good() }
 
-// ask is one question on its way to upstreams.
+// final says whether the outcome is an answer that no other upstream could
+// better. The others may be the fault of the upstream asked.
+func (o *outcome) final() bool { return o.good() && !o.answer.partial }
+
+// ask is one question on its way to upstreams. One goroutine uses it.
 type ask struct {
-	f     *Forwarder
-	m     *message
-	watch *watch
+	f       *Forwarder
+	m       *message
+	network netip.Prefix
+	watch   *watch
 
-	tries    sync.WaitGroup
-	outcomes chan outcome // one slot a try
-	untried  []*upstream  // in the order of preference
+	running  sync.WaitGroup
+	outcomes chan outcome  // one slot a try
+	doubts   chan struct{} // one slot a try
+	untried  []*upstream   // in the order of preference
 	tried    []*upstream
 	pending  int
 }
 
-// ask asks a route's upstreams until one gives a final answer, and otherwise
+// ask asks upstreams, in this order, until one gives a final answer, and otherwise
 // returns the part of an answer or the most telling failure. It returns when ctx ends, and has by then no
 // query under way.
-func (f *Forwarder) ask(ctx context.Context, route []*upstream, m *message, w *watch) outcome {
-	a := &ask{f: f, m: m, watch: w, outcomes: make(chan outcome, maxTries), untried: preferred(route)}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer a.tries.Wait()
-	defer cancel(errOvertaken)
-	if len(route) == 0 {
-		return outcome{err: errNoUpstream}
+func (f *Forwarder) ask(ctx context.Context, upstreams []*upstream, m *message, network netip.Prefix, w *watch) outcome {
+	a := &ask{
+		f: f, m: m, network: network, watch: w, untried: upstreams,
+		outcomes: make(chan outcome, maxTries), doubts: make(chan struct{}, maxTries),
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer a.running.Wait()
+	defer cancel(errOvertaken)
 	if !a.try(ctx, false) {
 		return outcome{err: errAllDown}
 	}
@@ -80,13 +71,13 @@ func (f *Forwarder) ask(ctx context.Context, route []*upstream, m *message, w *w
 }
 
 // wait sees the question through: it starts a second query when the first is
-// slow, the next when one fails, and the loop probe when there is reason to.
+// slow or in doubt, the next when one fails, and loop probes when there is reason to.
 func (a *ask) wait(ctx context.Context) outcome {
 	var worst outcome
 	race := time.NewTimer(a.tried[0].patience())
 	defer race.Stop()
 	again := a.watch.again
-	var loopTimer <-chan time.Time
+	var suspicion <-chan time.Time
 	for {
 		select {
 		case o := <-a.outcomes:
@@ -94,25 +85,22 @@ func (a *ask) wait(ctx context.Context) outcome {
 			if o.final() {
 				return o
 			}
-			if a.watch.hasLooped() { // and the failure is only its echo
-				return outcome{err: a.watch.loopError()}
-			}
 			worst = moreTelling(worst, o)
 			if !a.try(ctx, false) && (worst.good() || !a.retry(ctx, o)) && a.pending == 0 {
 				return worst
 			}
 		case <-race.C:
 			a.try(ctx, true)
+		case <-a.doubts:
+			a.try(ctx, true)
 		case <-again:
-			again, loopTimer = nil, time.After(loopDelay)
-		case <-loopTimer:
-			a.probeLoop(ctx)
-		case <-a.watch.looped:
-			return outcome{err: a.watch.loopError()}
+			again, suspicion = nil, time.After(loopDelay)
+		case <-suspicion:
+			suspicion = time.After(loopDelay) // for the tries that are still to come
+			a.probeLoops(ctx)
 		case <-ctx.Done():
-			if worst.err == nil && worst.m == nil {
-				u := a.tried[0]
-				worst = outcome{from: u, err: fmt.Errorf("upstream %s: %w", u.label, context.Cause(ctx))}
+			if worst.err == nil && worst.answer == nil {
+				worst = outcome{from: a.tried[0], err: context.Cause(ctx)}
 			}
 			return worst
 		}
@@ -120,16 +108,26 @@ func (a *ask) wait(ctx context.Context) outcome {
 }
 
 // moreTelling returns what a client learns more from: a part of the answer
-// rather than a failure, and a response code of an upstream rather than the news
-// that another is silent.
+// rather than a failure, a response code of an upstream rather than the news that
+// another is silent, and a loop rather than that.
 func moreTelling(a, b outcome) outcome {
-	if b.good() && !a.good() {
+	telling := func(o outcome) int {
+		switch {
+		case o.good():
+			return 4
+		case o.answer != nil:
+			return 3
+		case errors.As(o.err, new(loopError)):
+			return 2
+		case o.err != nil:
+			return 1
+		}
+		return 0
+	}
+	if telling(b) > telling(a) {
 		return b
 	}
-	if a.m != nil || (a.err != nil && b.err != nil) {
-		return a
-	}
-	return b
+	return a
 }
 
 // try sends the question to the next upstream that has not had it, if there is
@@ -148,9 +146,12 @@ func (a *ask) try(ctx context.Context, raced bool) bool {
 }
 
 // retry sends the question again to an upstream that was silent: a packet may
-// have been lost. One that has answered would only answer the same.
+// have been lost. One that has answered, or sent it back, would only do the same.
 func (a *ask) retry(ctx context.Context, o outcome) bool {
 	if o.err == nil || len(a.tried) == maxTries || o.from.isDown() || ctx.Err() != nil {
+		return false
+	}
+	if r := reasonOf(o.err); r != reasonTimeout && r != reasonNetwork {
 		return false
 	}
 	a.start(ctx, o.from)
@@ -160,48 +161,82 @@ func (a *ask) retry(ctx context.Context, o outcome) bool {
 func (a *ask) start(ctx context.Context, u *upstream) {
 	a.tried = append(a.tried, u)
 	a.pending++
-	a.tries.Go(func() { a.outcomes <- a.f.query(ctx, u, a.m) })
+	a.running.Go(func() {
+		o := outcome{from: u, err: errInternal}
+		a.f.guard.run("asking an upstream", func() { o.answer, o.err = a.query(ctx, u) })
+		a.outcomes <- o
+	})
 }
 
 // query sends one query to one upstream and keeps the upstream's books.
-func (f *Forwarder) query(ctx context.Context, u *upstream, m *message) (o outcome) {
-	ctx, cancel := context.WithTimeoutCause(ctx, f.cfg.TryTimeout, timeoutError{f.cfg.TryTimeout})
-	defer cancel()
-	defer func() { // an answer we cannot read must not end the process
-		if p := recover(); p != nil {
-			f.log.Error("panic while asking an upstream", "upstream", u.label, "panic", p, "stack", string(debug.Stack()))
-			o = outcome{from: u, err: fmt.Errorf("upstream %s: internal error", u.label)}
+func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
+	timeout := a.f.cfg.TryTimeout
+	ctx, stop := context.WithTimeoutCause(ctx, timeout, timeoutError{timeout})
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer a.f.enroll(a.watch, u, cancel)()
+	forget := func() bool { return true }
+	defer func() { forget() }()
+	doubted := false
+	doubt := func(err error) {
+		if doubted {
+			return
 		}
-	}()
+		doubted = true
+		// Only the prober decides that nobody is there. When it does, there is
+		// nothing to wait for.
+		forget = context.AfterFunc(u.inService(), func() { cancel(err) })
+		u.suspect()
+		a.doubts <- struct{}{}
+	}
 	u.metrics.requests.Inc()
 	start := time.Now()
-	answer, err := u.net.exchange(ctx, m)
+	b, err := u.exchange(ctx, a.m, doubt)
 	took := time.Since(start)
+	var answer *answer
 	if err == nil {
-		u.answered(took, answer.Rcode)
+		answer, err = a.read(b)
+	}
+	if cause := context.Cause(ctx); errors.As(cause, new(loopError)) && (err != nil || !answer.good()) {
+		err = cause // and what came is only its echo
+	}
+	if err == nil {
+		u.answered(took, answer.good(), usualWeight)
 		u.metrics.duration.Observe(took.Seconds())
-		u.metrics.responses.WithLabelValues(rcodeName(answer.Rcode)).Inc()
-		return outcome{from: u, m: answer}
+		u.metrics.responses.WithLabelValues(rcodeName(int(answer.Rcode))).Inc()
+		return answer, nil
 	}
-	if !errors.Is(err, context.Canceled) { // unless dnsd itself is shutting down
+	a.f.log.Debug("a query to an upstream failed", "upstream", u.label, "err", err)
+	reason := reasonOf(err)
+	if reason == reasonNone { // dnsd itself is shutting down
+		return nil, err
+	}
+	u.metrics.failures.WithLabelValues(reason).Inc()
+	if reason != reasonLoop {
 		u.unanswered(took, err)
-		u.metrics.failures.WithLabelValues(reasonOf(err)).Inc()
 	}
-	return outcome{from: u, err: fmt.Errorf("upstream %s: %w", u.label, err)}
+	return nil, err
 }
 
-// reasonOf puts an error into the closed set of the failures metric.
-func reasonOf(err error) string {
-	var timeout timeoutError
-	switch {
-	case errors.Is(err, errOvertaken):
-		return "overtaken"
-	case errors.As(err, &timeout), errors.Is(err, context.DeadlineExceeded):
-		return "timeout"
-	case errors.Is(err, errMalformed):
-		return "malformed"
-	case isLocal(err):
-		return "local"
+// read reads an answer. Large ones take their network's turn.
+func (a *ask) read(b []byte) (*answer, error) {
+	if len(b) >= largeAnswer {
+		a.f.turns.Enter(a.network)
+		defer a.f.turns.Leave(a.network)
 	}
-	return "network"
+	return read(b, a.m, time.Now())
+}
+
+// isGood says of a response what good says of an answer.
+func isGood(b []byte) bool {
+	a := answer{Reply: Reply{Rcode: uint16(b[3] & 0xf)}}
+	return a.good()
+}
+
+// rejectsEDNS says whether a response is what a server says that knows no EDNS. One
+// that does sends an OPT and means something else.
+func rejectsEDNS(b []byte) bool {
+	rcode := b[3] & 0xf
+	return (rcode == dns.RcodeFormatError || rcode == dns.RcodeNotImplemented) && (isBare(b) || b[10]|b[11] == 0)
 }

@@ -2,19 +2,20 @@ package forward
 
 import (
 	"bytes"
-	"fmt"
+	"container/heap"
+	"container/list"
 	"hash/maphash"
+	"math/bits"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
 	"github.com/miekg/dns"
 )
 
 // How long answers are kept.
 const (
-	minTTL      = 1         // seconds; a TTL of 0 would send each of a burst upstream
 	maxTTL      = 24 * 3600 // seconds; RFC 8767, section 4, suggests a week at most
 	maxNegative = 5 * 60    // seconds; a name that comes to exist is seen after that (RFC 2308, section 5: at most 3 h)
 
@@ -35,15 +36,26 @@ const (
 	refreshMinTTL = 10 * time.Second
 )
 
+// lifetime says how long a reply is good for.
+type lifetime struct {
+	fresh  time.Duration // given without asking; zero: not kept
+	usable time.Time     // until when it may be given although stale; zero: not at all
+	renew  bool          // worth asking for again before it expires
+}
+
 // key finds an answer. The name stands in it as a keyed hash, so that a
 // look-up allocates nothing; the entry holds the name itself.
 type key struct {
 	name    uint64
 	network netip.Prefix // zero unless answers are kept per network
-	qtype   uint16
+	qtype   uint16       // anyType for the denial of a name
 	class   uint16
 	do, cd  bool
 }
+
+// anyType stands for all types: a name that does not exist has records of none
+// (RFC 2308, section 5). It is nobody's (RFC 6895, section 3.1).
+const anyType = 0
 
 // entry is an answer that is kept, with the question it answers.
 type entry struct {
@@ -55,39 +67,66 @@ type entry struct {
 	refresh time.Time // from when a hit sends for a newer one; zero: never
 
 	refreshing atomic.Bool // set by the first such hit
+	used       atomic.Bool // given since it was put or last spared
+
+	next atomic.Pointer[entry] // of the same bucket
+
+	holder *holder       // guarded by cache.mu, as is place; nil: it has gone
+	place  *list.Element // among the holder's
 }
 
-// entryOverhead is what an entry takes beside its variable parts: itself, the
-// cache's node and bucket share, and the headers of four slices. Measured as heap
-// growth per entry; see TestCacheWeight.
-const entryOverhead = 670
+// entryOverhead is what an entry takes beside its variable parts: itself, its
+// place in a bucket and in its holder's list. Measured as heap growth per entry;
+// see TestCacheWeight.
+const entryOverhead = 420
 
-func (e *entry) weight() uint32 {
-	n := entryOverhead + len(e.name) + len(e.body) + 4*cap(e.records)
+func (e *entry) weight() int {
+	n := entryOverhead + len(e.name) + cap(e.body) + 4*cap(e.records)
 	for _, ede := range e.EDE {
 		n += 24 + len(ede.Text)
 	}
-	return uint32(n)
+	return n
 }
 
-// cache keeps answers within a bound of bytes. Safe for concurrent use.
+// cache keeps answers within a bound of bytes. Look-ups take no lock. Safe for
+// concurrent use.
+//
+// When it is full, the network that holds most loses its oldest answer that has
+// not been given lately. So whatever one network asks for, no answer goes of a
+// network that holds no more than its part of the whole. An answer
+// is held by the network that asked for it last when it was fetched.
 type cache struct {
-	entries    *otter.Cache[key, *entry]
 	seed       maphash.Seed
 	perNetwork bool
+	max        int
+	buckets    []atomic.Pointer[entry] // written with mu held
+
+	mu      sync.Mutex
+	size    int // guarded by mu, as are those below; bytes
+	count   int
+	holders map[netip.Prefix]*holder
+	order   holders // a heap, whoever holds most first
 }
 
-func newCache(maxBytes uint64, perNetwork bool) (*cache, error) {
-	// Expiry is the entries' own affair: what is stale must stay, and the
-	// library's timers would need a goroutine.
-	entries, err := otter.New(&otter.Options[key, *entry]{
-		MaximumWeight: maxBytes,
-		Weigher:       func(_ key, e *entry) uint32 { return e.weight() },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("making the cache: %w", err)
+// holder is a network with its answers. All of it is guarded by cache.mu.
+type holder struct {
+	network netip.Prefix
+	size    int
+	entries list.List // of *entry, oldest first
+	index   int       // in cache.order
+}
+
+// maxSpared bounds how many answers in use are passed over in search of one that is
+// not: a put takes no longer however full the cache is.
+const maxSpared = 16
+
+func newCache(maxBytes uint64, perNetwork bool) *cache {
+	max := int(min(maxBytes, 1<<62))
+	n := 1 << bits.Len(uint(min(max/(2*entryOverhead), 1<<24))) // some one to two entries each
+	return &cache{
+		seed: maphash.MakeSeed(), perNetwork: perNetwork, max: max,
+		buckets: make([]atomic.Pointer[entry], n), holders: make(map[netip.Prefix]*holder),
 	}
-	return &cache{entries: entries, seed: maphash.MakeSeed(), perNetwork: perNetwork}, nil
 }
 
 func (c *cache) keyOf(q *Query) key {
@@ -98,88 +137,139 @@ func (c *cache) keyOf(q *Query) key {
 	return k
 }
 
-// get returns the entry for a question, be it fresh or long stale, or nil.
+func (c *cache) bucket(k key) *atomic.Pointer[entry] {
+	return &c.buckets[maphash.Comparable(c.seed, k)&uint64(len(c.buckets)-1)]
+}
+
+// get returns the entry for a question, be it fresh or long stale, or nil: that
+// of its type or the denial of its name, whichever is younger.
 func (c *cache) get(k key, name []byte) *entry {
-	e, ok := c.entries.GetIfPresent(k)
-	if !ok || !bytes.Equal(e.name, name) {
-		return nil
+	e := c.find(k, name)
+	if e != nil && time.Now().Before(e.fresh) {
+		return e
+	}
+	k.qtype = anyType
+	if denial := c.find(k, name); denial != nil && (e == nil || e.born.Before(denial.born)) {
+		return denial
 	}
 	return e
 }
 
-// put keeps a reply for as long as life says.
-func (c *cache) put(k key, name []byte, r *Reply, life lifetime, now time.Time) {
+func (c *cache) find(k key, name []byte) *entry {
+	for e := c.bucket(k).Load(); e != nil; e = e.next.Load() {
+		if e.key == k && bytes.Equal(e.name, name) {
+			return e
+		}
+	}
+	return nil
+}
+
+// put keeps a reply for as long as life says. network is who holds it.
+func (c *cache) put(k key, name []byte, network netip.Prefix, r *Reply, life lifetime, now time.Time) {
+	denied := k
+	denied.qtype = anyType
+	if r.Rcode == dns.RcodeNameError && r.counts[0] == 0 { // else it denies what an alias points to
+		k = denied
+	}
 	e := &entry{Reply: *r, name: name, key: k, fresh: now.Add(life.fresh), usable: life.usable}
 	if life.renew && life.fresh >= refreshMinTTL {
 		e.refresh = e.fresh.Add(-life.fresh / refreshPart)
 	}
-	c.entries.Set(k, e)
-}
-
-// lifetime says how long a reply is good for.
-type lifetime struct {
-	fresh  time.Duration // given without asking; zero: not kept
-	usable time.Time     // until when it may be given although stale; zero: not at all
-	renew  bool          // worth asking for again before it expires
-}
-
-// clampTTLs brings the TTLs of an answer (NOERROR, NXDOMAIN or YXDOMAIN) within
-// bounds, in place, and says how long it may be kept: as long as its shortest
-// lived record, and negative answers no longer than their SOA says
-// (RFC 2308, section 5).
-func clampTTLs(m *dns.Msg, q *Query, now time.Time) lifetime {
-	negative := isNegative(m, q.Type)
-	ceiling := uint32(maxTTL)
-	if negative {
-		soa := findSOA(m.Ns)
-		if soa == nil {
-			return lifetime{} // nothing says for how long: RFC 2308, section 5
-		}
-		soa.Hdr.Ttl = min(soa.Hdr.Ttl, soa.Minttl)
-		ceiling = maxNegative
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.find(k, name); old != nil {
+		c.drop(old)
 	}
-	shortest := ceiling
-	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
-		for _, rr := range section {
-			h := rr.Header()
-			if h.Rrtype == dns.TypeOPT {
-				continue
-			}
-			if h.Ttl > 1<<31-1 { // RFC 2181, section 8
-				h.Ttl = 0
-			}
-			h.Ttl = min(max(h.Ttl, minTTL), ceiling)
-			shortest = min(shortest, h.Ttl)
+	if r.Rcode == dns.RcodeSuccess {
+		if old := c.find(denied, name); old != nil {
+			c.drop(old) // the name exists
 		}
 	}
-	life := lifetime{fresh: time.Duration(shortest) * time.Second, renew: true}
-	hold := staleHold
-	if negative {
-		hold = staleNegative
+	c.add(e, network)
+	for c.size > c.max {
+		c.evict()
 	}
-	life.usable = now.Add(life.fresh + hold)
-	return life
 }
 
-// isNegative says whether an answer is NXDOMAIN or NODATA: no record of the
-// asked type, be it at the end of a chain of aliases.
-func isNegative(m *dns.Msg, qtype uint16) bool {
-	if m.Rcode == dns.RcodeNameError {
-		return true
+// add needs mu, as do drop and evict.
+func (c *cache) add(e *entry, network netip.Prefix) {
+	h := c.holders[network]
+	if h == nil {
+		h = &holder{network: network}
+		c.holders[network] = h
+		heap.Push(&c.order, h)
 	}
-	for _, rr := range m.Answer {
-		if t := rr.Header().Rrtype; t == qtype || qtype == dns.TypeANY {
-			return false
-		}
-	}
-	return true
+	n := e.weight()
+	e.holder, e.place = h, h.entries.PushBack(e)
+	h.size += n
+	heap.Fix(&c.order, h.index)
+	c.size += n
+	c.count++
+	head := c.bucket(e.key)
+	e.next.Store(head.Load())
+	head.Store(e)
 }
 
-func findSOA(authority []dns.RR) *dns.SOA {
-	for _, rr := range authority {
-		if soa, ok := rr.(*dns.SOA); ok {
-			return soa
-		}
+// drop takes an entry out. Who has found it may go on reading it.
+func (c *cache) drop(e *entry) {
+	at := c.bucket(e.key)
+	for at.Load() != e {
+		at = &at.Load().next
 	}
-	return nil
+	at.Store(e.next.Load())
+	h, n := e.holder, e.weight()
+	h.entries.Remove(e.place)
+	c.size -= n
+	c.count--
+	if h.size -= n; h.entries.Len() > 0 {
+		heap.Fix(&c.order, h.index)
+		return
+	}
+	heap.Remove(&c.order, h.index)
+	delete(c.holders, h.network)
+}
+
+// evict makes whoever holds most lose one.
+func (c *cache) evict() {
+	entries := &c.order[0].entries
+	for range maxSpared {
+		e := entries.Front().Value.(*entry)
+		if !e.used.Swap(false) {
+			break
+		}
+		entries.MoveToBack(e.place)
+	}
+	c.drop(entries.Front().Value.(*entry))
+}
+
+// stats returns how many answers are kept, and what they take in bytes.
+func (c *cache) stats() (count, size int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count, c.size
+}
+
+// holders implements heap.Interface.
+type holders []*holder
+
+func (h holders) Len() int           { return len(h) }
+func (h holders) Less(i, j int) bool { return h[i].size > h[j].size }
+
+func (h holders) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push and Pop are heap's to call.
+func (h *holders) Push(x any) {
+	x.(*holder).index = len(*h)
+	*h = append(*h, x.(*holder))
+}
+
+func (h *holders) Pop() any {
+	last := len(*h) - 1
+	x := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return x
 }

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"runtime"
@@ -24,9 +25,9 @@ func TestLifetimes(t *testing.T) {
 	}{
 		{"positive", dns.RcodeSuccess, []string{"a.example. 60 IN A 192.0.2.1"}, time.Minute, 60},
 		{"shortest counts", dns.RcodeSuccess, []string{"a.example. 60 IN A 192.0.2.1", "--", "example. 30 IN NS ns.example."}, 30 * time.Second, 60},
-		{"zero", dns.RcodeSuccess, []string{"a.example. 0 IN A 192.0.2.1"}, time.Second, 1},
+		{"zero", dns.RcodeSuccess, []string{"a.example. 0 IN A 192.0.2.1"}, 0, 0},
 		{"a week", dns.RcodeSuccess, []string{"a.example. 604800 IN A 192.0.2.1"}, 24 * time.Hour, 86400},
-		{"sign bit", dns.RcodeSuccess, []string{"a.example. 2147483648 IN A 192.0.2.1"}, time.Second, 1},
+		{"sign bit", dns.RcodeSuccess, []string{"a.example. 2147483648 IN A 192.0.2.1"}, 0, 0},
 		{"alias", dns.RcodeSuccess, []string{"a.example. 60 IN CNAME b.example.", "b.example. 5 IN A 192.0.2.1"}, 5 * time.Second, 60},
 		{"nxdomain by ttl", dns.RcodeNameError, []string{"--", "example. 20" + soa + "3600"}, 20 * time.Second, 20},
 		{"nxdomain by minimum", dns.RcodeNameError, []string{"--", "example. 3600" + soa + "20"}, 20 * time.Second, 20},
@@ -42,7 +43,7 @@ func TestLifetimes(t *testing.T) {
 				f, stop := newFaked(t, Config{}, u)
 				defer stop()
 				q := query("a.example", dns.TypeA)
-				f.Resolve(t.Context(), q)
+				resolve(t.Context(), f, q)
 				if c.want > 0 {
 					if m := response(t, q, f.Immediate(q), 512); append(m.Answer, m.Ns...)[0].Header().Ttl != c.ttl {
 						t.Errorf("got %v, want a TTL of %d", m, c.ttl)
@@ -72,7 +73,7 @@ func TestServeStale(t *testing.T) {
 		defer stop()
 		q := query("a.example", dns.TypeA)
 		const fresh, stale = "NOERROR; a.example. 60 IN A 192.0.2.1", "NOERROR; a.example. 30 IN A 192.0.2.1; EDE 3"
-		wantText(t, q, f.Resolve(t.Context(), q), fresh)
+		wantText(t, q, resolve(t.Context(), f, q), fresh)
 		time.Sleep(2 * time.Minute)
 
 		for name, answer := range map[string]answerFunc{
@@ -80,7 +81,7 @@ func TestServeStale(t *testing.T) {
 		} {
 			u.set(answer)
 			start := time.Now()
-			wantText(t, q, f.Resolve(t.Context(), q), stale)
+			wantText(t, q, resolve(t.Context(), f, q), stale)
 			if took := time.Since(start); took > stalePatience {
 				t.Errorf("%s: took %s", name, took)
 			}
@@ -96,11 +97,11 @@ func TestServeStale(t *testing.T) {
 		u.set(func(_ context.Context, m *message) (*dns.Msg, error) {
 			return withEDE(answerTo(m, dns.RcodeServerFailure), dns.ExtendedErrorCodeDNSBogus, ""), nil
 		})
-		wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 6")
+		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 6")
 
 		u.set(after(0, "192.0.2.9"))
 		time.Sleep(failureHold)
-		wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.9")
+		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; a.example. 60 IN A 192.0.2.9")
 		if value(f.metrics.stale) != 6 {
 			t.Errorf("%v stale", value(f.metrics.stale))
 		}
@@ -124,17 +125,17 @@ func TestStaleEnds(t *testing.T) {
 				f, stop := newFaked(t, Config{}, u)
 				defer stop()
 				q := query("a.example", dns.TypeA)
-				f.Resolve(t.Context(), q)
+				resolve(t.Context(), f, q)
 				u.set(says(dns.RcodeServerFailure))
 				end := time.Now().Add(time.Minute + c.hold)
 				time.Sleep(time.Minute)
 				for time.Now().Before(end) {
-					if r := f.Resolve(t.Context(), q); r.EDE[0].Code != c.code {
+					if r := resolve(t.Context(), f, q); r.EDE[0].Code != c.code {
 						t.Fatalf("%s before the end: %v", time.Until(end), r)
 					}
 					time.Sleep(min(10*time.Minute, max(time.Until(end), failureHold)))
 				}
-				wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+				wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
 			})
 		})
 	}
@@ -146,7 +147,7 @@ func TestRefreshAhead(t *testing.T) {
 		f, stop := newFaked(t, Config{}, u)
 		defer stop()
 		q := query("a.example", dns.TypeA)
-		f.Resolve(t.Context(), q)
+		resolve(t.Context(), f, q)
 		time.Sleep(53 * time.Second)
 		f.Immediate(q)
 		synctest.Wait()
@@ -183,7 +184,7 @@ func TestRefreshAhead(t *testing.T) {
 func TestNoAllocations(t *testing.T) {
 	f, _ := newFaked(t, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
 	q := query("www.example.com", dns.TypeA)
-	f.Resolve(t.Context(), q)
+	resolve(t.Context(), f, q)
 	dst := make([]byte, 0, 1232)
 	dst = append(append(dst, make([]byte, 12)...), append(q.Name, 0, 1, 0, 1)...)
 	f.Immediate(q).born = time.Now().Add(-10 * time.Second)
@@ -205,9 +206,8 @@ func TestCacheWeight(t *testing.T) {
 			q := query(fmt.Sprintf("name-%d.example.com", i), dns.TypeA)
 			m := answerTo(newMessage(q, true), dns.RcodeSuccess, fmt.Sprintf("name-%d.example.com. 60 IN A 192.0.2.1", i))
 			r := replyTo(t, q, m)
-			f.cache.put(f.cache.keyOf(q), q.Name, r, lifetime{fresh: time.Minute}, time.Now())
+			f.cache.put(f.cache.keyOf(q), bytes.Clone(q.Name), netA, r, lifetime{fresh: time.Minute}, time.Now())
 		}
-		f.cache.entries.CleanUp()
 	}
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -218,13 +218,14 @@ func TestCacheWeight(t *testing.T) {
 	before := heap()
 	const n = 5000
 	fill(0, n)
-	real, said := heap()-before, int64(f.cache.entries.WeightedSize())
+	_, size := f.cache.stats()
+	real, said := heap()-before, int64(size)
 	t.Logf("%d bytes an entry, %d said", real/n, said/n)
 	if !raceEnabled && (real > said*3/2 || real < said/2) {
 		t.Errorf("%d entries take %d bytes, and are said to take %d", n, real, said)
 	}
 	fill(n, 4*n)
-	if got := f.cache.entries.WeightedSize(); got > 8<<20 {
+	if _, got := f.cache.stats(); got > 8<<20 {
 		t.Errorf("%d bytes kept, more than the bound", got)
 	}
 }
@@ -232,7 +233,7 @@ func TestCacheWeight(t *testing.T) {
 func BenchmarkHit(b *testing.B) {
 	f, _ := newFaked(b, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
 	q := query("www.example.com", dns.TypeA)
-	f.Resolve(b.Context(), q)
+	resolve(b.Context(), f, q)
 	dst := append(append(make([]byte, 12, 512), q.Name...), 0, 1, 0, 1)
 	b.ReportAllocs()
 	for b.Loop() {

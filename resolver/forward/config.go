@@ -2,24 +2,24 @@
 // upstream resolvers, keeps their answers, and sees to it that no network's
 // questions crowd out another's.
 //
-// A [Forwarder] has two entrances. [Forwarder.Immediate] says what can be said
-// without waiting (a kept answer, a special name, a refusal) and allocates
-// nothing on a hit; [Forwarder.Resolve] waits for an upstream. Between them and
-// the network stand, in this order: the limiter (fair.go), the flights that
-// let identical questions share one upstream query (flight.go), the policy that
-// picks, races and retries upstreams (ask.go), and the exchanges themselves
-// (udp.go, stream.go).
+// A question goes through a [Forwarder] in up to three steps. [Forwarder.Immediate]
+// says what can be said without waiting (a kept answer, a special name, a refusal)
+// and allocates nothing on a hit; else it takes a place for the question.
+// [Forwarder.Resolve] waits for an upstream. [Forwarder.Release] gives the place
+// back, when the response is out. Between them and the network stand, in this order:
+// the limiter (fair.go), the flights that let identical questions share one upstream
+// query (flight.go), the policy that picks, races and retries upstreams (ask.go), and
+// the exchanges themselves (udp.go, stream.go). What comes back is read in one pass
+// (answer.go) and kept (cache.go).
 package forward
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,7 +48,8 @@ type Config struct {
 
 	Timeout     time.Duration // for a question as a whole
 	TryTimeout  time.Duration // for one query to one upstream
-	MaxInflight int           // questions waiting for upstreams at once
+	MaxInflight int           // questions that are admitted at once, each until its response is out
+	Descriptors int           // file descriptors that forwarding may hold; fewer than MaxInflight needs bound that; zero: any number
 	CacheBytes  uint64        // what kept answers may take, with overhead
 
 	// PerNetwork keeps answers apart by Query.Network, so that no network can
@@ -147,19 +148,13 @@ func parseAddr(s string, port uint16) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// FromResolvConf returns the nameservers that the resolv.conf(5) at path lists,
+// ParseResolvConf returns the nameservers that the text of a resolv.conf(5) lists,
 // without those for which self is true: dnsd must not be its own upstream. An
 // empty result is no error. Lines that cannot be read are passed over, as stub
-// resolvers do.
-func FromResolvConf(path string, self func(netip.AddrPort) bool) ([]Upstream, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading nameservers: %w", err)
-	}
-	var ups []Upstream
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
+// resolvers do, and so is a server that was named before.
+func ParseResolvConf(text string, self func(netip.AddrPort) bool) (ups []Upstream) {
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
 		if len(fields) < 2 || fields[0] != "nameserver" {
 			continue
 		}
@@ -167,13 +162,10 @@ func FromResolvConf(path string, self func(netip.AddrPort) bool) ([]Upstream, er
 		if err != nil {
 			continue
 		}
-		ap := netip.AddrPortFrom(addr.Unmap(), 53)
-		if self == nil || !self(ap) {
-			ups = append(ups, Upstream{Domain: ".", Addr: ap})
+		u := Upstream{Domain: ".", Addr: netip.AddrPortFrom(addr.Unmap(), 53)}
+		if !slices.Contains(ups, u) && (self == nil || !self(u.Addr)) {
+			ups = append(ups, u)
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("reading nameservers of %s: %w", path, err)
-	}
-	return ups, nil
+	return ups
 }

@@ -2,8 +2,6 @@ package forward
 
 import (
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -52,35 +50,31 @@ func TestParseUpstream(t *testing.T) {
 	}
 }
 
-func TestFromResolvConf(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "resolv.conf")
-	err := os.WriteFile(path, []byte(`# nameserver 192.0.2.66
+func TestParseResolvConf(t *testing.T) {
+	const conf = `# nameserver 192.0.2.66
 search example.com
 nameserver 10.0.0.1
 nameserver   fd00::1
 nameserver nonsense
 nameserver fdaa::3
+nameserver 10.0.0.1
 options edns0
-nameserver 10.0.0.2 # spare`), 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+nameserver 10.0.0.2 # spare`
 	self := netip.MustParseAddrPort("[fdaa::3]:53")
-	ups, err := FromResolvConf(path, func(a netip.AddrPort) bool { return a == self })
 	var got []string
-	for _, u := range ups {
+	for _, u := range ParseResolvConf(conf, func(a netip.AddrPort) bool { return a == self }) {
 		got = append(got, u.String())
 	}
-	if want := "10.0.0.1:53 [fd00::1]:53 10.0.0.2:53"; err != nil || strings.Join(got, " ") != want {
-		t.Errorf("got %v, %v", got, err)
+	if want := "10.0.0.1:53 [fd00::1]:53 10.0.0.2:53"; strings.Join(got, " ") != want {
+		t.Errorf("got %v", got)
 	}
-	if _, err := FromResolvConf(path+".absent", nil); err == nil {
-		t.Error("no error for a file that is not there")
+	if got := ParseResolvConf("search example.com\n", nil); got != nil {
+		t.Errorf("nameservers in a file that names none: %v", got)
 	}
 }
 
 func TestNewRejects(t *testing.T) {
-	for _, cfg := range []Config{{Timeout: -1}, {MaxInflight: -1}, {Upstreams: []Upstream{{Domain: "."}}}} {
+	for _, cfg := range []Config{{Timeout: -1}, {MaxInflight: -1}, {Descriptors: -1}, {Upstreams: []Upstream{{Domain: "."}}}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("accepted %+v", cfg)
 		}

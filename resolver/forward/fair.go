@@ -3,79 +3,90 @@ package forward
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 )
 
-// refreshShare is the part of the free places that refreshes may take together.
-const refreshShare = 8
+// renewalShare is the part of the free places that a network's renewals may
+// take: they must never be what a client is refused for.
+const renewalShare = 8
 
-// limiter bounds the questions that wait for upstreams, and how many of them are
-// one network's. Nothing queues: a question gets its place at once or never, so
-// that the client can turn to another server.
+// limiter bounds the questions that are admitted: they wait for upstreams, or their
+// response waits to be sent. Nothing queues: a question gets its place at once or
+// never, so that the client can turn to another server.
 //
 // A network may take a place while it holds fewer than are free (the dynamic
 // thresholds of shared-memory switches). One busy network so ends at
 // half of the places, two at a third each, n at 1/(n+1): whatever the busy ones
 // do, as much as any of them holds is left for whoever comes next.
 type limiter struct {
-	max int // set once
-
-	mu         sync.Mutex
-	total      int                  // guarded by mu
-	held       map[netip.Prefix]int // guarded by mu; no zeros
-	refreshing int                  // guarded by mu; part of total
+	mu    sync.Mutex
+	max   int                  // guarded by mu
+	total int                  // guarded by mu
+	held  map[netip.Prefix]int // guarded by mu; no zeros
 }
 
 func newLimiter(max int) *limiter {
 	return &limiter{max: max, held: make(map[netip.Prefix]int)}
 }
 
-// room says whether take would succeed, so that a refusal can cost nothing.
-func (l *limiter) room(network netip.Prefix) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.held[network] < l.max-l.total
+// place is what a question takes. Whoever works for it has a part in it; it is
+// free again when the last one has left.
+type place struct {
+	limiter *limiter
+	network netip.Prefix
+	parts   atomic.Int32
 }
 
-// take takes a place for a network's question. After true, give must follow.
-func (l *limiter) take(network netip.Prefix) bool {
+// take takes a place for a network's question, with one part in it. Nil: there is none.
+func (l *limiter) take(network netip.Prefix) *place { return l.takeOf(network, 1) }
+
+// takeRenewal takes a place for renewing an answer that a network uses.
+func (l *limiter) takeRenewal(network netip.Prefix) *place { return l.takeOf(network, renewalShare) }
+
+// takeOf takes a place where the network holds fewer than a share of those that
+// are free.
+func (l *limiter) takeOf(network netip.Prefix, share int) *place {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.held[network]
-	if n >= l.max-l.total {
-		return false
+	if l.held[network] >= (l.max-l.total)/share {
+		return nil
 	}
-	l.held[network] = n + 1
+	l.held[network]++
 	l.total++
-	return true
+	p := &place{limiter: l, network: network}
+	p.parts.Store(1)
+	return p
 }
 
-func (l *limiter) give(network netip.Prefix) {
+// share adds a part. The caller has one.
+func (p *place) share() { p.parts.Add(1) }
+
+// leave ends a part.
+func (p *place) leave() {
+	if p.parts.Add(-1) > 0 {
+		return
+	}
+	l := p.limiter
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total--
-	if l.held[network]--; l.held[network] == 0 {
-		delete(l.held, network)
+	if l.held[p.network]--; l.held[p.network] == 0 {
+		delete(l.held, p.network)
 	}
 }
 
-// takeRefresh takes a place for dnsd's own renewal of an answer, which must
-// never be what a client is refused for.
-func (l *limiter) takeRefresh() bool {
+// resize sets how many places there are. Those that are taken stay taken.
+func (l *limiter) resize(max int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.refreshing >= (l.max-l.total)/refreshShare {
-		return false
-	}
-	l.refreshing++
-	l.total++
-	return true
+	l.max = max
 }
 
-func (l *limiter) giveRefresh() {
+// size returns how many places there are.
+func (l *limiter) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.refreshing--
-	l.total--
+	return l.max
 }
 
 // inflight returns how many places are taken.

@@ -24,23 +24,25 @@ func TestLimiterShares(t *testing.T) {
 	const max, rounds = 420, 2000
 	for _, n := range []int{1, 2, 3, 7, 20} {
 		l := newLimiter(max)
-		var held []netip.Prefix // one for each place that is taken
-		for l.take(network(0)) {
-			held = append(held, network(0))
+		var held []*place // all that are taken
+		for p := l.take(network(0)); p != nil; p = l.take(network(0)) {
+			held = append(held, p)
 		}
 		sums := make([]int, n)
 		for round := range 2 * rounds {
 			i := rand.IntN(len(held)) // an answer comes
-			l.give(held[i])
+			held[i].leave()
 			held[i] = held[len(held)-1]
 			held = held[:len(held)-1]
 			for _, i := range rand.Perm(n) {
-				if l.take(network(i)) {
-					held = append(held, network(i))
+				if p := l.take(network(i)); p != nil {
+					held = append(held, p)
 				}
 			}
-			if !l.room(network(n)) {
+			if p := l.take(network(n)); p == nil {
 				t.Fatalf("%d networks left nothing for another", n)
+			} else {
+				p.leave()
 			}
 			for i := range sums {
 				if round >= rounds {
@@ -56,50 +58,85 @@ func TestLimiterShares(t *testing.T) {
 	}
 }
 
-// TestLimiterHistory: over random histories the books balance.
+// TestLimiterHistory: over random histories the books balance, a place is taken
+// until the last part of it is given back, and renewals leave clients what they need.
 func TestLimiterHistory(t *testing.T) {
 	l := newLimiter(50)
-	var held []netip.Prefix
-	refreshing := 0
+	type part struct {
+		*place
+		n int
+	}
+	var held []part
 	for range 20000 {
-		switch n := network(rand.IntN(5)); rand.IntN(4) {
+		switch n := network(rand.IntN(5)); rand.IntN(5) {
 		case 0, 1:
-			room := l.room(n)
-			if took := l.take(n); took != room {
-				t.Fatalf("room %v, take %v", room, took)
-			} else if took {
-				held = append(held, n)
+			free := 50 - len(held)
+			before := l.held[n]
+			if p := l.take(n); (p != nil) != (before < free) {
+				t.Fatalf("%d of %d held, %d free: %v", before, len(held), free, p)
+			} else if p != nil {
+				held = append(held, part{p, 1})
 			}
-		case 2:
+		case 2, 3:
 			if len(held) > 0 {
 				i := rand.IntN(len(held))
-				l.give(held[i])
-				held = append(held[:i], held[i+1:]...)
+				if rand.IntN(3) == 0 {
+					held[i].share()
+					held[i].n++
+					continue
+				}
+				held[i].leave()
+				if held[i].n--; held[i].n == 0 {
+					held = append(held[:i], held[i+1:]...)
+				}
 			}
-		case 3:
-			if refreshing > 0 && rand.IntN(2) == 0 {
-				l.giveRefresh()
-				refreshing--
-			} else if l.takeRefresh() {
-				refreshing++
+		case 4:
+			before, free := l.held[n], 50-len(held)
+			p := l.takeRenewal(n)
+			if (p != nil) != (before < free/renewalShare) {
+				t.Fatalf("%d held, %d free: renewal %v", before, free, p)
+			}
+			if p != nil {
+				held = append(held, part{p, 1})
 			}
 		}
-		if l.inflight() != len(held)+refreshing || l.inflight() > 50 {
-			t.Fatalf("%d in flight, should be %d", l.inflight(), len(held)+refreshing)
+		if l.inflight() != len(held) || l.inflight() > 50 {
+			t.Fatalf("%d in flight, should be %d", l.inflight(), len(held))
 		}
 	}
-	for _, n := range held {
-		l.give(n)
+	for _, p := range held {
+		for range p.n {
+			p.leave()
+		}
 	}
-	if len(l.held) != 0 {
+	if len(l.held) != 0 || l.inflight() != 0 {
 		t.Errorf("left over: %v", l.held)
 	}
 }
 
 func TestSmallestLimiter(t *testing.T) {
 	l := newLimiter(1)
-	if !l.take(netA) || l.take(netA) || l.take(netB) || l.takeRefresh() {
+	if l.take(netA) == nil || l.take(netA) != nil || l.take(netB) != nil || l.takeRenewal(netA) != nil {
 		t.Error("a bound of one is not one")
+	}
+}
+
+// TestLimiterResized: fewer places take nothing from those that have one.
+func TestLimiterResized(t *testing.T) {
+	l := newLimiter(100)
+	var held []*place
+	for range 50 {
+		held = append(held, l.take(netA))
+	}
+	l.resize(10)
+	if l.take(netB) != nil {
+		t.Error("a place beyond the bound")
+	}
+	for _, p := range held {
+		p.leave()
+	}
+	if l.take(netB) == nil || l.inflight() != 1 {
+		t.Errorf("%d in flight", l.inflight())
 	}
 }
 
@@ -142,7 +179,7 @@ func TestFlood(t *testing.T) {
 		defer stop()
 		cached := query("cached.example", dns.TypeA)
 		cached.Network = netB
-		f.Resolve(t.Context(), cached)
+		resolve(t.Context(), f, cached)
 
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -155,7 +192,10 @@ func TestFlood(t *testing.T) {
 					wantText(t, q, r, "SERVFAIL; EDE 23")
 					refused++
 				} else {
-					flood.Go(func() { f.Resolve(ctx, q) })
+					flood.Go(func() {
+						defer f.Release(q)
+						f.Resolve(ctx, q)
+					})
 				}
 				time.Sleep(service / 10)
 			}
@@ -165,7 +205,7 @@ func TestFlood(t *testing.T) {
 			q := query(fmt.Sprintf("quiet-%d.example", i), dns.TypeA)
 			q.Network = netB
 			start := time.Now()
-			if r := f.Resolve(t.Context(), q); r.Rcode != dns.RcodeSuccess {
+			if r := resolve(t.Context(), f, q); r.Rcode != dns.RcodeSuccess {
 				t.Fatalf("question %d: %v", i, r)
 			}
 			if took := time.Since(start); took > (inflight/2+1)*service {
@@ -200,9 +240,7 @@ func TestFollowersCount(t *testing.T) {
 		var g sync.WaitGroup
 		for range 20 {
 			q := query("slow.example", dns.TypeA)
-			if f.Immediate(q) == nil {
-				g.Go(func() { f.Resolve(t.Context(), q) })
-			}
+			g.Go(func() { resolve(t.Context(), f, q) })
 			synctest.Wait()
 		}
 		if n := f.limits.inflight(); n != 5 {
@@ -210,4 +248,35 @@ func TestFollowersCount(t *testing.T) {
 		}
 		g.Wait()
 	})
+}
+
+// TestRenewalsGiveWay: a network that has questions waiting renews nothing at their cost.
+func TestRenewalsGiveWay(t *testing.T) {
+	for _, waiting := range []int{0, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			u := &fakeNet{answer: func(ctx context.Context, m *message) (*dns.Msg, error) {
+				if m.name[1] == 'w' {
+					return after(4*time.Second, "192.0.2.1")(ctx, m)
+				}
+				return after(0, "192.0.2.1")(ctx, m)
+			}}
+			f, stop := newFaked(t, Config{MaxInflight: 3 * renewalShare, TryTimeout: DefaultTimeout}, u)
+			defer stop()
+			q := query("a.example", dns.TypeA)
+			resolve(t.Context(), f, q)
+			time.Sleep(55 * time.Second)
+			var g sync.WaitGroup
+			for i := range waiting {
+				g.Go(func() { resolve(t.Context(), f, query(fmt.Sprintf("waiting%d.example", i), dns.TypeA)) })
+			}
+			synctest.Wait()
+			before := u.count()
+			wantText(t, q, f.Immediate(q), "NOERROR; a.example. 5 IN A 192.0.2.1")
+			synctest.Wait()
+			if renewed := u.count() > before; renewed != (waiting == 0) {
+				t.Errorf("%d waiting: renewed %v", waiting, renewed)
+			}
+			g.Wait()
+		})
+	}
 }

@@ -4,21 +4,24 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // flight is one question on its way upstream, with all who wait for it.
 type flight struct {
-	watch *watch
-	old   *entry        // the kept answer that may stand in, or nil; set once, as is late
-	late  time.Time     // from when it does
-	done  chan struct{} // closed once reply is set for good
-	reply *Reply
+	watch   *watch
+	network netip.Prefix  // of the first caller; set once, as are old and late
+	old     *entry        // the kept answer that may stand in, or nil
+	late    time.Time     // from when it does
+	done    chan struct{} // closed once reply is set for good
+	reply   *Reply
 
 	mu     sync.Mutex
 	landed bool   // guarded by mu; what the cache is to hold is settled
@@ -28,9 +31,8 @@ type flight struct {
 // fly resolves a question, together with whoever asks the same meanwhile. The
 // first caller does the work, unless there is a stale answer to give when that takes
 // long: then the work goes on without it (RFC 8767, section 5), so that the
-// answer is kept for the next. release is called when the caller's place
-// is free again, which may be after fly has returned.
-func (f *Forwarder) fly(ctx context.Context, q *Query, refresh bool, release func()) *Reply {
+// answer is kept for the next, and has a part in the question's place.
+func (f *Forwarder) fly(ctx context.Context, q *Query, renewal bool) *Reply {
 	k := f.cache.keyOf(q)
 	asked := question{string(q.Name), q.Type, q.Class}
 	fk := flightKey{question: asked, do: q.DO, cd: q.CD, network: k.network}
@@ -39,27 +41,21 @@ func (f *Forwarder) fly(ctx context.Context, q *Query, refresh bool, release fun
 	if other := f.flights[fk]; other != nil {
 		other.watch.seenAgain()
 		f.mu.Unlock()
-		defer release()
 		return f.join(ctx, other)
 	}
 	e := f.cache.get(k, q.Name)
-	if !refresh && e != nil && time.Now().Before(e.fresh) {
+	if !renewal && e != nil && time.Now().Before(e.fresh) {
 		f.mu.Unlock()
-		release()
 		return &e.Reply // the flight landed between our look and the lock
 	}
 	own := &flight{
-		watch: f.watchFor(asked), done: make(chan struct{}), late: time.Now().Add(f.patience()),
-		reply: failure(dns.RcodeServerFailure, dns.ExtendedErrorCodeOther, "internal error"), // stays if we panic
+		watch: f.watchFor(asked), network: q.Network, done: make(chan struct{}), late: time.Now().Add(f.patience()),
+		reply: failureOf(errInternal), // stays if we panic
 	}
 	if e != nil && time.Now().Before(e.usable) {
 		own.old = e
 	}
 	f.flights[fk] = own
-	apart := own.old != nil && !refresh && !f.ended
-	if apart {
-		f.apart.Add(1) // under mu, and so before Run waits
-	}
 	f.mu.Unlock()
 
 	land := func() {
@@ -68,26 +64,23 @@ func (f *Forwarder) fly(ctx context.Context, q *Query, refresh bool, release fun
 		f.unwatch(asked, own.watch)
 		f.mu.Unlock()
 		close(own.done)
-		release()
 	}
-	if !apart {
-		defer land()
-		own.reply = f.lead(ctx, q, k, own, refresh)
-		return own.reply
+	if own.old != nil && !renewal {
+		kept := *q // the caller's goes when fly returns
+		kept.Name = bytes.Clone(q.Name)
+		kept.place.share()
+		if f.spawn("resolving", func() {
+			defer kept.place.leave()
+			defer land()
+			own.reply = f.lead(f.life, &kept, k, own, false)
+		}) {
+			return f.join(ctx, own)
+		}
+		kept.place.leave()
 	}
-	kept := *q // the caller's goes when fly returns
-	kept.Name = bytes.Clone(q.Name)
-	go func() {
-		defer f.apart.Done()
-		defer land()
-		defer func() { // an answer we cannot read must not end the process
-			if p := recover(); p != nil {
-				f.log.Error("panic while resolving", "panic", p, "stack", string(debug.Stack()))
-			}
-		}()
-		own.reply = f.lead(f.life, &kept, k, own, false)
-	}()
-	return f.join(ctx, own)
+	defer land()
+	own.reply = f.lead(ctx, q, k, own, renewal)
+	return own.reply
 }
 
 // join waits for a flight, or until a stale answer has to do.
@@ -121,7 +114,7 @@ func (f *Forwarder) standIn(fl *flight) *Reply {
 	defer fl.mu.Unlock()
 	if fl.stale == nil && !fl.landed {
 		fl.stale = fl.old.stale(timeoutError{f.patience()}.Error())
-		f.cache.put(fl.old.key, fl.old.name, fl.stale, lifetime{fresh: failureHold, usable: fl.old.usable}, time.Now())
+		f.cache.put(fl.old.key, fl.old.name, fl.network, fl.stale, lifetime{fresh: failureHold, usable: fl.old.usable}, time.Now())
 	}
 	return fl.stale
 }
@@ -130,38 +123,78 @@ func (f *Forwarder) standIn(fl *flight) *Reply {
 func (f *Forwarder) patience() time.Duration { return min(stalePatience, f.cfg.Timeout) }
 
 // lead asks the upstreams and keeps what they say.
-func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, refresh bool) *Reply {
+func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, renewal bool) *Reply {
 	ctx, cancel := context.WithTimeoutCause(parent, f.cfg.Timeout, timeoutError{f.cfg.Timeout})
 	defer cancel()
 
 	name := bytes.Clone(q.Name)
-	o := f.ask(ctx, f.route(name), newMessage(q, true), fl.watch)
+	m := newMessage(q, true)
+	o := f.resolve(ctx, m, q, fl.watch)
+	now := time.Now()
+	better := renewal && (fl.old == nil || now.Before(fl.old.fresh)) // what is kept, than a failure
+	bogus := fl.old != nil && !better && !o.good() && f.isBogus(ctx, q, &o)
 	fl.mu.Lock()
 	fl.landed = true
 	fl.mu.Unlock()
-	now := time.Now()
 	if o.good() {
-		life := clampTTLs(o.m, q, now)
-		r, err := newReply(o.m, now)
-		if err == nil {
-			if life.fresh > 0 && !r.partial {
-				f.cache.put(k, name, r, life, now)
-			}
-			return r
+		if o.answer.life.fresh > 0 {
+			f.cache.put(k, name, q.Network, &o.answer.Reply, o.answer.life, now)
 		}
-		o = outcome{from: o.from, err: fmt.Errorf("upstream %s: %w", o.from.label, err)}
+		return &o.answer.Reply
 	}
 
 	r, old := failureReply(&o), fl.old
 	life := lifetime{fresh: failureHold}
-	if old != nil && !isVerdict(r.EDE) {
+	switch {
+	case bogus:
+		r = failure(dns.RcodeServerFailure, dns.ExtendedErrorCodeDNSBogus, "the upstream gives these data only unchecked (CD)")
+	case old != nil && !isVerdict(r.EDE):
 		r, life.usable = old.stale(r.EDE[0].Text), old.usable
 	}
-	if parent.Err() != nil || refresh && (old == nil || now.Before(old.fresh)) {
-		return r // this says nothing of the upstreams, or what is kept is better
+	if parent.Err() != nil || better {
+		return r // the former says nothing of the upstreams
 	}
-	if !errors.Is(o.err, errAllDown) { // that costs nothing to find out, and ends any moment
-		f.cache.put(k, name, r, life, now)
+	if !errors.Is(o.err, errAllDown) && !isLocal(o.err) { // those cost nothing to find out, and end any moment
+		f.cache.put(k, name, q.Network, r, life, now)
 	}
 	return r
+}
+
+// resolve asks the upstreams of a name, the best first.
+func (f *Forwarder) resolve(ctx context.Context, m *message, q *Query, w *watch) outcome {
+	route := f.route(m.name)
+	if len(route) == 0 {
+		return outcome{err: errNoUpstream}
+	}
+	order := preferred(route, m.name)
+	f.sample(order, m)
+	return f.ask(ctx, order, m, q.Network, w)
+}
+
+// isBogus finds out whether an upstream that failed without saying why did so because
+// the data failed validation: then it has them for those who check themselves
+// (RFC 4035, section 3.2.2).
+func (f *Forwarder) isBogus(ctx context.Context, q *Query, o *outcome) bool {
+	if o.answer == nil || o.answer.Rcode != dns.RcodeServerFailure || q.CD || slices.ContainsFunc(o.answer.EDE, func(e wire.EDE) bool {
+		return e.Code != dns.ExtendedErrorCodeOther
+	}) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.cfg.TryTimeout) // for one query
+	defer cancel()
+	unchecked := *q
+	unchecked.CD = true
+	second := f.ask(ctx, []*upstream{o.from}, newMessage(&unchecked, true), q.Network, newWatch())
+	return second.good()
+}
+
+// sample has one of the upstreams that are not the first choice asked as well, now
+// and then: beside the question, which waits for none of it.
+func (f *Forwarder) sample(order []*upstream, m *message) {
+	for i, u := range order {
+		if i > 0 && u.wantsSample(m.name) {
+			f.spawn("sampling an upstream", func() { u.sample(m, f.cfg.TryTimeout) })
+			return
+		}
+	}
 }

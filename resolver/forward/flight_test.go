@@ -20,10 +20,17 @@ const (
 func newAged(t *testing.T, answer answerFunc) (f *Forwarder, u *fakeNet, stop func()) {
 	u = &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 1 IN A 192.0.2.1")}
 	f, stop = newFaked(t, Config{}, u)
-	f.Resolve(t.Context(), query("a.example", dns.TypeA))
+	resolve(t.Context(), f, query("a.example", dns.TypeA))
 	time.Sleep(agedAfter)
 	u.set(answer)
 	return f, u, stop
+}
+
+// evict makes the forwarder forget the answer to a question.
+func evict(f *Forwarder, q *Query) {
+	f.cache.mu.Lock()
+	defer f.cache.mu.Unlock()
+	f.cache.drop(f.cache.find(f.cache.keyOf(q), q.Name))
 }
 
 // wantIdle finds that no flight is left and all places are free.
@@ -43,7 +50,7 @@ func TestLateAnswer(t *testing.T) {
 		f, u, stop := newAged(t, after(lateAnswer, "192.0.2.9"))
 		defer stop()
 		q, mine, start := query("a.example", dns.TypeA), query("a.example", dns.TypeA), time.Now()
-		wantText(t, q, f.Resolve(t.Context(), mine), agedStale)
+		wantText(t, q, resolve(t.Context(), f, mine), agedStale)
 		if took := time.Since(start); took != stalePatience {
 			t.Errorf("took %s", took)
 		}
@@ -52,8 +59,8 @@ func TestLateAnswer(t *testing.T) {
 			t.Errorf("%d places taken by what goes on", n)
 		}
 		wantText(t, q, f.Immediate(q), agedStale)
-		f.cache.entries.Invalidate(f.cache.keyOf(q)) // as if evicted: who comes now has no longer to wait
-		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		evict(f, q) // who comes now has no longer to wait
+		wantText(t, q, resolve(t.Context(), f, q), agedStale)
 		if took := time.Since(start); took != stalePatience {
 			t.Errorf("the second client waited until %s", took)
 		}
@@ -79,7 +86,7 @@ func TestLateVerdict(t *testing.T) {
 		})
 		defer stop()
 		q := query("a.example", dns.TypeA)
-		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		wantText(t, q, resolve(t.Context(), f, q), agedStale)
 		time.Sleep(lateAnswer - stalePatience)
 		synctest.Wait()
 		wantText(t, q, f.Immediate(q), "SERVFAIL; EDE 6")
@@ -95,7 +102,7 @@ func TestAskerGone(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		q := query("a.example", dns.TypeA)
-		wantText(t, q, f.Resolve(ctx, q), "SERVFAIL; EDE 22")
+		wantText(t, q, resolve(ctx, f, q), "SERVFAIL; EDE 22")
 		time.Sleep(time.Second)
 		synctest.Wait()
 		wantText(t, q, f.Immediate(q), "NOERROR; a.example. 60 IN A 192.0.2.9")
@@ -109,32 +116,41 @@ func TestRunEndsFlights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _, stop := newAged(t, silent)
 		q := query("a.example", dns.TypeA)
-		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		wantText(t, q, resolve(t.Context(), f, q), agedStale)
 		start := time.Now()
 		stop()
 		if took := time.Since(start); took != 0 {
 			t.Errorf("took %s", took)
 		}
 		wantIdle(t, f)
+		if f.spawn("coming late", func() { t.Error("it runs") }) {
+			t.Error("something was started")
+		}
 		time.Sleep(failureHold)
-		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		wantText(t, q, resolve(t.Context(), f, q), agedStale)
 		wantIdle(t, f)
 	})
 }
 
-// TestPanicOnTheWay: an answer that cannot be read costs its clients the answer, and no more.
+// TestPanicOnTheWay: a panic while an answer is kept costs its clients the answer, and
+// no more.
 func TestPanicOnTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var f *Forwarder
 		f, _, stop := newAged(t, func(_ context.Context, m *message) (*dns.Msg, error) {
-			out := answerTo(m, dns.RcodeSuccess)
-			out.Answer = []dns.RR{nil}
-			return out, nil
+			f.cache.mu.Lock()
+			defer f.cache.mu.Unlock()
+			f.cache.order = nil // where the holder of every entry must be
+			return answerTo(m, dns.RcodeSuccess, "a.example. 60 IN A 192.0.2.1"), nil
 		})
 		defer stop()
 		q := query("a.example", dns.TypeA)
-		wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 0")
+		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 0")
 		synctest.Wait()
 		wantIdle(t, f)
+		if n := f.Panics(); n != 1 {
+			t.Errorf("%d panics counted", n)
+		}
 	})
 }
 
@@ -146,13 +162,13 @@ func TestLateRenewal(t *testing.T) {
 		f, stop := newFaked(t, Config{}, u)
 		defer stop()
 		q := query("a.example", dns.TypeA)
-		f.Resolve(t.Context(), q)
+		resolve(t.Context(), f, q)
 		u.set(silent)
 		time.Sleep(time.Minute - time.Second)
 		f.Immediate(q) // starts the renewal
 		time.Sleep(time.Second)
 		start := time.Now()
-		wantText(t, q, f.Resolve(t.Context(), q), agedStale)
+		wantText(t, q, resolve(t.Context(), f, q), agedStale)
 		if took := time.Since(start); took > stalePatience {
 			t.Errorf("took %s", took)
 		}

@@ -26,8 +26,30 @@ func query(name string, qtype uint16) *Query {
 	return &Query{Name: mustName(dns.CanonicalName(name)), Type: qtype, Class: dns.ClassINET, RD: true, Network: netA}
 }
 
+// resolve asks f as the resolver does.
+func resolve(ctx context.Context, f *Forwarder, q *Query) *Reply {
+	if r := f.Immediate(q); r != nil {
+		return r
+	}
+	defer f.Release(q)
+	return f.Resolve(ctx, q)
+}
+
+// at returns the i-th upstream.
+func (f *Forwarder) at(i int) *upstream { return f.routes.Load().all[i] }
+
 // response returns the response that a resolver would send with a reply.
 func response(t testing.TB, q *Query, r *Reply, limit int) *dns.Msg {
+	t.Helper()
+	b := responseBytes(t, q, r, limit)
+	m := new(dns.Msg)
+	if err := m.Unpack(b); err != nil {
+		t.Fatalf("response does not parse: %v\n%x", err, b)
+	}
+	return m
+}
+
+func responseBytes(t testing.TB, q *Query, r *Reply, limit int) []byte {
 	t.Helper()
 	b := make([]byte, 12, 512)
 	b[2], b[5] = 0x80, 1
@@ -45,11 +67,7 @@ func response(t testing.TB, q *Query, r *Reply, limit int) *dns.Msg {
 	if len(b) > limit {
 		t.Fatalf("response of %d bytes, limit %d", len(b), limit)
 	}
-	m := new(dns.Msg)
-	if err := m.Unpack(b); err != nil {
-		t.Fatalf("response does not parse: %v\n%x", err, b)
-	}
-	return m
+	return b
 }
 
 // text returns a reply on one line: code, records of the answer, EDE codes.
@@ -114,7 +132,7 @@ type fakeNet struct {
 	answer func(ctx context.Context, m *message) (*dns.Msg, error) // guarded by mu
 }
 
-func (n *fakeNet) exchange(ctx context.Context, m *message) (*dns.Msg, error) {
+func (n *fakeNet) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
 	n.mu.Lock()
 	if len(m.name) == 1 {
 		n.probes++
@@ -124,7 +142,23 @@ func (n *fakeNet) exchange(ctx context.Context, m *message) (*dns.Msg, error) {
 	}
 	answer := n.answer
 	n.mu.Unlock()
-	return answer(ctx, m)
+	out, err := answer(context.WithValue(ctx, doubtKey{}, doubt), m)
+	if err != nil {
+		return nil, err
+	}
+	return packed(out), nil
+}
+
+// doubtKey finds what exchange was given to tell of doubts.
+type doubtKey struct{}
+
+func packed(m *dns.Msg) []byte {
+	m.Compress = true
+	b, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return append(make([]byte, 0, len(b)), b...)
 }
 
 func (n *fakeNet) set(answer func(ctx context.Context, m *message) (*dns.Msg, error)) {
@@ -187,7 +221,7 @@ func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) (f *Forwarder, stop fu
 		t.Fatal(err)
 	}
 	for i, n := range nets {
-		f.upstreams[i].net = n
+		f.at(i).net = n
 	}
 	return f, run(t, f)
 }
@@ -206,4 +240,16 @@ func run(t testing.TB, f *Forwarder) (stop func()) {
 	})
 	t.Cleanup(stop)
 	return stop
+}
+
+// slowly does as answer says, after a while.
+func slowly(d time.Duration, answer answerFunc) answerFunc {
+	return func(ctx context.Context, m *message) (*dns.Msg, error) {
+		select {
+		case <-time.After(d):
+			return answer(ctx, m)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }

@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"bytes"
+	"encoding/binary"
 	"testing"
 	"time"
 
@@ -30,23 +32,52 @@ func FuzzAnswer(f *testing.F) {
 		if !m.answeredBy(b, 0) {
 			return
 		}
-		answer, err := parse(b)
-		if err != nil {
-			return
-		}
 		now := time.Now()
-		life := clampTTLs(answer, q, now)
-		if life.fresh < 0 || life.fresh > maxTTL*time.Second {
-			t.Fatalf("kept for %s", life.fresh)
-		}
-		r, err := newReply(answer, now)
+		a, err := read(bytes.Clone(b), m, now)
 		if err != nil {
 			return
+		}
+		if a.life.fresh < 0 || a.life.fresh > maxTTL*time.Second {
+			t.Fatalf("kept for %s", a.life.fresh)
 		}
 		head := 12 + len(q.Name) + 4
-		for _, l := range []int{max(int(limit), head), dns.MaxMsgSize} {
-			response(t, q, r, l)
-			response(t, q, r.stale("because"), l)
+		aged := a.Reply
+		aged.born = now.Add(-time.Second)
+		for _, r := range []*Reply{&a.Reply, &aged, a.stale("because")} {
+			for _, l := range []int{max(int(limit), head), dns.MaxMsgSize} {
+				readable(t, responseBytes(t, q, r, l))
+			}
 		}
 	})
+}
+
+// readable finds that a message can be read by others: every name, every length, and the
+// data of the types that we look into.
+func readable(t *testing.T, b []byte) {
+	off := 12
+	if _, end, err := dns.UnpackDomainName(b, off); err != nil {
+		t.Fatalf("question: %v\n%x", err, b)
+	} else {
+		off = end + 4
+	}
+	for i := 6; i < 12; i += 2 {
+		for range binary.BigEndian.Uint16(b[i:]) {
+			_, end, err := dns.UnpackDomainName(b, off)
+			if err != nil || end+10 > len(b) {
+				t.Fatalf("record at %d: %v\n%x", off, err, b)
+			}
+			typ, n := binary.BigEndian.Uint16(b[end:]), int(binary.BigEndian.Uint16(b[end+8:]))
+			if layoutOf(typ) != (layout{0, 0, anyBytes}) && layoutOf(typ).after != anyBytes || typ == dns.TypeTXT {
+				if _, _, err := dns.UnpackRR(b, off); err != nil || n == 0 {
+					t.Fatalf("%s at %d, %d bytes: %v\n%x", dns.Type(typ), off, n, err, b)
+				}
+			}
+			if off = end + 10 + n; off > len(b) {
+				t.Fatalf("a record of %d bytes ends behind the message\n%x", n, b)
+			}
+		}
+	}
+	if off != len(b) {
+		t.Fatalf("%d bytes are left\n%x", len(b)-off, b)
+	}
 }

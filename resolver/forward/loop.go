@@ -2,10 +2,13 @@ package forward
 
 import (
 	"context"
-	"fmt"
+	"encoding/base32"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // Loops. An upstream that forwards to dnsd sends a question back to where it
@@ -15,83 +18,103 @@ import (
 // queries of its own making, with its own id, port, flags and EDNS options, often
 // from another address than it listens on, and some change the case of the
 // name. An address proves nothing either, since on one host a genuine client and
-// the upstream share it. Name, type and class do survive, through
-// every resolver and forwarder, or it could not do its work.
+// the upstream share it. The name does survive, through every resolver and
+// forwarder, or it could not do its work; and forwarders choose their way by a
+// domain and all below it.
 //
 // So a question that arrives while it is itself on its way to an upstream is a
 // suspicion and no more: two clients may well ask the same. If it is
-// still unanswered loopDelay later, dnsd asks the upstreams that have it for the same name
-// with a type of the private range (RFC 6895, section 3.1) drawn at random, which no
-// client asks for. The upstream takes that for a new question and sends it
-// where it sends the name. When it arrives here, the loop is proven, for
-// exactly the names that go round: everybody who waits for the first
-// question is answered SERVFAIL with an EDE that names the upstream, and the
-// cache of failures keeps that for 5 s.
+// still unanswered loopDelay later, dnsd asks the upstreams that have it for a name
+// below it, of 64 random bits. The upstream takes that for a new question and sends
+// it where it sends the name. When it arrives here, the loop is proven, for nobody
+// else can know that name: a client that guesses would have to guess all of it.
+// Then the tries at that upstream end, and the question goes on to the
+// next one. When none is left, everybody who waits is answered SERVFAIL
+// with an EDE that says so, and the cache of failures keeps that for 5 s.
 //
 // It finds loops over several hops, of single domains, and whatever the flags
-// on the returned question. It misses what never returns: an upstream that
-// drops unknown types, or asks with RD=0 (which is refused anyway and so ends the
-// loop by itself). Then the question fails after Config.Timeout.
+// on the returned question. It misses what never returns: an upstream that asks
+// with RD=0 (which is refused anyway and so ends the loop by itself), or one that
+// sends back a single name and not what is below. Then the question fails
+// after Config.Timeout.
 
 const (
 	// loopDelay is longer than a loop takes, and than most genuine answers.
 	loopDelay = 100 * time.Millisecond
 
-	privateTypes     = 65280 // first type of the private range
-	privateTypeCount = 255
+	// probeLabel is the length of a probe's own label.
+	probeLabel = 13 // 64 bits, five a letter
 
-	// maxStrays is how many private types that were not sent may arrive for a
-	// name before its probes count for nothing: somebody is guessing, to
-	// have another's question fail. An upstream that repeats an old probe is no guesser.
-	maxStrays = 8
+	// maxLoopProbes is how many wait at a time. A loop comes back within
+	// milliseconds, so that loopProbeTime is plenty.
+	maxLoopProbes = 32
+	loopProbeTime = 500 * time.Millisecond
+
+	// loopMemory is how long a probe is known again at least: upstreams may repeat it.
+	loopMemory = 10 * time.Second
 )
 
+// loopError is the reason of a failure for which no upstream is to blame but one.
+type loopError struct{}
+
+func (loopError) Error() string {
+	return "forwarding loop: an upstream sends this question back to dnsd"
+}
+
 // watch is a question that is on its way to upstreams, in one flight or in
-// several that differ in DO, CD or network.
+// several that differ in DO, CD or network. All but again is guarded by Forwarder.mu.
 type watch struct {
-	flights  int           // guarded by Forwarder.mu
-	isAgain  bool          // guarded by Forwarder.mu; again is closed
-	culprit  *upstream     // guarded by Forwarder.mu; set before looped is closed
-	again    chan struct{} // closed when the question arrives a second time
-	looped   chan struct{} // closed when a probe has come back
-	isLooped bool          // guarded by Forwarder.mu; looped is closed
+	flights int
+	again   chan struct{} // closed when the question arrives a second time
+	isAgain bool          // again is closed
+	tries   map[*enrolled]struct{}
+	probed  []*upstream // a probe was sent to them
+	looping []*upstream // and came back
 }
 
-// probes are the loop probes that are on their way for one name.
-type probes struct {
-	strays int
-	sent   []probe
+// enrolled is a try at an upstream.
+type enrolled struct {
+	at     *upstream
+	cancel context.CancelCauseFunc
 }
 
-type probe struct {
-	qtype uint16
+// loopProbe is a probe that was sent.
+type loopProbe struct {
 	watch *watch
 	to    *upstream
+	name  []byte // which it was sent for
 }
 
-// loopError is the reason of a failure for which no upstream is to blame but one.
-type loopError struct{ upstream string }
-
-func (e *loopError) Error() string {
-	return fmt.Sprintf("forwarding loop: upstream %s sends this question back to dnsd", e.upstream)
+// loopProbes are the probes of the last while. All of it is guarded by Forwarder.mu.
+type loopProbes struct {
+	young, old map[string]loopProbe // by name in wire form
+	since      time.Time            // when young was begun
+	waiting    int
 }
 
-func (w *watch) hasLooped() bool {
-	select {
-	case <-w.looped:
-		return true
-	default:
-		return false
+func (p *loopProbes) add(name string, probe loopProbe) {
+	if now := time.Now(); now.Sub(p.since) > loopMemory {
+		p.young, p.old, p.since = make(map[string]loopProbe), p.young, now
 	}
+	p.young[name] = probe
 }
 
-func (w *watch) loopError() error { return &loopError{w.culprit.label} }
+func (p *loopProbes) find(name []byte) (probe loopProbe, ok bool) {
+	if probe, ok = p.young[string(name)]; !ok {
+		probe, ok = p.old[string(name)]
+	}
+	return probe, ok
+}
+
+func newWatch() *watch {
+	return &watch{again: make(chan struct{}), tries: make(map[*enrolled]struct{})}
+}
 
 // watchFor returns the watch of a question, counting a new flight. The caller holds f.mu.
 func (f *Forwarder) watchFor(q question) *watch {
 	w := f.watches[q]
 	if w == nil {
-		w = &watch{again: make(chan struct{}), looped: make(chan struct{})}
+		w = newWatch()
 		f.watches[q] = w
 	}
 	w.flights++
@@ -111,89 +134,123 @@ func (w *watch) seenAgain() {
 
 // unwatch ends a flight's interest in its question. The caller holds f.mu.
 func (f *Forwarder) unwatch(q question, w *watch) {
-	if w.flights--; w.flights > 0 {
-		return
-	}
-	delete(f.watches, q)
-	if p := f.probes[q.name]; p != nil {
-		p.sent = slices.DeleteFunc(p.sent, func(p probe) bool { return p.watch == w })
-		if len(p.sent) == 0 {
-			delete(f.probes, q.name)
-		}
+	if w.flights--; w.flights == 0 {
+		delete(f.watches, q)
 	}
 }
 
-// probeLoop sends the loop probe to every upstream that has the question. Its
-// answers mean nothing; its arrival here does.
-func (a *ask) probeLoop(ctx context.Context) {
+// enroll lets a try end when its upstream turns out to send the question back. The
+// try calls leave when it has ended.
+func (f *Forwarder) enroll(w *watch, u *upstream, cancel context.CancelCauseFunc) (leave func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if slices.Contains(w.looping, u) {
+		cancel(loopError{})
+		return func() {}
+	}
+	t := &enrolled{u, cancel}
+	w.tries[t] = struct{}{}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(w.tries, t)
+	}
+}
+
+// probeLoops sends a probe to every upstream that has the question and had none.
+// Its answers mean nothing; its arrival here does.
+func (a *ask) probeLoops(ctx context.Context) {
 	for _, u := range a.tried {
-		qtype, ok := a.f.addProbe(a.m, a.watch, u)
-		if !ok {
+		m := a.f.loopProbe(a.m, a.watch, u)
+		if m == nil {
 			continue
 		}
-		m := newMessage(&Query{Name: a.m.name, Type: qtype, Class: a.m.class}, true)
-		a.tries.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, a.f.cfg.TryTimeout)
-			defer cancel()
-			_, _ = u.net.exchange(ctx, m)
+		a.running.Go(func() {
+			defer a.f.loopProbeEnds()
+			a.f.guard.run("probing for a loop", func() {
+				ctx, cancel := context.WithTimeout(ctx, loopProbeTime)
+				defer cancel()
+				_, _ = u.exchange(ctx, m, nil)
+			})
 		})
 	}
 }
 
-// addProbe draws a type for a probe and remembers it. False: there is one
-// already for this question and upstream.
-func (f *Forwarder) addProbe(m *message, w *watch, to *upstream) (qtype uint16, ok bool) {
+// loopProbe returns a new probe for a question at an upstream. Nil: it has had one,
+// or none can be sent now.
+func (f *Forwarder) loopProbe(m *message, w *watch, to *upstream) *message {
+	q := Query{Name: probeName(m), Type: m.qtype, Class: m.class}
+	if m.qtype == dns.TypeDS {
+		q.Type = dns.TypeA // which is asked for where the name itself is, as is what lies below
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := f.probes[string(m.name)]
-	if p == nil {
-		p = &probes{}
-		f.probes[string(m.name)] = p
+	if q.Name == nil || f.probes.waiting == maxLoopProbes || slices.Contains(w.probed, to) {
+		return nil
 	}
-	qtype = uint16(privateTypes + rand.IntN(privateTypeCount))
-	for _, sent := range p.sent {
-		if (sent.watch == w && sent.to == to) || sent.qtype == qtype {
-			return 0, false
-		}
+	f.probes.waiting++
+	f.probes.add(string(q.Name), loopProbe{w, to, m.name})
+	w.probed = append(w.probed, to)
+	return newMessage(&q, true)
+}
+
+func (f *Forwarder) loopProbeEnds() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.probes.waiting--
+}
+
+var probeLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// probeName returns a new name below that of a question, or beside it for DS, whose
+// place is at the parent's (RFC 4035, section 3.1.4.1). Nil: there can be none.
+func probeName(m *message) []byte {
+	below := m.name
+	if m.qtype == dns.TypeDS {
+		below = below[1+int(below[0]):]
 	}
-	p.sent = append(p.sent, probe{qtype, w, to})
-	return qtype, true
+	if len(below) == 0 || len(below)+1+probeLabel > maxName {
+		return nil
+	}
+	// The top-level generator is ChaCha8, seeded by the system.
+	label := probeLetters.AppendEncode([]byte{probeLabel}, binary.BigEndian.AppendUint64(nil, rand.Uint64()))
+	return append(label, below...)
 }
 
 // returned says whether a question is a loop probe that has come back, and if
 // so tells those who wait, and what to answer the probe itself.
 func (f *Forwarder) returned(q *Query) *Reply {
-	if q.Type < privateTypes || q.Type >= privateTypes+privateTypeCount {
+	if q.Name[0] != probeLabel {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := f.probes[string(q.Name)]
-	if p == nil || p.strays > maxStrays {
+	probe, ok := f.probes.find(q.Name)
+	if !ok {
 		return nil
 	}
-	for _, sent := range p.sent {
-		if sent.qtype == q.Type {
-			f.proven(sent)
-			return failureOf(&loopError{sent.to.label})
-		}
-	}
-	p.strays++
-	return nil
+	f.proven(probe)
+	return failureOf(loopError{})
 }
 
-// proven ends the flights of a question that goes round. The caller holds f.mu.
-func (f *Forwarder) proven(p probe) {
+// proven ends the tries at an upstream of a question that it sends back. The
+// caller holds f.mu.
+func (f *Forwarder) proven(p loopProbe) {
 	w := p.watch
-	if w.isLooped {
+	if slices.Contains(w.looping, p.to) {
 		return
 	}
-	w.isLooped, w.culprit = true, p.to
-	close(w.looped)
+	w.looping = append(w.looping, p.to)
+	p.to.loopsAt(p.name)
+	for t := range w.tries {
+		if t.at == p.to {
+			t.cancel(loopError{})
+		}
+	}
 	f.metrics.loops.Inc()
 	if !f.loopSeen {
 		f.loopSeen = true
-		f.log.Error("forwarding loop: an upstream sends questions back to dnsd, which answers them SERVFAIL; further ones are only counted",
+		f.log.Error("forwarding loop: an upstream sends questions back to dnsd; others are asked instead, or the answer is SERVFAIL; further ones are only counted",
 			"upstream", p.to.label)
 	}
 }

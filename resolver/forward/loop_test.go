@@ -1,10 +1,15 @@
 package forward
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +27,7 @@ func serve(t testing.TB, f func() *Forwarder) *scripted {
 		}
 		r := f().Immediate(q)
 		if r == nil {
-			r = f().Resolve(context.Background(), q)
+			r = resolve(context.Background(), f(), q)
 		}
 		out := response(t, q, r, udpSize)
 		out.Id, out.Question = m.Id, m.Question
@@ -75,10 +80,10 @@ func looping(t testing.TB, back func() *scripted) *scripted {
 	}}).start(t, nil)
 }
 
-func wantLoop(t testing.TB, q *Query, r *Reply, upstream string) {
+func wantLoop(t testing.TB, q *Query, r *Reply) {
 	t.Helper()
 	wantText(t, q, r, "SERVFAIL; EDE 0")
-	if !strings.Contains(r.EDE[0].Text, "loop") || !strings.Contains(r.EDE[0].Text, upstream) {
+	if r.EDE[0].Text != (loopError{}).Error() {
 		t.Errorf("the EDE does not name the loop: %q", r.EDE[0].Text)
 	}
 }
@@ -97,7 +102,7 @@ func TestLoop(t *testing.T) {
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
 		g.Go(func() {
 			q := query("www.loop.example", qtype)
-			wantLoop(t, q, f.Resolve(t.Context(), q), up.addr.String())
+			wantLoop(t, q, resolve(t.Context(), f, q))
 			if r := f.Immediate(q); r == nil {
 				t.Error("the failure was not kept")
 			}
@@ -108,8 +113,8 @@ func TestLoop(t *testing.T) {
 		t.Errorf("%v loops counted", n)
 	}
 	q := query("a.example", dns.TypeA)
-	wantText(t, q, f.Resolve(t.Context(), q), oneAnswer)
-	if f.upstreams[0].isDown() {
+	wantText(t, q, resolve(t.Context(), f, q), oneAnswer)
+	if f.at(0).isDown() {
 		t.Error("the upstream is down for other names as well")
 	}
 }
@@ -123,7 +128,7 @@ func TestLoopOfTwo(t *testing.T) {
 	a, b = forwardTo(t, frontB), forwardTo(t, frontA)
 	close(ready)
 	q := query("www.loop.example", dns.TypeA)
-	r := a.Resolve(t.Context(), q)
+	r := resolve(t.Context(), a, q)
 	if r.Rcode != dns.RcodeServerFailure || len(r.EDE) == 0 || !strings.Contains(r.EDE[0].Text, "loop") {
 		t.Errorf("got %v", r)
 	}
@@ -137,11 +142,11 @@ func TestLoopOfOne(t *testing.T) {
 	f = forwardTo(t, front)
 	close(ready)
 	q := query("www.loop.example", dns.TypeA)
-	wantLoop(t, q, f.Resolve(t.Context(), q), front.addr.String())
+	wantLoop(t, q, resolve(t.Context(), f, q))
 }
 
 // TestNoLoop: two clients that ask the same slow name are no loop, even while
-// one of them guesses at the probes.
+// one of them guesses at the probe and knows all of it but a letter.
 func TestNoLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(time.Second, "192.0.2.1")}
@@ -150,28 +155,407 @@ func TestNoLoop(t *testing.T) {
 		var g sync.WaitGroup
 		for range 3 {
 			q := query("slow.example", dns.TypeA)
-			g.Go(func() { wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; slow.example. 60 IN A 192.0.2.1") })
+			g.Go(func() { wantText(t, q, resolve(t.Context(), f, q), "NOERROR; slow.example. 60 IN A 192.0.2.1") })
 		}
-		time.Sleep(2 * loopDelay)
+		time.Sleep(5 * loopDelay)
 		if n := u.count(); n != 2 {
 			t.Errorf("%d queries, want the question and one probe", n)
 		}
-		f.mu.Lock()
-		sent := f.probes[string(mustName("slow.example."))].sent[0].qtype
-		f.mu.Unlock()
-		tries := 0
-		for guess := uint16(privateTypes); guess < privateTypes+privateTypeCount; guess++ {
-			if guess != sent { // the unluckiest of guessers
-				f.Immediate(query("slow.example", guess))
-				tries++
+		probe := sentProbe(t, f)
+		for typ := range uint16(256) {
+			f.returned(query("slow.example", 65280+typ))
+		}
+		for i := range probeLabel {
+			guess := bytes.Clone(probe)
+			guess[1+i] = 'a' + (guess[1+i]-'a'+1)%26
+			if r := f.returned(&Query{Name: guess, Type: dns.TypeA, Class: dns.ClassINET}); r != nil {
+				t.Errorf("%q was taken for %q", guess, probe)
 			}
 		}
-		if r := f.returned(query("slow.example", sent)); r != nil {
-			t.Errorf("guessed after %d tries", tries)
+		g.Wait()
+		if n := value(f.metrics.loops); n != 0 {
+			t.Errorf("%v loops", n)
+		}
+		wantIdle(t, f)
+	})
+}
+
+// sentProbe returns the name of the only loop probe.
+func sentProbe(t testing.TB, f *Forwarder) []byte {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.probes.young) != 1 {
+		t.Fatalf("%d probes", len(f.probes.young))
+	}
+	for name := range f.probes.young {
+		return []byte(name)
+	}
+	return nil
+}
+
+// loopsBack is an upstream that asks f for what it is asked, as a resolver does: with
+// flags of its own, once for identical questions, and for as long as it likes.
+func loopsBack(f func() *Forwarder) answerFunc {
+	var mu sync.Mutex
+	busy := map[question]bool{}
+	return func(ctx context.Context, m *message) (*dns.Msg, error) {
+		if len(m.name) == 1 {
+			return answerTo(m, dns.RcodeRefused), nil
+		}
+		id := question{string(m.name), m.qtype, m.class}
+		mu.Lock()
+		known := busy[id]
+		busy[id] = true
+		mu.Unlock()
+		if known {
+			return silent(ctx, m)
+		}
+		result := make(chan *Reply, 1)
+		go func() {
+			q := &Query{Name: m.name, Type: m.qtype, Class: m.class, RD: true, DO: true}
+			r := resolve(context.WithoutCancel(ctx), f(), q)
+			mu.Lock()
+			delete(busy, id)
+			mu.Unlock()
+			result <- r
+		}()
+		select {
+		case r := <-result:
+			return answerTo(m, int(r.Rcode)), nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// TestLoopBesideHealthy: an upstream that sends names back costs nobody an answer that
+// another has, and after the first of them not even time.
+func TestLoopBesideHealthy(t *testing.T) {
+	const latency = 150 * time.Millisecond
+	for _, perNetwork := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var f *Forwarder
+			loop := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}
+			healthy := &fakeNet{answer: after(latency, "192.0.2.2")}
+			f, stop := newFaked(t, Config{PerNetwork: perNetwork}, loop, healthy)
+			defer stop()
+			for i := range 3 { // until both are measured
+				resolve(t.Context(), f, query(fmt.Sprintf("n%d.other.example", i), dns.TypeA))
+			}
+			loop.set(loopsBack(func() *Forwarder { return f }))
+			asked := 0
+			for i := range 60 {
+				if i == 1 {
+					asked = loop.count()
+				}
+				q, start := query(fmt.Sprintf("n%d.loop.example", i), dns.TypeA), time.Now()
+				wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; n%d.loop.example. 60 IN A 192.0.2.2", i))
+				if took := time.Since(start); took > latency+2*loopDelay || i > 0 && took != latency {
+					t.Errorf("name %d took %s", i, took)
+				}
+			}
+			if n := value(f.metrics.loops); n != 1 {
+				t.Errorf("%v loops counted, want that of the first name", n)
+			}
+			if n := value(f.at(0).metrics.failures.WithLabelValues(reasonLoop)); n == 0 {
+				t.Error("no try ended because of a loop")
+			}
+			if f.at(0).isDown() {
+				t.Error("the looping upstream is down")
+			}
+			if n := loop.count(); n != asked {
+				t.Errorf("%d queries to it after the first name", n-asked)
+			}
+			// Other names are asked as before, and after a while these as well.
+			loop.set(after(time.Millisecond, "192.0.2.1"))
+			time.Sleep(loopsFor)
+			q := query("again.loop.example", dns.TypeA)
+			for range 30 { // until the latency that the loop left is outweighed
+				resolve(t.Context(), f, query(fmt.Sprintf("n%d.other.example", rand.Int()), dns.TypeA))
+				time.Sleep(sampleEvery)
+			}
+			wantText(t, q, resolve(t.Context(), f, q), "NOERROR; again.loop.example. 60 IN A 192.0.2.1")
+			wantIdle(t, f)
+		})
+	}
+}
+
+// TestLoopsOnly: when every upstream sends a name back, the answer says so. Flights
+// that differ in their flags share what is found out.
+func TestLoopsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f *Forwarder
+		nets := []*fakeNet{{answer: loopsBack(func() *Forwarder { return f })}, {answer: loopsBack(func() *Forwarder { return f })}}
+		f, stop := newFaked(t, Config{}, nets...)
+		defer stop()
+		var g sync.WaitGroup
+		for i := range 4 {
+			g.Go(func() {
+				q := query("www.loop.example", dns.TypeA)
+				q.DO, q.CD = i&1 != 0, i&2 != 0
+				wantLoop(t, q, resolve(t.Context(), f, q))
+			})
 		}
 		g.Wait()
-		if len(f.probes)+len(f.watches) != 0 {
-			t.Error("probes are left over")
+		if n := value(f.metrics.loops); n != 2 {
+			t.Errorf("%v loops counted, want one an upstream", n)
+		}
+		q := query("www.loop.example", dns.TypeA)
+		wantLoop(t, q, f.Immediate(q))
+		// What is repeated is known, and goes nowhere.
+		before := nets[0].count() + nets[1].count()
+		f.mu.Lock()
+		names := slices.Collect(maps.Keys(f.probes.young))
+		f.mu.Unlock()
+		for _, name := range names {
+			if f.Immediate(&Query{Name: []byte(name), Type: dns.TypeA, Class: dns.ClassINET, RD: true}) == nil {
+				t.Error("a probe that comes again is forwarded")
+			}
+		}
+		if n := nets[0].count() + nets[1].count(); n != before {
+			t.Errorf("%d more queries", n-before)
+		}
+		synctest.Wait() // for what the loops have asked
+		if n := nets[0].probed(); n != 0 {
+			t.Errorf("probed %d times: a loop is no silence", n)
+		}
+		wantIdle(t, f)
+	})
+}
+
+// TestVerdictEndsOneTry: another upstream's that is under way goes on.
+func TestVerdictEndsOneTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f *Forwarder
+		loop, healthy := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}, &fakeNet{answer: after(time.Millisecond, "192.0.2.2")}
+		f, stop := newFaked(t, Config{}, loop, healthy)
+		defer stop()
+		for i := range 20 { // until both are known to be fast, so that the second is asked soon
+			resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i), dns.TypeA))
+		}
+		loop.set(loopsBack(func() *Forwarder { return f }))
+		healthy.set(after(loopDelay+raceDelayMin, "192.0.2.2"))
+		q := query("www.loop.example", dns.TypeA)
+		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; www.loop.example. 60 IN A 192.0.2.2")
+		ended := func(i int) float64 { return value(f.at(i).metrics.failures.WithLabelValues(reasonLoop)) }
+		if ended(0) == 0 || ended(1) != 0 {
+			t.Errorf("%v and %v tries have ended as loops", ended(0), ended(1))
 		}
 	})
+}
+
+// TestEcho: when the loop ends with the failure that dnsd itself gave the probe, that is no
+// answer of the upstream's.
+func TestEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f *Forwarder
+		u := &fakeNet{answer: func(ctx context.Context, m *message) (*dns.Msg, error) {
+			if m.name[0] == probeLabel {
+				f.Immediate(&Query{Name: m.name, Type: m.qtype, Class: m.class, RD: true})
+			}
+			<-ctx.Done()
+			return answerTo(m, dns.RcodeServerFailure), nil
+		}}
+		f, stop := newFaked(t, Config{}, u)
+		defer stop()
+		var g sync.WaitGroup
+		for range 2 {
+			g.Go(func() {
+				q := query("www.loop.example", dns.TypeA)
+				wantLoop(t, q, resolve(t.Context(), f, q))
+			})
+		}
+		g.Wait()
+	})
+}
+
+// TestLaterFlights: what is known of a question counts for flights that come later.
+func TestLaterFlights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f *Forwarder
+		loop, dead := &fakeNet{answer: loopsBack(func() *Forwarder { return f })}, &fakeNet{answer: silent}
+		f, stop := newFaked(t, Config{}, loop, dead)
+		defer stop()
+		ended := func() float64 { return value(f.at(0).metrics.failures.WithLabelValues(reasonLoop)) }
+		var g sync.WaitGroup
+		ask := func(do bool) {
+			g.Go(func() {
+				q := query("www.loop.example", dns.TypeA)
+				q.CD = do
+				resolve(t.Context(), f, q)
+			})
+		}
+		ask(false)
+		time.Sleep(time.Second)
+		before := ended()
+		ask(true)
+		time.Sleep(raceDelayMax + time.Millisecond)
+		if n := ended() - before; n != 1 {
+			t.Errorf("%v more tries at the looping upstream have ended", n)
+		}
+		g.Wait()
+	})
+}
+
+// TestLoopProbesAreBounded: many slow questions that are asked twice cost no more probes at a
+// time than may be, and each its own in the end.
+func TestLoopProbesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var probing, most, probes atomic.Int32
+		u := &fakeNet{answer: func(ctx context.Context, m *message) (*dns.Msg, error) {
+			if m.name[0] != probeLabel {
+				return slowly(4*time.Second, says(dns.RcodeNameError))(ctx, m)
+			}
+			probes.Add(1)
+			if n := probing.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			defer probing.Add(-1)
+			return silent(ctx, m)
+		}}
+		f, stop := newFaked(t, Config{TryTimeout: 5 * time.Second}, u)
+		defer stop()
+		const n = 3 * maxLoopProbes
+		var g sync.WaitGroup
+		for i := range 2 * n {
+			g.Go(func() { resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i/2), dns.TypeA)) })
+		}
+		g.Wait()
+		if most.Load() > maxLoopProbes || probes.Load() != n {
+			t.Errorf("%d probes, %d at once", probes.Load(), most.Load())
+		}
+	})
+}
+
+// TestLoopMemory: a probe is known for a while, and not for ever.
+func TestLoopMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p loopProbes
+		p.add("first", loopProbe{})
+		for i, want := range []bool{true, true, false} {
+			if _, ok := p.find([]byte("first")); ok != want {
+				t.Errorf("after %d times loopMemory: known %v", i, ok)
+			}
+			time.Sleep(loopMemory + 1)
+			p.add(fmt.Sprint(i), loopProbe{})
+		}
+	})
+}
+
+// TestAroundALoop: which names come last at an upstream that has sent one back.
+func TestAroundALoop(t *testing.T) {
+	for _, c := range []struct {
+		loops, name string
+		want        bool
+	}{
+		{"www.loop.example.", "www.loop.example.", true},
+		{"www.loop.example.", "other.loop.example.", true},
+		{"www.loop.example.", "loop.example.", true},
+		{"www.loop.example.", "loops.example.", false},
+		{"www.loop.example.", "example.", false},
+		{"loop.example.", "www.loop.example.", true},
+		{"loop.example.", "other.example.", false}, // not for all of a top-level domain
+		{"example.", "example.", true},
+		{"example.", "www.example.", true},
+		{"example.", "test.", false},
+		{".", "example.", false},
+		{".", ".", false},
+	} {
+		u := &upstream{loops: make(map[string]time.Time)}
+		u.loopsAt(mustName(c.loops))
+		if got := u.mayLoop(mustName(c.name)); got != c.want {
+			t.Errorf("%s looped: %s may loop %v", c.loops, c.name, got)
+		}
+	}
+	u := &upstream{loops: make(map[string]time.Time)}
+	for i := range 3 * maxLoops {
+		u.loopsAt(mustName(fmt.Sprintf("www.n%d.example.", i)))
+	}
+	if len(u.loops) > maxLoops {
+		t.Errorf("%d domains are remembered", len(u.loops))
+	}
+}
+
+// TestGuessers: whatever another network sends, none of 400 questions fails with a
+// loop that is none.
+func TestGuessers(t *testing.T) {
+	for _, perNetwork := range []bool{false, true} {
+		for _, types := range []int{9, 255, 65535} {
+			t.Run(fmt.Sprintf("%d types, per network %v", types, perNetwork), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					u := &fakeNet{answer: after(300*time.Millisecond, "192.0.2.1")}
+					f, stop := newFaked(t, Config{PerNetwork: perNetwork, MaxInflight: 1 << 20}, u)
+					defer stop()
+					var failed atomic.Int32
+					next := 0
+					for i := range 400 {
+						name := fmt.Sprintf("n%d.example", i)
+						var g sync.WaitGroup
+						for range 2 { // one victim asks twice, so that there is a suspicion
+							g.Go(func() {
+								if r := resolve(t.Context(), f, query(name, dns.TypeA)); r.Rcode != dns.RcodeSuccess {
+									failed.Add(1)
+								}
+							})
+						}
+						time.Sleep(150 * time.Millisecond)
+						for range min(types, 255) {
+							q := query(name, uint16(privateGuess+next%types))
+							q.Network = netB
+							if next++; f.Immediate(q) == nil {
+								f.Release(q)
+							}
+						}
+						g.Wait()
+					}
+					if failed.Load() > 0 || value(f.metrics.loops) > 0 {
+						t.Errorf("%d of 400 failed, %v loops", failed.Load(), value(f.metrics.loops))
+					}
+				})
+			})
+		}
+	}
+}
+
+// privateGuess is where the types of the private range begin (RFC 6895, section 3.1).
+const privateGuess = 65280
+
+func TestProbeNames(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+		below string // empty: there is no probe
+	}{
+		{"www.example.", dns.TypeA, "www.example."},
+		{".", dns.TypeNS, "."},
+		{"www.example.", dns.TypeDS, "example."},
+		{"example.", dns.TypeDS, "."},
+		{".", dns.TypeDS, ""},
+		{strings.Repeat("a23456789.", 24), dns.TypeA, strings.Repeat("a23456789.", 24)},
+		{strings.Repeat("a23456789.", 25), dns.TypeA, ""},
+	} {
+		q := query(c.name, c.qtype)
+		got := probeName(newMessage(q, true))
+		if c.below == "" {
+			if got != nil {
+				t.Errorf("%s %s: %q", c.name, dns.Type(c.qtype), got)
+			}
+			continue
+		}
+		if want := mustName(c.below); len(got) != 1+probeLabel+len(want) || !bytes.HasSuffix(got, want) || got[0] != probeLabel {
+			t.Errorf("%s %s: %q", c.name, dns.Type(c.qtype), got)
+		}
+		if bytes.Equal(got, probeName(newMessage(q, true))) {
+			t.Errorf("%q is no surprise", got)
+		}
+		want := c.qtype
+		if want == dns.TypeDS {
+			want = dns.TypeA
+		}
+		f, _ := newFaked(t, Config{}, &fakeNet{})
+		if m := f.loopProbe(newMessage(q, true), newWatch(), f.at(0)); m.qtype != want {
+			t.Errorf("%s %s: the probe asks for %s", c.name, dns.Type(c.qtype), dns.Type(m.qtype))
+		}
+	}
 }

@@ -1,9 +1,8 @@
 package forward
 
 import (
+	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 
@@ -51,6 +50,18 @@ func newMessage(q *Query, recurse bool) *message {
 	return &message{name: b[12 : 12+len(q.Name)], qtype: q.Type, class: q.Class, bytes: b}
 }
 
+// end returns where a message ends that holds the question alone.
+func (m *message) end() int { return 12 + len(m.name) + 4 }
+
+// plain returns the message without its OPT, for servers that know no EDNS
+// (RFC 6891, section 7).
+func (m *message) plain() *message {
+	p := *m
+	p.bytes = bytes.Clone(m.bytes[:m.end()])
+	p.bytes[11] = 0
+	return &p
+}
+
 // append appends the message under an id of its own to dst.
 func (m *message) append(dst []byte, id uint16) []byte {
 	start := len(dst)
@@ -66,34 +77,51 @@ func newID() uint16 { return uint16(rand.Uint32()) }
 // answeredBy says whether b is a response to the message under id: the id, the
 // bits and the question must agree (RFC 5452, section 9.1).
 func (m *message) answeredBy(b []byte, id uint16) bool {
-	end := 12 + len(m.name) + 4
-	if len(b) < end || binary.BigEndian.Uint16(b) != id {
+	if len(b) < 12 || binary.BigEndian.Uint16(b) != id || b[2]&0xf8 != 0x80 { // a response, opcode 0
 		return false
 	}
-	if b[2]&0xf8 != 0x80 || binary.BigEndian.Uint16(b[4:]) != 1 { // a response, opcode 0, one question
+	if isBare(b) {
+		return true
+	}
+	end := m.end()
+	if len(b) < end || binary.BigEndian.Uint16(b[4:]) != 1 {
 		return false
 	}
-	for i, c := range m.name {
-		if d := b[12+i]; d != c && (d < 'A' || d > 'Z' || d+32 != c) {
+	return sameName(b[12:12+len(m.name)], m.name) &&
+		binary.BigEndian.Uint16(b[end-4:]) == m.qtype && binary.BigEndian.Uint16(b[end-2:]) == m.class
+}
+
+// sameName says whether two names in wire form are equal but for the case of A to
+// Z (RFC 4343, section 3). Lengths of labels are no letters.
+func sameName(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i, c := range a {
+		if d := b[i]; c != d && lower(c) != lower(d) {
 			return false
 		}
 	}
-	return binary.BigEndian.Uint16(b[end-4:]) == m.qtype && binary.BigEndian.Uint16(b[end-2:]) == m.class
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
+// isBare says whether a response is a header without its question, as servers
+// send that could not read the query (RFC 1035, section 4.1.1).
+func isBare(b []byte) bool {
+	rcode := b[3] & 0xf
+	return (rcode == dns.RcodeFormatError || rcode == dns.RcodeNotImplemented) &&
+		(len(b) == 12 || binary.BigEndian.Uint16(b[4:]) == 0)
 }
 
 // truncated says whether a response has TC set.
 func truncated(b []byte) bool { return b[2]&0x02 != 0 }
-
-var errMalformed = errors.New("malformed answer")
-
-// parse reads a response.
-func parse(b []byte) (*dns.Msg, error) {
-	m := new(dns.Msg)
-	if err := m.Unpack(b); err != nil {
-		return nil, fmt.Errorf("%w: %w", errMalformed, err)
-	}
-	return m, nil
-}
 
 // question is what identical questions have in common, whoever asks and with
 // whatever flags.

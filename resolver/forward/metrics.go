@@ -1,8 +1,6 @@
 package forward
 
 import (
-	"sync/atomic"
-
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -16,28 +14,9 @@ type metrics struct {
 	duration                            *prometheus.HistogramVec
 	up                                  *prometheus.GaugeVec
 
-	hits stripes
-
 	misses, stale, refreshed, refused, loops prometheus.Counter
 
 	all []prometheus.Collector
-}
-
-// stripes is a counter that several sockets add to at once, each on a cache line
-// of its own (of 64 bytes): a hit costs less than a line that travels between cores.
-type stripes [32]struct {
-	n atomic.Uint64
-	_ [56]byte
-}
-
-func (s *stripes) inc(worker uint8) { s[int(worker)%len(s)].n.Add(1) }
-
-func (s *stripes) sum() float64 {
-	var sum uint64
-	for i := range s {
-		sum += s[i].n.Load()
-	}
-	return float64(sum)
 }
 
 func newMetrics() *metrics {
@@ -71,25 +50,23 @@ func newMetrics() *metrics {
 	}, []string{"upstream"})
 	m.all = append(m.all, m.duration, m.up)
 
-	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "dnsd_forward_cache_hits_total", Help: "Questions answered with a fresh answer that was kept.",
-	}, m.hits.sum))
 	m.misses = counter("cache_misses_total", "Questions that needed an upstream.")
 	m.stale = counter("cache_stale_total", "Questions answered with an expired answer because upstreams failed.")
 	m.refreshed = counter("cache_refreshed_total", "Answers in use that were renewed before they expired.")
-	m.refused = counter("refused_total", "Questions refused because their network or all together had too many waiting.")
+	m.refused = counter("refused_total", "Questions refused because their network had too many of the places.")
 	m.loops = counter("loops_total", "Times that a question came back through an upstream.")
 	return m
 }
 
 // gauges adds what is read when scraped.
-func (m *metrics) gauges(entries, bytes, inflight func() float64) {
+func (m *metrics) gauges(entries, bytes, inflight, places func() float64) {
 	gauge := func(name, help string, read func() float64) {
 		m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dnsd_forward_" + name, Help: help}, read))
 	}
 	gauge("cache_entries", "Answers kept, expired ones included.", entries)
 	gauge("cache_bytes", "What the kept answers take, with overhead.", bytes)
-	gauge("inflight", "Questions waiting for upstreams, refreshes included.", inflight)
+	gauge("inflight", "Questions admitted whose response is not out yet, renewals included.", inflight)
+	gauge("places", "How many questions may be admitted at once.", places)
 }
 
 // upstreamMetrics are those of one upstream.
@@ -110,6 +87,16 @@ func (m *metrics) of(upstream string) *upstreamMetrics {
 	}
 	u.up.Set(1)
 	return u
+}
+
+// forget drops the series of an upstream that is no more.
+func (m *metrics) forget(upstream string) {
+	label := prometheus.Labels{"upstream": upstream}
+	for _, c := range m.all {
+		if vec, ok := c.(interface{ DeletePartialMatch(prometheus.Labels) int }); ok {
+			vec.DeletePartialMatch(label)
+		}
+	}
 }
 
 // rcodeName keeps the label's set closed.

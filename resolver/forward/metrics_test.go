@@ -23,7 +23,7 @@ func value(m prometheus.Metric) float64 {
 func TestMetrics(t *testing.T) {
 	f, _ := newFaked(t, Config{}, &fakeNet{answer: says(dns.RcodeNameError)}, &fakeNet{answer: silent})
 	q := query("secret-name.example", dns.TypeA)
-	f.Resolve(t.Context(), q)
+	resolve(t.Context(), f, q)
 	reg := prometheus.NewPedanticRegistry()
 	if err := reg.Register(f); err != nil {
 		t.Fatal(err)

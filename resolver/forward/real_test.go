@@ -2,14 +2,18 @@ package forward
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"text/template"
 	"time"
@@ -48,9 +52,10 @@ func (l *lockedBuffer) String() string {
 // realConfig is what the servers' configurations are filled in with.
 type realConfig struct {
 	Dir       string
-	Port      uint16
+	Port      uint16 // zero: any
 	Auth      uint16 // Knot's port
 	Dnsd      uint16 // dnsd's port, for loops
+	TLS       uint16 // unbound's port for DNS over TLS
 	Key       string // DNSKEY rdata of the signed zone, in text
 	KeyBase64 string
 }
@@ -60,9 +65,12 @@ type realConfig struct {
 func startProgram(t *testing.T, path, config string, c realConfig, files map[string]string, args ...string) *program {
 	t.Helper()
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("%s is not installed: apt-get install unbound bind9 knot dnsmasq-base", path)
+		skip(t, path+" is not installed: apt-get install unbound bind9 knot knot-resolver dnsmasq-base")
 	}
-	c.Dir, c.Port = t.TempDir(), freePort(t)
+	c.Dir = t.TempDir()
+	if c.Port == 0 {
+		c.Port = freePort(t)
+	}
 	fill := func(s string) string {
 		var out strings.Builder
 		if err := template.Must(template.New("").Parse(s)).Execute(&out, c); err != nil {
@@ -86,7 +94,7 @@ func startProgram(t *testing.T, path, config string, c realConfig, files map[str
 	cmd := exec.Command(path, filled...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, p.log, p.log
 	if err := cmd.Start(); err != nil {
-		t.Skipf("%s cannot be started here: %v", path, err)
+		skip(t, fmt.Sprintf("%s cannot be started here: %v", path, err))
 	}
 	p.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
@@ -101,12 +109,32 @@ func startProgram(t *testing.T, path, config string, c realConfig, files map[str
 	return p
 }
 
+// skip skips the test, or fails it where all have to run.
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("DNSD_TEST_NO_SKIP") != "" {
+		t.Fatal("would be skipped: " + why)
+	}
+	t.Skip(why)
+}
+
 // ready waits until the program answers a question.
 func (p *program) ready(t *testing.T, name string) {
 	t.Helper()
 	eventually(t, "answered by "+p.addr.String(), func() bool {
 		m, err := dns.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), p.addr.String())
 		return err == nil && m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0
+	})
+}
+
+// answersAtAll waits until the program answers a question that needs no other server.
+func (p *program) answersAtAll(t *testing.T) {
+	t.Helper()
+	eventually(t, "answering", func() bool {
+		m := new(dns.Msg).SetQuestion("version.bind.", dns.TypeTXT)
+		m.Question[0].Qclass = dns.ClassCHAOS
+		_, err := dns.Exchange(m, p.addr.String())
+		return err == nil
 	})
 }
 
@@ -146,6 +174,15 @@ const unboundConf = `
 server:
     interface: 127.0.0.1
     port: {{.Port}}
+{{- if .TLS}}
+    interface: 127.0.0.1@{{.TLS}}
+    tls-port: {{.TLS}}
+    tls-service-key: "{{.Dir}}/key.pem"
+    tls-service-pem: "{{.Dir}}/cert.pem"
+    incoming-num-tcp: 300
+    local-zone: "tls.example" redirect
+    local-data: "tls.example 60 A 192.0.2.1"
+{{- end}}
     username: ""
     chroot: ""
     directory: "{{.Dir}}"
@@ -220,6 +257,25 @@ server=/loop.example/127.0.0.1#{{.Dnsd}}
 {{- end}}
 `
 
+const kresdConf = `
+net.listen('127.0.0.1', {{.Port}}, { kind = 'dns' })
+cache.open(10 * MB, 'lmdb://{{.Dir}}')
+trust_anchors.remove('.')
+modules.unload('ta_signal_query')
+modules.unload('priming')
+policy.add(policy.suffix(policy.PASS, policy.todnames({'nothing.example'}))) -- no special domains
+{{- if .Key}}
+trust_anchors.add('signed.example. 60 IN DNSKEY {{.Key}}')
+trust_anchors.add('bogus.example. 60 IN DNSKEY {{.Key}}')
+{{- end}}
+{{- range $zone := .Zones}}
+policy.add(policy.suffix(policy.FORWARD('127.0.0.1@{{$.Auth}}'), policy.todnames({'{{$zone}}'})))
+{{- end}}
+{{- if .Dnsd}}
+policy.add(policy.suffix(policy.FORWARD('127.0.0.1@{{.Dnsd}}'), policy.todnames({'loop.example'})))
+{{- end}}
+`
+
 // Zones lists Knot's zones, for the templates.
 func (c realConfig) Zones() []string {
 	if c.Auth == 0 {
@@ -236,6 +292,7 @@ var resolvers = []struct {
 }{
 	{"unbound", "/usr/sbin/unbound", unboundConf, []string{"-d", "-p", "-c", "{{.Dir}}/conf"}, true},
 	{"named", "/usr/sbin/named", namedConf, []string{"-g", "-n", "1", "-c", "{{.Dir}}/conf"}, true},
+	{"kresd", "/usr/sbin/kresd", kresdConf, []string{"-n", "-c", "{{.Dir}}/conf", "{{.Dir}}"}, true},
 	{"dnsmasq", "/usr/sbin/dnsmasq", dnsmasqConf, []string{"--conf-file={{.Dir}}/conf"}, false},
 }
 
@@ -247,10 +304,13 @@ ns A 127.0.0.1
 www A 192.0.2.1
 alias CNAME second
 second CNAME www
+zero 0 A 192.0.2.1
 `
 
 // startKnot starts the authoritative server and returns what its resolvers need.
-func startKnot(t *testing.T) (knot *program, c realConfig) {
+func startKnot(t *testing.T) (knot *program, c realConfig) { return startKnotAt(t, 0) }
+
+func startKnotAt(t *testing.T, port uint16) (knot *program, c realConfig) {
 	t.Helper()
 	var big strings.Builder
 	for i := range 90 { // more than UDP carries, fewer than BIND's bound of 100
@@ -260,7 +320,7 @@ func startKnot(t *testing.T) (knot *program, c realConfig) {
 	for _, zone := range (realConfig{Auth: 1}).Zones() {
 		files[zone+".zone"] = fmt.Sprintf(zoneHead, zone) + big.String()
 	}
-	knot = startProgram(t, "/usr/sbin/knotd", knotConf, realConfig{}, files, "-c", "{{.Dir}}/conf")
+	knot = startProgram(t, "/usr/sbin/knotd", knotConf, realConfig{Port: port}, files, "-c", "{{.Dir}}/conf")
 	c.Auth = knot.addr.Port()
 	knot.ready(t, "www.signed.example.")
 	eventually(t, "signed", func() bool {
@@ -321,7 +381,7 @@ func testNames(t *testing.T, addr netip.AddrPort, validates bool) {
 		}
 		q := query(c.name, c.qtype)
 		q.DO = c.do
-		for _, r := range []*Reply{f.Resolve(t.Context(), q), f.Immediate(q)} {
+		for _, r := range []*Reply{resolve(t.Context(), f, q), f.Immediate(q)} {
 			if r == nil {
 				t.Errorf("%s %s: not kept", c.name, dns.Type(c.qtype))
 				continue
@@ -334,7 +394,7 @@ func testNames(t *testing.T, addr netip.AddrPort, validates bool) {
 			if got := strings.Join(types, " "); m.Rcode != c.rcode || got != c.types || r.AD != c.ad {
 				t.Errorf("%s %s: got %s, AD %v, %s, EDE %v", c.name, dns.Type(c.qtype), dns.RcodeToString[m.Rcode], r.AD, got, r.EDE)
 			}
-			if c.rcode == dns.RcodeNameError && findSOA(m.Ns) == nil {
+			if c.rcode == dns.RcodeNameError && !slices.ContainsFunc(m.Ns, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeSOA }) {
 				t.Errorf("%s: no SOA", c.name)
 			}
 			if c.rcode == dns.RcodeServerFailure && len(r.EDE) == 0 {
@@ -342,8 +402,45 @@ func testNames(t *testing.T, addr netip.AddrPort, validates bool) {
 			}
 		}
 	}
-	if f.upstreams[0].isDown() || value(f.upstreams[0].metrics.mismatched) != 0 {
-		t.Errorf("down %v, mismatched %v", f.upstreams[0].isDown(), value(f.upstreams[0].metrics.mismatched))
+	if f.at(0).isDown() || value(f.at(0).metrics.mismatched) != 0 {
+		t.Errorf("down %v, mismatched %v", f.at(0).isDown(), value(f.at(0).metrics.mismatched))
+	}
+}
+
+// TestRealLifetimes: a TTL of 0 is passed on and nothing kept; a name that does not exist
+// is asked for once, whatever the type.
+func TestRealLifetimes(t *testing.T) {
+	_, c := startKnot(t)
+	zeros := 0
+	for _, r := range resolvers {
+		t.Run(r.name, func(t *testing.T) {
+			p := startProgram(t, r.path, r.conf, c, nil, r.args...)
+			p.ready(t, "www.plain.example.")
+			f := newReal(t, Config{Upstreams: []Upstream{{Domain: ".", Addr: p.addr}}})
+			q := query("zero.plain.example", dns.TypeA)
+			m := response(t, q, resolve(t.Context(), f, q), dns.MaxMsgSize)
+			if len(m.Answer) != 1 {
+				t.Fatalf("%v", m)
+			}
+			kept := f.cache.get(f.cache.keyOf(q), q.Name) != nil
+			if zero := m.Answer[0].Header().Ttl == 0; zero == kept { // Knot Resolver makes it longer
+				t.Errorf("TTL %d, kept %v", m.Answer[0].Header().Ttl, kept)
+			} else if zero {
+				zeros++
+			}
+			requests := f.at(0).metrics.requests
+			before := value(requests)
+			for _, typ := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeMX, 65280} {
+				q := query("nowhere.plain.example", typ)
+				wantText(t, q, resolve(t.Context(), f, q), "NXDOMAIN")
+			}
+			if n := value(requests) - before; n != 1 {
+				t.Errorf("%v queries for a name that does not exist", n)
+			}
+		})
+	}
+	if zeros == 0 && !t.Failed() {
+		t.Error("no resolver passes on a TTL of 0")
 	}
 }
 
@@ -357,15 +454,10 @@ func TestRealLoops(t *testing.T) {
 			p := startProgram(t, r.path, r.conf, realConfig{Dnsd: front.addr.Port()}, nil, r.args...)
 			f = newReal(t, Config{Upstreams: []Upstream{{Domain: ".", Addr: p.addr}}})
 			close(ready)
-			eventually(t, "answering", func() bool {
-				m := new(dns.Msg).SetQuestion("version.bind.", dns.TypeTXT)
-				m.Question[0].Qclass = dns.ClassCHAOS // needs no other server
-				_, err := dns.Exchange(m, p.addr.String())
-				return err == nil
-			})
+			p.answersAtAll(t)
 			for _, name := range []string{"loop.example", "www.loop.example"} {
 				q, start := query(name, dns.TypeA), time.Now()
-				wantLoop(t, q, f.Resolve(t.Context(), q), p.addr.String())
+				wantLoop(t, q, resolve(t.Context(), f, q))
 				t.Logf("%s: recognised after %s", name, time.Since(start))
 			}
 		})
@@ -377,16 +469,148 @@ func TestRealOutage(t *testing.T) {
 	knot, _ := startKnot(t)
 	f := newReal(t, Config{Upstreams: []Upstream{{Domain: ".", Addr: knot.addr}}})
 	q := query("www.plain.example", dns.TypeA)
-	if r := f.Resolve(t.Context(), q); r.Rcode != dns.RcodeSuccess {
+	if r := resolve(t.Context(), f, q); r.Rcode != dns.RcodeSuccess {
 		t.Fatalf("got %v", r)
 	}
 	e := f.cache.get(f.cache.keyOf(q), q.Name)
 	e.fresh = time.Now() // as though its minute were over
 	knot.stop()
-	wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; www.plain.example. 30 IN A 192.0.2.1; EDE 3")
+	wantText(t, q, resolve(t.Context(), f, q), "NOERROR; www.plain.example. 30 IN A 192.0.2.1; EDE 3")
 	other := query("second.plain.example", dns.TypeA)
-	wantText(t, other, f.Resolve(t.Context(), other), "SERVFAIL; EDE 22")
-	if !f.upstreams[0].isDown() {
+	wantText(t, other, resolve(t.Context(), f, other), "SERVFAIL; EDE 22")
+	if !f.at(0).isDown() {
 		t.Error("not down")
 	}
+}
+
+// TestRealLoopBesideHealthy: each resolver sends a domain back to dnsd, comes first, and costs
+// none of 60 names.
+func TestRealLoopBesideHealthy(t *testing.T) {
+	for _, r := range resolvers {
+		t.Run(r.name, func(t *testing.T) {
+			var f *Forwarder
+			ready := make(chan struct{})
+			front := serve(t, func() *Forwarder { <-ready; return f })
+			p := startProgram(t, r.path, r.conf, realConfig{Dnsd: front.addr.Port()}, nil, r.args...)
+			p.answersAtAll(t)
+			healthy := (&scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) {
+				time.Sleep(150 * time.Millisecond)
+				onUDP(q, send)
+			}}).start(t, nil)
+			f = newReal(t, Config{Upstreams: []Upstream{{Domain: ".", Addr: p.addr}, {Domain: ".", Addr: healthy.addr}}})
+			close(ready)
+			var clients sync.WaitGroup
+			for i := range 6 {
+				clients.Go(func() {
+					for j := range 10 {
+						name := fmt.Sprintf("n%d-%d.loop.example.", i, j)
+						q := query(name, dns.TypeA)
+						if got := text(t, q, resolve(t.Context(), f, q)); got != "NOERROR; "+name+" 60 IN A 192.0.2.1" {
+							t.Errorf("%s: %s", name, got)
+						}
+					}
+				})
+			}
+			clients.Wait()
+			if value(f.metrics.loops) == 0 {
+				t.Error("no loop was noticed")
+			}
+		})
+	}
+}
+
+// TestRealBogus: a record was valid, and then its zone is signed by somebody else. Whatever a
+// validating resolver says of that, the old address is not given.
+func TestRealBogus(t *testing.T) {
+	for _, r := range resolvers {
+		if !r.validates {
+			continue
+		}
+		t.Run(r.name, func(t *testing.T) {
+			knot, c := startKnot(t)
+			p := startProgram(t, r.path, r.conf, c, nil, r.args...)
+			p.ready(t, "www.signed.example.")
+			f := newReal(t, Config{Upstreams: []Upstream{{Domain: ".", Addr: p.addr}}})
+			q := query("www.signed.example", dns.TypeA)
+			if reply := resolve(t.Context(), f, q); reply.Rcode != dns.RcodeSuccess || !reply.AD {
+				t.Fatalf("at first: %v", reply)
+			}
+			e := f.cache.get(f.cache.keyOf(q), q.Name)
+			e.fresh = time.Now() // as though its minute were over
+			knot.stop()
+			startKnotAt(t, knot.addr.Port()) // which makes itself another key
+			p.stop()                         // and with it what it has kept
+			c.Port = p.addr.Port()
+			p = startProgram(t, r.path, r.conf, c, nil, r.args...)
+			p.ready(t, "www.plain.example.")
+			reply := resolve(t.Context(), f, q)
+			if reply.Rcode != dns.RcodeServerFailure || reply.AD || len(reply.records) > 0 || !isVerdict(reply.EDE) {
+				t.Errorf("%+v", reply)
+			}
+			t.Logf("%s: %v", r.name, reply.EDE)
+		})
+	}
+}
+
+// TestRealRestartOverTLS: 200 clients over one connection to unbound, which is killed and
+// started again meanwhile.
+func TestRealRestartOverTLS(t *testing.T) {
+	server, pool := certificate(t, "dns.example")
+	key, err := x509.MarshalPKCS8PrivateKey(server.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		"cert.pem": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificates[0].Certificate[0]})),
+		"key.pem":  string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})),
+	}
+	unbound := resolvers[0]
+	c := realConfig{TLS: freePort(t)}
+	start := func() *program {
+		p := startProgram(t, unbound.path, unbound.conf, c, files, unbound.args...)
+		p.ready(t, "tls.example.")
+		return p
+	}
+	p := start()
+	c.Port = p.addr.Port()
+	other := (&scripted{onTCP: onTCP}).start(t, server)
+	f := newReal(t, Config{RootCAs: pool, Upstreams: []Upstream{
+		{Domain: ".", Addr: netip.AddrPortFrom(p.addr.Addr(), c.TLS), TLS: true, Name: "dns.example"},
+		{Domain: ".", Addr: other.addr, TLS: true, Name: "dns.example"},
+	}})
+	var clients sync.WaitGroup
+	var asked, lost atomic.Int32
+	stop := make(chan struct{})
+	for i := range 200 {
+		clients.Go(func() {
+			for j := 0; ; j++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				asked.Add(1)
+				q := query(fmt.Sprintf("n%d-%d.tls.example", i, j), dns.TypeA)
+				if r := resolve(t.Context(), f, q); r.Rcode != dns.RcodeSuccess {
+					lost.Add(1)
+				}
+			}
+		})
+	}
+	grows := func(what string, of func() float64) {
+		before := of()
+		eventually(t, what, func() bool { return of() > before+500 })
+	}
+	fromUnbound := func() float64 { return value(f.at(0).metrics.responses.WithLabelValues("NOERROR")) }
+	grows("answers from unbound", fromUnbound)
+	p.stop()
+	grows("answers from the other", func() float64 { return value(f.at(1).metrics.responses.WithLabelValues("NOERROR")) })
+	p = start()
+	eventually(t, "unbound is asked again", func() bool { return !f.at(0).isDown() })
+	close(stop)
+	clients.Wait()
+	if lost.Load() > 0 {
+		t.Errorf("%d of %d lost", lost.Load(), asked.Load())
+	}
+	t.Logf("%d asked", asked.Load())
 }

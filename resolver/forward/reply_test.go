@@ -2,6 +2,7 @@ package forward
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,11 +12,11 @@ import (
 
 func replyTo(t testing.TB, q *Query, m *dns.Msg) *Reply {
 	t.Helper()
-	r, err := newReply(m, time.Now())
+	a, err := read(packed(m), newMessage(q, true), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return &a.Reply
 }
 
 // TestAppendWhole shows that a reply holds what the upstream said, without what
@@ -75,6 +76,35 @@ func TestAppendLimit(t *testing.T) {
 	}
 	if got := response(t, q, r, head+len(r.body)); len(got.Extra) != 1 {
 		t.Fatalf("at its own size: %v", got)
+	}
+}
+
+// TestOwnersTakeTheCase: of the question that a client asked, whether the upstream
+// compresses names or not.
+func TestOwnersTakeTheCase(t *testing.T) {
+	q := query("www.example.com", dns.TypeA)
+	m := newMessage(q, true)
+	out := answerTo(m, dns.RcodeSuccess, "www.example.com. 60 IN CNAME wWw.example.net.", "www.example.net. 60 IN A 192.0.2.1",
+		"www.example.com. 60 IN A 192.0.2.2")
+	for _, compress := range []bool{false, true} {
+		out.Compress = compress
+		b, err := out.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := read(b, m, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"WWW.example.COM.", "www.Example.com."} {
+			asked := *q
+			asked.Name = mustName(name)
+			got := response(t, &asked, &a.Reply, 512)
+			if len(got.Answer) != 3 || got.Answer[0].Header().Name != name || got.Answer[2].Header().Name != name ||
+				!strings.EqualFold(got.Answer[1].Header().Name, "www.example.net.") || got.Answer[0].(*dns.CNAME).Target != "wWw.example.net." {
+				t.Errorf("compressed %v: %v", compress, got)
+			}
+		}
 	}
 }
 

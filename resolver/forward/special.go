@@ -96,26 +96,25 @@ func emptyZone(origin string, rcode int) *Reply {
 // mustReply builds a reply of one record whose owner, in the answer, is the
 // question's name. It holds no other pointer and so fits every question.
 func mustReply(rcode int, answer, authority string) *Reply {
-	r := &Reply{Rcode: uint16(rcode), fixed: true}
-	text, sections := answer, [3]int{1, 0, 0}
+	r := &Reply{Rcode: uint16(rcode), fixed: true, counts: [3]uint16{1, 0, 0}}
+	text := answer
 	if answer == "" {
-		text, sections = authority, [3]int{0, 1, 0}
+		text, r.counts = authority, [3]uint16{0, 1, 0}
 	}
 	rr, err := dns.NewRR(text)
 	if err != nil {
 		panic(err)
 	}
-	body := make([]byte, dns.Len(rr))
-	if _, err := dns.PackRR(rr, body, 0, nil, false); err != nil {
+	r.body = make([]byte, dns.Len(rr))
+	if _, err := dns.PackRR(rr, r.body, 0, nil, false); err != nil {
 		panic(err)
 	}
+	owner := len(mustName(rr.Header().Name))
 	if answer != "" {
-		owner := len(mustName(rr.Header().Name))
-		body = append([]byte{0xc0, 12}, body[owner:]...)
+		r.body = append([]byte{0xc0, 12}, r.body[owner:]...)
+		owner = 2
 	}
-	if err := r.mark(body, sections); err != nil {
-		panic(err)
-	}
+	r.records = []record{{ttl: uint16(owner + 4), end: uint16(len(r.body))}}
 	return r
 }
 

@@ -10,8 +10,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 // Connections over TCP and TLS.
@@ -25,13 +23,26 @@ const (
 	// streamMaxPending leaves most ids free, so that a random one is found at
 	// once; more questions get a connection of their own.
 	streamMaxPending = 16384
+	// streamQueue is how many questions wait to be written before further ones wait
+	// for that, each no longer than it has time.
+	streamQueue = 64
+	// streamMaxStray is how many messages beyond one a question a connection may
+	// bring that are no answer. Late answers are no more than there were questions.
+	streamMaxStray = 64
+	// maxStreams bounds the connections to one upstream. One is used at a time;
+	// the others only wait for their last answers.
+	maxStreams = 8
 	// streamAttempts bounds what an upstream that closes after every answer,
 	// whatever else it was asked, can make us do.
 	streamAttempts = 3
 )
 
-// errStreamGone says that a connection ended while an answer was waited for.
-var errStreamGone = errors.New("connection closed by the upstream")
+var (
+	// errStreamGone says that a connection ended while an answer was waited for.
+	errStreamGone  = errors.New("connection closed by the upstream")
+	errManyStreams = errors.New("too many connections to the upstream")
+	errStrays      = errors.New("the upstream sends what nobody asked for")
+)
 
 // streams keeps the connections to one upstream: one that takes questions, and
 // older ones that only wait for their last answers.
@@ -39,7 +50,8 @@ type streams struct {
 	dial    func(ctx context.Context) (net.Conn, error) // set once
 	timeout time.Duration                               // set once; for connecting, and for a write
 	metrics *upstreamMetrics
-	group   *sync.WaitGroup // counts the readers, which Run waits for
+	group   *sync.WaitGroup // counts the connections, which Run waits for
+	guard   *guard
 
 	mu     sync.Mutex
 	cur    *stream              // guarded by mu; nil: the next question opens one
@@ -69,7 +81,7 @@ func dialer(u Upstream, cfg *Config) func(context.Context) (net.Conn, error) {
 // exchange sends the message over the connection at hand. When that turns out
 // to have been closed by the upstream in the meantime, as it may at any time, a
 // new one is tried (RFC 7766, section 6.2.4).
-func (p *streams) exchange(ctx context.Context, m *message) (*dns.Msg, error) {
+func (p *streams) exchange(ctx context.Context, m *message) ([]byte, error) {
 	for attempt := 1; ; attempt++ {
 		s, reused, err := p.take()
 		if err != nil {
@@ -97,14 +109,17 @@ func (p *streams) take() (s *stream, reused bool, err error) {
 	if s := p.cur; s != nil && s.reserve() {
 		return s, true, nil
 	}
+	if len(p.live) >= maxStreams {
+		return nil, false, errManyStreams
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
 	s = &stream{
-		pool: p, born: time.Now(), ready: make(chan struct{}), gone: make(chan struct{}),
+		pool: p, born: time.Now(), out: make(chan *waiter, streamQueue), gone: make(chan struct{}),
 		stopDial: cancel, pending: make(map[uint16]*waiter), reserved: 1,
 	}
 	p.cur = s
 	p.live[s] = struct{}{}
-	p.group.Go(func() { s.run(ctx) })
+	p.group.Go(func() { p.guard.run("keeping a connection", func() { s.run(ctx) }) })
 	return s, false, nil
 }
 
@@ -134,28 +149,30 @@ func (p *streams) close() {
 	}
 }
 
-// stream is one connection, read by a goroutine of its own.
+// stream is one connection, with a goroutine that reads and one that writes.
+// Nobody else waits for its peer longer than they want to.
 type stream struct {
 	pool     *streams
 	born     time.Time
-	ready    chan struct{} // closed once conn is set, or not to be hoped for
+	out      chan *waiter  // to be written
 	gone     chan struct{} // closed with err set
 	stopDial context.CancelFunc
 
-	wmu sync.Mutex // held while writing one message
-
 	mu       sync.Mutex
-	conn     net.Conn           // guarded by mu until ready; then only read
+	conn     net.Conn           // guarded by mu; nil: not connected yet
 	err      error              // guarded by mu; why the stream ended
 	pending  map[uint16]*waiter // guarded by mu
 	reserved int                // guarded by mu; questions being asked
 	retired  bool               // guarded by mu; takes no more questions, as an ended one
-	heard    time.Time          // guarded by mu; the last answer
+	heard    time.Time          // guarded by mu; the last answer, or when it was connected
+	asked    int                // guarded by mu; questions that were registered
+	strays   int                // guarded by mu; messages that were no answer
 }
 
 // waiter is a question whose answer is waited for.
 type waiter struct {
 	m      *message
+	id     uint16
 	answer chan []byte // one slot
 }
 
@@ -177,10 +194,10 @@ func (s *stream) reserve() bool {
 }
 
 // release ends what reserve began. A retired stream ends with its last question.
-func (s *stream) release(id uint16, w *waiter) {
+func (s *stream) release(w *waiter) {
 	s.mu.Lock()
-	if s.pending[id] == w { // once answered, the id may be another's
-		delete(s.pending, id)
+	if s.pending[w.id] == w { // once answered, the id may be another's
+		delete(s.pending, w.id)
 	}
 	s.reserved--
 	last := s.retired && s.reserved == 0
@@ -191,67 +208,48 @@ func (s *stream) release(id uint16, w *waiter) {
 }
 
 // exchange asks over the stream, which the caller has reserved.
-func (s *stream) exchange(ctx context.Context, m *message) (*dns.Msg, error) {
+func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
 	w := &waiter{m: m, answer: make(chan []byte, 1)}
-	id := s.register(w)
-	defer s.release(id, w)
+	s.register(w)
+	defer s.release(w)
+	asked := time.Now()
 	select {
-	case <-s.ready:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	sent := time.Now()
-	if err := s.write(m, id); err != nil {
-		return nil, err
-	}
-	select {
-	case b := <-w.answer:
-		return parse(b)
+	case s.out <- w:
 	case <-s.gone:
 		return nil, s.reason()
 	case <-ctx.Done():
-		s.silentSince(sent)
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case b := <-w.answer:
+		return b, nil
+	case <-s.gone:
+		return nil, s.reason()
+	case <-ctx.Done():
+		s.silentSince(asked)
 		return nil, context.Cause(ctx)
 	}
 }
 
 // register gives a question an id that no other of the stream has.
-func (s *stream) register(w *waiter) uint16 {
+func (s *stream) register(w *waiter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked++
 	for {
-		id := newID()
-		if _, taken := s.pending[id]; !taken {
-			s.pending[id] = w
-			return id
+		w.id = newID()
+		if _, taken := s.pending[w.id]; !taken {
+			s.pending[w.id] = w
+			return
 		}
 	}
 }
 
-// write sends one message, its length and itself in one segment (RFC 7766, section 8).
-func (s *stream) write(m *message, id uint16) error {
-	select {
-	case <-s.gone:
-		return s.reason()
-	default:
-	}
-	b := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(m.bytes)), uint16(len(m.bytes)))
-	b = m.append(b, id)
-	s.wmu.Lock()
-	defer s.wmu.Unlock()
-	_ = s.conn.SetWriteDeadline(time.Now().Add(s.pool.timeout))
-	if _, err := s.conn.Write(b); err != nil {
-		s.end(fmt.Errorf("%w: %w", errStreamGone, err))
-		return s.reason()
-	}
-	return nil
-}
-
 // silentSince keeps further questions off a stream that has brought nothing
 // since a question that had most of a try's time: its peer may be gone.
-func (s *stream) silentSince(sent time.Time) {
+func (s *stream) silentSince(asked time.Time) {
 	s.mu.Lock()
-	silent := s.heard.Before(sent) && time.Since(sent) >= s.pool.timeout/2
+	silent := s.conn != nil && s.heard.Before(asked) && time.Since(asked) >= s.pool.timeout/2
 	if silent {
 		s.retired = true
 	}
@@ -261,60 +259,98 @@ func (s *stream) silentSince(sent time.Time) {
 	}
 }
 
-// run connects while ctx lasts and then hands answers to their questions until
-// the stream ends.
+// run connects while ctx lasts, and then writes questions and hands out answers
+// until the stream ends.
 func (s *stream) run(ctx context.Context) {
 	defer s.pool.drop(s, true)
+	defer s.end(errInternal) // has no effect but after a panic
 	conn, err := s.pool.dial(ctx)
 	s.stopDial()
 	if err != nil {
 		s.end(fmt.Errorf("connecting: %w", err))
-		close(s.ready)
 		return
 	}
 	defer conn.Close()
 	s.mu.Lock()
-	s.conn = conn
 	ended := s.err != nil
+	s.conn, s.heard = conn, time.Now()
 	s.mu.Unlock()
-	close(s.ready)
-	if !ended {
-		s.read(conn)
+	if ended {
+		return
+	}
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		s.pool.guard.run("writing to an upstream", func() {
+			defer s.end(errInternal)
+			s.end(s.write(conn))
+		})
+	})
+	defer writer.Wait()
+	defer s.end(errInternal) // which ends the writer
+	s.end(s.read(conn))
+}
+
+// write sends questions until the stream ends, and returns why. A message and its
+// length go out in one segment (RFC 7766, section 8).
+func (s *stream) write(conn net.Conn) error {
+	var b []byte
+	for {
+		select {
+		case <-s.gone:
+			return nil
+		case w := <-s.out:
+			s.mu.Lock()
+			wanted := s.pending[w.id] == w
+			s.mu.Unlock()
+			if !wanted {
+				continue
+			}
+			b = binary.BigEndian.AppendUint16(b[:0], uint16(len(w.m.bytes)))
+			b = w.m.append(b, w.id)
+			_ = conn.SetWriteDeadline(time.Now().Add(s.pool.timeout))
+			if _, err := conn.Write(b); err != nil {
+				return fmt.Errorf("%w: %w", errStreamGone, err)
+			}
+		}
 	}
 }
 
-// read hands out answers until the connection ends or has been idle too long.
-func (s *stream) read(conn net.Conn) {
+// read hands out answers until the connection ends or has been idle too long, and
+// returns why.
+func (s *stream) read(conn net.Conn) error {
 	var length [2]byte
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(streamIdle))
 		if _, err := io.ReadFull(conn, length[:]); err != nil {
-			s.end(fmt.Errorf("%w: %w", errStreamGone, err))
-			return
+			return fmt.Errorf("%w: %w", errStreamGone, err)
 		}
 		b := make([]byte, binary.BigEndian.Uint16(length[:]))
 		if _, err := io.ReadFull(conn, b); err != nil {
-			s.end(fmt.Errorf("%w: %w", errStreamGone, err))
-			return
+			return fmt.Errorf("%w: %w", errStreamGone, err)
 		}
-		s.deliver(b)
+		if !s.deliver(b) {
+			return fmt.Errorf("%w: %w", errStreamGone, errStrays)
+		}
 	}
 }
 
-// deliver gives an answer to the question that it matches.
-func (s *stream) deliver(b []byte) {
+// deliver gives an answer to the question that it matches. False: there have been
+// too many that match none.
+func (s *stream) deliver(b []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.heard = time.Now()
 	if len(b) >= 12 {
 		id := binary.BigEndian.Uint16(b)
 		if w := s.pending[id]; w != nil && w.m.answeredBy(b, id) {
+			s.heard = time.Now()
 			delete(s.pending, id)
 			w.answer <- b
-			return
+			return true
 		}
 	}
+	s.strays++
 	s.pool.metrics.mismatched.Inc()
+	return s.strays <= s.asked+streamMaxStray
 }
 
 // end closes the stream for the first reason given.

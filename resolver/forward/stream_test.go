@@ -7,12 +7,16 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -21,13 +25,18 @@ import (
 // certificate returns one for a name, and the pool that trusts it.
 func certificate(t testing.TB, name string) (*tls.Config, *x509.CertPool) {
 	t.Helper()
+	return certificateUntil(t, name, time.Now().Add(time.Hour))
+}
+
+func certificateUntil(t testing.TB, name string, end time.Time) (*tls.Config, *x509.CertPool) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), DNSNames: []string{name}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: end,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -56,7 +65,7 @@ func TestTLS(t *testing.T) {
 	} {
 		f := newReal(t, Config{RootCAs: c.pool, Upstreams: []Upstream{{Domain: ".", Addr: s.addr, TLS: true, Name: c.name}}})
 		q := query("a.example", dns.TypeA)
-		r := f.Resolve(t.Context(), q)
+		r := resolve(t.Context(), f, q)
 		wantText(t, q, r, c.want)
 		if r.Rcode != dns.RcodeSuccess && !strings.Contains(r.EDE[0].Text, "certificate") {
 			t.Errorf("the EDE does not name the reason: %s", r.EDE[0].Text)
@@ -91,14 +100,14 @@ func TestShutdown(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var g sync.WaitGroup
 	for _, name := range []string{"a.example", "a.tls.example"} {
-		g.Go(func() { f.Resolve(ctx, query(name, dns.TypeA)) })
+		g.Go(func() { resolve(ctx, f, query(name, dns.TypeA)) })
 	}
 	<-asked
 	cancel()
 	g.Wait()
 	stop()
 	q := query("late.tls.example", dns.TypeA)
-	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
 }
 
 // TestStreamAge: connections are not kept for ever, nor is one that fell silent.
@@ -111,11 +120,11 @@ func TestStreamAge(t *testing.T) {
 		return true
 	}}).start(t, nil)
 	f := newReal(t, Config{TryTimeout: 200 * time.Millisecond, Timeout: time.Second, Upstreams: []Upstream{{Domain: ".", Addr: s.addr}}})
-	ask := func(name string) *Reply { return f.Resolve(t.Context(), query(name, dns.TypeA)) }
+	ask := func(name string) *Reply { return resolve(t.Context(), f, query(name, dns.TypeA)) }
 	ask("a.example")
-	f.pools[0].mu.Lock()
-	f.pools[0].cur.born = time.Now().Add(-2 * streamMaxAge)
-	f.pools[0].mu.Unlock()
+	f.at(0).pool.mu.Lock()
+	f.at(0).pool.cur.born = time.Now().Add(-2 * streamMaxAge)
+	f.at(0).pool.mu.Unlock()
 	ask("b.example")
 	if n := s.accepts.Load(); n != 2 {
 		t.Errorf("%d connections after the first grew old", n)
@@ -130,8 +139,195 @@ func TestStreamAge(t *testing.T) {
 		t.Errorf("%d connections: the silent one is still used", n)
 	}
 	eventually(t, "without the old connections", func() bool {
-		f.pools[0].mu.Lock()
-		defer f.pools[0].mu.Unlock()
-		return len(f.pools[0].live) == 1
+		f.at(0).pool.mu.Lock()
+		defer f.at(0).pool.mu.Unlock()
+		return len(f.at(0).pool.live) == 1
+	})
+}
+
+// pooled returns a pool whose connections dial makes.
+func pooled(t *testing.T, dial func(context.Context) (net.Conn, error)) *streams {
+	t.Helper()
+	var group sync.WaitGroup
+	p := &streams{
+		dial: dial, timeout: time.Minute, metrics: newMetrics().of("x"), group: &group,
+		guard: &guard{log: slog.New(slog.DiscardHandler)}, live: make(map[*stream]struct{}),
+	}
+	t.Cleanup(func() { p.close(); group.Wait() })
+	return p
+}
+
+// exchangeFor asks over a pool and waits no longer than that.
+func exchangeFor(p *streams, name string, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	_, err := p.exchange(ctx, newMessage(query(name, dns.TypeA), true))
+	return err
+}
+
+// TestStreamsAreBounded: whatever an upstream does, it costs so many descriptors.
+func TestStreamsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dials atomic.Int32
+		p := pooled(t, func(context.Context) (net.Conn, error) {
+			dials.Add(1)
+			c, _ := net.Pipe()
+			return c, nil
+		})
+		defer p.close()
+		for range 3 * maxStreams { // questions that nobody wants to end
+			s, _, err := p.take()
+			if err != nil {
+				if !errors.Is(err, errManyStreams) {
+					t.Error(err)
+				}
+				continue
+			}
+			p.drop(s, false)
+		}
+		synctest.Wait()
+		if n := dials.Load(); n != maxStreams {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// TestStreamOfADeadName: a name without an answer takes no connection from others that brings
+// theirs; nor does one that is not there yet get replaced.
+func TestStreamOfADeadName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		p := pooled(t, func(ctx context.Context) (net.Conn, error) {
+			dials++
+			here, there := net.Pipe()
+			go func() {
+				defer there.Close()
+				for {
+					q, err := readQuestion(there)
+					if err != nil {
+						return
+					}
+					if q.Question[0].Name != "dead.example." {
+						there.Write(framed(answering(q, "192.0.2.1")))
+					}
+				}
+			}()
+			time.Sleep(40 * time.Second)
+			return here, nil
+		})
+		defer p.close()
+		if err := exchangeFor(p, "early.example", 35*time.Second); err == nil {
+			t.Error("an answer before there is a connection")
+		}
+		if err := exchangeFor(p, "a.example", time.Minute); err != nil || dials != 1 {
+			t.Errorf("%v, %d connections", err, dials)
+		}
+		time.Sleep(time.Second)
+		var g sync.WaitGroup
+		g.Go(func() { exchangeFor(p, "dead.example", time.Minute) })
+		time.Sleep(time.Second)
+		if err := exchangeFor(p, "b.example", time.Minute); err != nil {
+			t.Error(err)
+		}
+		for range 10 {
+			time.Sleep(6 * time.Second)
+			if err := exchangeFor(p, "c.example", time.Minute); err != nil || dials != 1 {
+				t.Errorf("%v, %d connections", err, dials)
+			}
+		}
+		g.Wait()
+		if err := exchangeFor(p, "d.example", time.Minute); err != nil || dials != 1 {
+			t.Errorf("%v, %d connections", err, dials)
+		}
+	})
+}
+
+// TestUnwantedIsNotSent: what nobody waits for any more when its turn comes is not written.
+func TestUnwantedIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		p := pooled(t, func(context.Context) (net.Conn, error) { return here, nil })
+		defer p.close()
+		var g sync.WaitGroup
+		for _, name := range []string{"first", "second", "third"} {
+			d := 5 * time.Second
+			if name == "second" {
+				d = time.Second
+			}
+			g.Go(func() { exchangeFor(p, name, d) })
+			synctest.Wait()
+		}
+		time.Sleep(2 * time.Second) // the second has gone, and the first is still being written
+		for _, want := range []string{"first.", "third."} {
+			if q, err := readQuestion(there); err != nil || q.Question[0].Name != want {
+				t.Errorf("%v, %v; want %s", q, err, want)
+			}
+		}
+		g.Wait()
+	})
+}
+
+// TestStraysAreBounded: an upstream that sends what nobody asked for loses the connection.
+func TestStraysAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		p := pooled(t, func(context.Context) (net.Conn, error) { return here, nil })
+		defer p.close()
+		go io.Copy(io.Discard, there)
+		var sent int
+		go func() {
+			m := framed(answering(new(dns.Msg).SetQuestion("n.example.", dns.TypeA), "203.0.113.66"))
+			for {
+				if _, err := there.Write(m); err != nil {
+					return
+				}
+				sent++
+			}
+		}()
+		if err := exchangeFor(p, "a.example", time.Minute); !errors.Is(err, errStrays) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if sent > streamMaxStray+3 || sent < streamMaxStray {
+			t.Errorf("%d were read", sent)
+		}
+		there.Close()
+	})
+}
+
+// lingering is a connection whose writes end only when the test says so.
+type lingering struct {
+	net.Conn
+	end chan struct{}
+}
+
+func (c lingering) Write([]byte) (int, error) {
+	<-c.end
+	return 0, net.ErrClosed
+}
+
+// TestWriterIsWaitedFor: nothing of a connection is left when its pool says so.
+func TestWriterIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		end := make(chan struct{})
+		p := pooled(t, func(context.Context) (net.Conn, error) { return lingering{here, end}, nil })
+		exchangeFor(p, "a.example", time.Second)
+		p.close()
+		gone := false
+		go func() {
+			p.group.Wait()
+			gone = true
+		}()
+		synctest.Wait()
+		if gone {
+			t.Error("the writer is left over")
+		}
+		close(end)
+		there.Close()
+		synctest.Wait()
+		if !gone {
+			t.Error("the connection has not ended")
+		}
 	})
 }

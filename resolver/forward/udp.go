@@ -7,13 +7,17 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 // errNeedsTCP says that there was an answer, but not how to get all of it.
 var errNeedsTCP = errors.New("the answer needs TCP")
+
+// maxMismatched is how many answers to something else a query over UDP reads. A
+// server sends none but by mistake; so many are somebody's attempt to be taken for
+// it, or to keep us busy, and neither works over TCP.
+const maxMismatched = 64
 
 // past is a deadline that ends a pending read at once.
 var past = time.Unix(1, 0)
@@ -35,19 +39,17 @@ func newSocket(addr netip.AddrPort, m *upstreamMetrics, s *streams, useUDP bool)
 	}
 }
 
-func (s *socket) exchange(ctx context.Context, m *message) (*dns.Msg, error) {
+func (s *socket) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
 	if !s.useUDP {
 		return s.streams.exchange(ctx, m)
 	}
-	answer, err := s.udp(ctx, m)
+	answer, err := s.udp(ctx, m, doubt)
 	if err != nil || answer != nil {
 		return answer, err
 	}
 	answer, err = s.streams.exchange(ctx, m)
 	if err != nil {
-		// err is not wrapped: what answers over UDP is not down because a
-		// firewall keeps TCP away from it.
-		return nil, fmt.Errorf("%w: %v", errNeedsTCP, err)
+		return nil, fmt.Errorf("%w: %w", errNeedsTCP, err)
 	}
 	return answer, nil
 }
@@ -55,7 +57,7 @@ func (s *socket) exchange(ctx context.Context, m *message) (*dns.Msg, error) {
 // udp sends the message from a socket of its own, whose port the kernel picks at
 // random, and waits for its answer; others are counted and ignored. Neither
 // answer nor error: the answer needs TCP.
-func (s *socket) udp(ctx context.Context, m *message) (*dns.Msg, error) {
+func (s *socket) udp(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(s.addr))
 	if err != nil {
 		return nil, fmt.Errorf("udp: %w", err)
@@ -67,31 +69,54 @@ func (s *socket) udp(ctx context.Context, m *message) (*dns.Msg, error) {
 	defer s.buffers.Put(buf)
 	id := newID()
 	if _, err := conn.Write(m.append(buf[:0], id)); err != nil {
-		return nil, s.failed(ctx, err)
+		return nil, failed(ctx, fmt.Errorf("udp: %w", err))
 	}
-	for {
+	for mismatched := 0; mismatched < maxMismatched; {
 		n, err := conn.Read(buf[:])
 		if err != nil {
-			return nil, s.failed(ctx, err)
+			err = readError(fmt.Errorf("udp: %w", err))
+			if ctx.Err() != nil || doubt == nil || !errors.As(err, new(refusedError)) {
+				return nil, failed(ctx, err)
+			}
+			doubt(err)
+			continue
 		}
 		if !m.answeredBy(buf[:n], id) {
 			s.metrics.mismatched.Inc()
+			mismatched++
 			continue
 		}
 		if truncated(buf[:n]) || n > udpSize {
 			return nil, nil
 		}
-		return parse(buf[:n])
+		return append(make([]byte, 0, n), buf[:n]...), nil
 	}
+	return nil, nil
 }
 
-// failed returns the reason why an exchange over UDP ended: ctx's, if that it was.
-func (s *socket) failed(ctx context.Context, err error) error {
+// refusedError is the network's word that nobody is there: an ICMP message. It
+// may be forged by whoever guesses the port of a query.
+type refusedError struct{ err error }
+
+func (e refusedError) Error() string { return e.err.Error() }
+func (e refusedError) Unwrap() error { return e.err }
+
+// readError finds out whether reading failed because of a message of the network's:
+// what Linux makes of ICMP in both families (icmp_err_convert, icmpv6_err_convert).
+func readError(err error) error {
+	for _, e := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
+		syscall.ENOPROTOOPT, syscall.EACCES} {
+		if errors.Is(err, e) {
+			return refusedError{err}
+		}
+	}
+	return err
+}
+
+// failed returns the reason why an exchange ended: ctx's, if that it was.
+func failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return fmt.Errorf("udp: %w", err)
+	return err
 }

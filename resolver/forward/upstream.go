@@ -17,9 +17,11 @@ import (
 // exchanger carries one message to one upstream and brings its answer.
 type exchanger interface {
 	// exchange returns the first answer that matches, or an error once ctx
-	// ends or the network says that there will be none. It does not retry.
+	// ends or it is certain that there will be none. What the network says of
+	// that and anybody could have forged goes to doubt, and the answer is
+	// waited for; where doubt is nil it ends the exchange. It does not retry.
 	// Safe for concurrent use.
-	exchange(ctx context.Context, m *message) (*dns.Msg, error)
+	exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error)
 }
 
 // Health and latency of an upstream.
@@ -36,73 +38,130 @@ const (
 	probeTimeout  = time.Second
 	probeFirst    = 200 * time.Millisecond // after an upstream went down: a restart is soon over
 	probeSlowest  = 10 * time.Second       // one small query; recovery is noticed this late at worst
+	probeSpacing  = 20 * time.Millisecond  // between probes of one that is up, whoever gives reasons for them
 	raceDelayMin  = 20 * time.Millisecond  // less, and a garbage collection starts a race
 	raceDelayMax  = 400 * time.Millisecond // more, and the race comes too late to help
 	raceDelayOpen = 200 * time.Millisecond // while nothing is measured
+
+	// sampleEvery is how often an upstream that is not the first choice gets a
+	// question beside it, so that what it can do now is known.
+	sampleEvery = time.Second
+
+	// plainFor is how long an upstream that knows no EDNS is asked without. It
+	// costs one query more in a quarter of an hour to find out whether it still is so.
+	plainFor = 15 * time.Minute
+
+	// loopsFor is how long an upstream comes last for names that it sent back, and
+	// maxLoops for how many domains that is remembered: an order of
+	// preference, which may be forgotten.
+	loopsFor = time.Minute
+	maxLoops = 1024
+)
+
+// Weights of one sample of the latency, as divisors.
+const (
+	usualWeight  = 8 // RFC 6298, section 2
+	sampleWeight = 2 // there is one a second
 )
 
 // upstream is one place to ask, shared by all domains that it serves.
 type upstream struct {
 	label   string // as configured, for people
 	net     exchanger
+	pool    *streams
 	metrics *upstreamMetrics
 	log     *slog.Logger
+	guard   *guard
 	kick    chan struct{} // asks the prober for a probe; one slot
 
-	mu     sync.Mutex
-	srtt   time.Duration // guarded by mu; smoothed latency (RFC 6298); zero: not measured
-	rttvar time.Duration // guarded by mu; its mean deviation
-	silent int           // guarded by mu; queries in a row without an answer
-	unwell int           // guarded by mu; answers in a row that were failures
-	down   bool          // guarded by mu; asked by the prober only
+	// life is the prober's; end ends it, and the samples.
+	life context.Context
+	end  context.CancelFunc
+
+	mu       sync.Mutex
+	srtt     time.Duration // guarded by mu; smoothed latency (RFC 6298); zero: not measured
+	rttvar   time.Duration // guarded by mu; its mean deviation
+	silent   int           // guarded by mu; queries in a row without an answer
+	unwell   int           // guarded by mu; answers in a row that were failures
+	sampled  time.Time     // guarded by mu; when the last sample was taken
+	sampling bool          // guarded by mu; one is being taken
+	plain    time.Time     // guarded by mu; until when it is asked without EDNS
+
+	loops map[string]time.Time // guarded by mu; domains that it sends back, and until when that is remembered
+
+	// service ends while the upstream is down, and is then asked by the prober only.
+	service context.Context         // guarded by mu
+	setDown context.CancelCauseFunc // guarded by mu
+}
+
+func newUpstream(life context.Context, label string, m *upstreamMetrics, pool *streams, g *guard) *upstream {
+	u := &upstream{
+		label: label, metrics: m, pool: pool, log: g.log, guard: g,
+		kick: make(chan struct{}, 1), loops: make(map[string]time.Time),
+	}
+	u.life, u.end = context.WithCancel(life)
+	u.service, u.setDown = context.WithCancelCause(context.Background())
+	return u
+}
+
+// exchange asks the upstream. A server that knows no EDNS may say FORMERR or
+// NOTIMP to it, and is asked again without (RFC 6891, section 7).
+func (u *upstream) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+	u.mu.Lock()
+	plain := time.Now().Before(u.plain)
+	u.mu.Unlock()
+	if plain {
+		return u.net.exchange(ctx, m.plain(), doubt)
+	}
+	b, err := u.net.exchange(ctx, m, doubt)
+	if err != nil || !rejectsEDNS(b) {
+		return b, err
+	}
+	b, err = u.net.exchange(ctx, m.plain(), doubt)
+	if err == nil && !rejectsEDNS(b) {
+		u.mu.Lock()
+		u.plain = time.Now().Add(plainFor)
+		u.mu.Unlock()
+	}
+	return b, err
 }
 
 // answered records an answer that took d.
-func (u *upstream) answered(d time.Duration, rcode int) {
+func (u *upstream) answered(d time.Duration, good bool, weight time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.silent = 0
-	switch rcode {
-	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:
+	if u.unwell++; good {
 		u.unwell = 0
-	default:
-		u.unwell++
 	}
-	u.measure(d)
+	u.measure(d, weight)
 }
 
 // unanswered records a query that had no answer for d, because of err. One
 // that was called off because another upstream was faster counts as well: else a
 // silent upstream that is always overtaken would stay the first choice.
 func (u *upstream) unanswered(d time.Duration, err error) {
-	if isLocal(err) {
+	if isLocal(err) || errors.Is(err, errNeedsTCP) { // in which case it has answered
 		return
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if d > u.srtt {
-		u.measure(d)
+		u.measure(d, usualWeight)
 	}
-	u.silent++
-	if u.down {
-		return
-	}
-	if isRefusal(err) { // nobody's question can cause that
-		u.setDown(err)
-		u.suspect()
-	} else if u.silent >= suspectAfter {
+	if u.silent++; u.silent >= suspectAfter || isRefusal(err) {
 		u.suspect()
 	}
 }
 
 // measure takes one sample of the latency. The caller holds mu.
-func (u *upstream) measure(d time.Duration) {
+func (u *upstream) measure(d, weight time.Duration) {
 	if u.srtt == 0 {
 		u.srtt, u.rttvar = d, d/2
 		return
 	}
-	u.rttvar += ((u.srtt - d).Abs() - u.rttvar) / 4
-	u.srtt += (d - u.srtt) / 8
+	u.rttvar += ((u.srtt - d).Abs() - u.rttvar) / max(weight/2, 2)
+	u.srtt += (d - u.srtt) / weight
 }
 
 // suspect wakes the prober.
@@ -113,30 +172,37 @@ func (u *upstream) suspect() {
 	}
 }
 
-// setDown takes the upstream out of service. The caller holds mu.
-func (u *upstream) setDown(err error) {
-	u.down = true
-	u.metrics.up.Set(0)
-	u.log.Warn("upstream is down", "upstream", u.label, "err", err)
+// down takes the upstream out of service.
+func (u *upstream) down(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.service.Err() == nil {
+		u.setDown(err)
+		u.metrics.up.Set(0)
+		u.log.Warn("upstream is down", "upstream", u.label, "err", err)
+	}
 }
 
-// setUp puts the upstream back into service.
-func (u *upstream) setUp() {
+// up puts the upstream back into service.
+func (u *upstream) up() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.silent = 0
-	if u.down {
-		u.down = false
+	if u.service.Err() != nil {
+		u.service, u.setDown = context.WithCancelCause(context.Background())
 		u.metrics.up.Set(1)
 		u.log.Info("upstream is up again", "upstream", u.label)
 	}
 }
 
-func (u *upstream) isDown() bool {
+// inService returns a context that ends when the upstream goes down.
+func (u *upstream) inService() context.Context {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.down
+	return u.service
 }
+
+func (u *upstream) isDown() bool { return u.inService().Err() != nil }
 
 // patience returns how long the upstream is waited for before another is asked
 // as well: about as long as all but its slowest answers take.
@@ -149,97 +215,176 @@ func (u *upstream) patience() time.Duration {
 	return min(max(u.srtt+4*u.rttvar, raceDelayMin), raceDelayMax)
 }
 
-// probe keeps watch over the upstream until ctx ends: it asks when told to, and
+// watch keeps watch over the upstream until its life ends: it asks when told to, and
 // while the upstream is down, ever more slowly, until there is an answer.
-func (u *upstream) probe(ctx context.Context) {
+func (u *upstream) watch() {
 	for {
 		select {
-		case <-ctx.Done():
+		case <-u.life.Done():
 			return
 		case <-u.kick:
 		}
-		if !u.isDown() {
-			u.probeOnce(ctx)
-		}
+		u.prove()
+		pause := probeSpacing
 		for wait := probeFirst; u.isDown(); wait = min(2*wait, probeSlowest) {
-			select {
-			case <-ctx.Done():
-				return
 			// Jitter, lest every dnsd of a platform asks in step.
-			case <-time.After(wait/2 + rand.N(wait/2)):
+			if pause = 0; !sleep(u.life, wait/2+rand.N(wait/2)) {
+				return
 			}
-			u.probeOnce(ctx)
+			u.prove()
+		}
+		if !sleep(u.life, pause) {
+			return
 		}
 	}
 }
 
-// probeOnce asks for the root's nameservers without recursion: a resolver
-// answers that at once from what it has, or refuses, and either shows that it lives.
-func (u *upstream) probeOnce(ctx context.Context) {
-	ask, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	_, err := u.net.exchange(ask, newMessage(&Query{Name: []byte{0}, Type: dns.TypeNS, Class: dns.ClassINET}, false))
-	if err == nil || errors.Is(err, errMalformed) || errors.Is(err, errNeedsTCP) {
-		u.setUp()
-		return
+// sleep pauses and reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
-	if ctx.Err() != nil || isLocal(err) {
-		return
+}
+
+// prove finds out whether the upstream lives. Nobody else decides that. The news
+// that nobody is there is believed when two probes bring it: who wants to forge it
+// would have to guess two ports in the moment for which they are open.
+func (u *upstream) prove() {
+	u.guard.run("probing an upstream", func() {
+		err := u.probe()
+		if isRefusal(err) {
+			err = u.probe()
+		}
+		switch {
+		case err == nil:
+			u.up()
+		case u.life.Err() == nil && !isLocal(err):
+			u.down(err)
+		}
+	})
+}
+
+// probe asks for the root's nameservers without recursion: a resolver answers that
+// at once from what it has, or refuses, and either shows that it lives.
+func (u *upstream) probe() error {
+	ctx, cancel := context.WithTimeoutCause(u.life, probeTimeout, timeoutError{probeTimeout})
+	defer cancel()
+	_, err := u.net.exchange(ctx, newMessage(&Query{Name: []byte{0}, Type: dns.TypeNS, Class: dns.ClassINET}, false), nil)
+	if errors.Is(err, errNeedsTCP) {
+		return nil
+	}
+	return err
+}
+
+// wantsSample says whether a name is to be a sample, and if so that it is being
+// taken. Where nothing was measured yet, the upstream's turn comes by itself.
+func (u *upstream) wantsSample(name []byte) bool {
+	now := time.Now()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.srtt == 0 || u.sampling || now.Sub(u.sampled) < sampleEvery || u.mayLoop(name) {
+		return false
+	}
+	u.sampling, u.sampled = true, now
+	return true
+}
+
+// sample asks an upstream as well whose answer nobody waits for.
+func (u *upstream) sample(m *message, timeout time.Duration) {
+	defer func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.sampling = false
+	}()
+	ctx, cancel := context.WithTimeoutCause(u.life, timeout, timeoutError{timeout})
+	defer cancel()
+	start := time.Now()
+	u.metrics.requests.Inc()
+	b, err := u.exchange(ctx, m, nil)
+	switch {
+	case err == nil:
+		u.answered(time.Since(start), isGood(b), sampleWeight)
+	case u.life.Err() == nil:
+		u.unanswered(time.Since(start), err)
+	}
+}
+
+// loopsAt records that the upstream sends a name back, and the names around it
+// in all likelihood.
+func (u *upstream) loopsAt(name []byte) {
+	if len(name) == 1 {
+		return // of the root nothing follows for others
+	}
+	if parent := name[1+int(name[0]):]; len(parent) > 1 && int(parent[0])+2 < len(parent) {
+		name = parent // unless that is a top-level domain or the root
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.down {
-		u.setDown(err)
+	if len(u.loops) >= maxLoops {
+		clear(u.loops)
 	}
+	u.loops[string(name)] = time.Now().Add(loopsFor)
 }
 
-// preferred returns the upstreams in the order in which they are to be asked:
-// those that answer properly, by latency; those that are down not at all.
-func preferred(route []*upstream) []*upstream {
+// mayLoop says whether the upstream probably sends a name back. The caller holds mu.
+func (u *upstream) mayLoop(name []byte) bool {
+	if len(u.loops) == 0 {
+		return false
+	}
+	for off := 0; off < len(name); off += 1 + int(name[off]) {
+		if until, ok := u.loops[string(name[off:])]; ok {
+			return time.Now().Before(until)
+		}
+	}
+	return false
+}
+
+// preferred returns the upstreams in the order in which they are to be asked for a
+// name: those that answer it properly, by latency; those that are down not at all.
+func preferred(route []*upstream, name []byte) []*upstream {
 	type candidate struct {
-		u      *upstream
-		unwell bool
-		srtt   time.Duration
+		u    *upstream
+		rank int
+		srtt time.Duration
 	}
 	list := make([]candidate, 0, len(route))
 	for _, u := range route {
 		u.mu.Lock()
-		if !u.down {
-			list = append(list, candidate{u, u.unwell >= unwellAfter, u.srtt})
+		c := candidate{u: u, srtt: u.srtt}
+		if u.unwell >= unwellAfter {
+			c.rank = 1
+		}
+		if u.mayLoop(name) {
+			c.rank = 2
+		}
+		if u.service.Err() == nil {
+			list = append(list, c)
 		}
 		u.mu.Unlock()
 	}
 	slices.SortStableFunc(list, func(a, b candidate) int {
-		if a.unwell != b.unwell {
-			if a.unwell {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Compare(a.srtt, b.srtt)
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.srtt, b.srtt))
 	})
 	ups := make([]*upstream, len(list))
 	for i, c := range list {
 		ups[i] = c.u
-		if i > 0 {
-			c.u.fade()
-		}
 	}
 	return ups
 }
 
-// fade lets the latency of an upstream that is not the first choice look better
-// by and by, so that it is tried again and what it can do now is known.
-func (u *upstream) fade() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.srtt -= u.srtt / 64
-}
-
 // isLocal says whether an error is this machine's own, such as a lack of file
-// descriptors, and so says nothing about the upstream.
+// descriptors or ports, and so says nothing about the upstream.
 func isLocal(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EACCES, syscall.EPERM} {
+	if errors.As(err, new(refusedError)) {
+		return false
+	}
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
+		syscall.EADDRINUSE, syscall.EAGAIN, syscall.EACCES, syscall.EPERM} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -249,5 +394,9 @@ func isLocal(err error) bool {
 
 // isRefusal says whether the network reported that nobody is there.
 func isRefusal(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH)
+	return errors.As(err, new(refusedError)) || isUnreachable(err) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+func isUnreachable(err error) bool {
+	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH)
 }

@@ -212,7 +212,7 @@ func TestQueryUpstream(t *testing.T) {
 	for i := range 4 {
 		q := query(fmt.Sprintf("do-%v-cd-%v.example", i&1 != 0, i&2 != 0), dns.TypeA)
 		q.DO, q.CD = i&1 != 0, i&2 != 0
-		if r := f.Resolve(t.Context(), q); r.Rcode != dns.RcodeSuccess {
+		if r := resolve(t.Context(), f, q); r.Rcode != dns.RcodeSuccess {
 			t.Errorf("DO %v, CD %v: %v", q.DO, q.CD, r)
 		}
 	}
@@ -249,15 +249,15 @@ func TestLyingUpstream(t *testing.T) {
 			s := (&scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) { script(q, send) }}).start(t, nil)
 			f := forwardTo(t, s)
 			q := query("a.example", dns.TypeA)
-			wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.1")
-			if n := value(f.upstreams[0].metrics.mismatched); n != 1 {
+			wantText(t, q, resolve(t.Context(), f, q), "NOERROR; a.example. 60 IN A 192.0.2.1")
+			if n := value(f.at(0).metrics.mismatched); n != 1 {
 				t.Errorf("%v mismatched", n)
 			}
 
 			s = (&scripted{onUDP: truncating, onTCP: script}).start(t, nil)
 			f = forwardTo(t, s)
-			wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.1")
-			if n := value(f.upstreams[0].metrics.mismatched); n != 1 {
+			wantText(t, q, resolve(t.Context(), f, q), "NOERROR; a.example. 60 IN A 192.0.2.1")
+			if n := value(f.at(0).metrics.mismatched); n != 1 {
 				t.Errorf("%v mismatched over TCP", n)
 			}
 		})
@@ -281,14 +281,14 @@ func TestTruncatingUpstream(t *testing.T) {
 			f := forwardTo(t, s)
 			for i := range 5 {
 				q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
-				if m := response(t, q, f.Resolve(t.Context(), q), dns.MaxMsgSize); len(m.Answer) != len(addrs) || m.Truncated {
+				if m := response(t, q, resolve(t.Context(), f, q), dns.MaxMsgSize); len(m.Answer) != len(addrs) || m.Truncated {
 					t.Fatalf("%d records, TC %v", len(m.Answer), m.Truncated)
 				}
 			}
 			if n := s.accepts.Load(); n != 1 {
 				t.Errorf("%d connections", n)
 			}
-			if n := value(f.upstreams[0].metrics.reused); n != 4 {
+			if n := value(f.at(0).metrics.reused); n != 4 {
 				t.Errorf("reused %v times", n)
 			}
 		})
@@ -312,7 +312,7 @@ func TestTruncatedStream(t *testing.T) {
 		}}
 		check := func(t *testing.T, f *Forwarder) {
 			for range 2 {
-				m := response(t, q, f.Resolve(t.Context(), q), dns.MaxMsgSize)
+				m := response(t, q, resolve(t.Context(), f, q), dns.MaxMsgSize)
 				if m.Rcode != dns.RcodeSuccess || !m.Truncated || len(m.Answer) != len(c.addrs) {
 					t.Errorf("got %v", m)
 				}
@@ -332,7 +332,7 @@ func TestTruncatedStream(t *testing.T) {
 		t.Run(c.name+" while another has all", func(t *testing.T) {
 			cut := &scripted{onUDP: cut.onUDP, onTCP: cut.onTCP}
 			f := forwardTo(t, cut.start(t, nil), (&scripted{onUDP: onUDP}).start(t, nil))
-			wantText(t, q, f.Resolve(t.Context(), q), oneAnswer)
+			wantText(t, q, resolve(t.Context(), f, q), oneAnswer)
 			if r := f.Immediate(q); r == nil || response(t, q, r, udpSize).Truncated {
 				t.Errorf("kept: %v", r)
 			}
@@ -360,7 +360,7 @@ func TestPipelined(t *testing.T) {
 	for i := range n {
 		g.Go(func() {
 			q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
-			wantText(t, q, f.Resolve(t.Context(), q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
+			wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
 		})
 	}
 	g.Wait()
@@ -383,28 +383,29 @@ func TestClosingUpstream(t *testing.T) {
 	f := forwardTo(t, s)
 	for i := range 6 {
 		q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
-		wantText(t, q, f.Resolve(t.Context(), q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
+		wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
 	}
-	if n := value(f.upstreams[0].metrics.requests); n != 6 {
+	if n := value(f.at(0).metrics.requests); n != 6 {
 		t.Errorf("%v tries for 6 questions: what is lost with a connection is asked again over a new one", n)
 	}
 	s.closeConns() // while idle
 	q := query("idle.example", dns.TypeA)
-	wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; idle.example. 60 IN A 192.0.2.1")
+	wantText(t, q, resolve(t.Context(), f, q), "NOERROR; idle.example. 60 IN A 192.0.2.1")
 }
 
 // TestStreamIDs: an id that was answered may be the next question's before the first
 // has been let go.
 func TestStreamIDs(t *testing.T) {
 	s := &stream{pending: make(map[uint16]*waiter), reserved: 2}
-	first, second := &waiter{}, &waiter{}
-	id := s.register(first)
-	s.pending[id] = second
-	s.release(id, first)
-	if s.pending[id] != second {
+	first := &waiter{}
+	s.register(first)
+	second := &waiter{id: first.id}
+	s.pending[first.id] = second
+	s.release(first)
+	if s.pending[second.id] != second {
 		t.Error("letting go of one question lost another")
 	}
-	s.release(id, second)
+	s.release(second)
 	if len(s.pending) != 0 || s.reserved != 0 {
 		t.Errorf("%d pending, %d reserved", len(s.pending), s.reserved)
 	}
@@ -416,8 +417,14 @@ func TestTCPRefused(t *testing.T) {
 	s.tcp.Close()
 	f := forwardTo(t, s)
 	q := query("a.example", dns.TypeA)
-	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
-	if f.upstreams[0].isDown() {
+	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	u := f.at(0)
+	u.mu.Lock()
+	if u.silent != 0 || len(u.kick) != 0 {
+		t.Errorf("%d times silent, though it has answered", u.silent)
+	}
+	u.mu.Unlock()
+	if u.isDown() {
 		t.Error("the upstream is down")
 	}
 }
@@ -428,8 +435,8 @@ func TestRecoveringUpstream(t *testing.T) {
 	f := forwardTo(t, s)
 	s.stop()
 	q := query("a.example", dns.TypeA)
-	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
-	if !f.upstreams[0].isDown() {
+	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	if !f.at(0).isDown() {
 		t.Fatal("not down")
 	}
 	var err error
@@ -437,9 +444,9 @@ func TestRecoveringUpstream(t *testing.T) {
 		t.Skipf("the port is taken: %v", err)
 	}
 	s.group.Go(s.serveUDP)
-	eventually(t, "up again", func() bool { return !f.upstreams[0].isDown() })
+	eventually(t, "up again", func() bool { return !f.at(0).isDown() })
 	q = query("b.example", dns.TypeA)
-	wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; b.example. 60 IN A 192.0.2.1")
+	wantText(t, q, resolve(t.Context(), f, q), "NOERROR; b.example. 60 IN A 192.0.2.1")
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {
@@ -468,9 +475,9 @@ func TestRoutes(t *testing.T) {
 		"deep.corp.example.": 2, "x.deep.corp.example.": 2, "xdeep.corp.example.": 1,
 	} {
 		q := query(name, dns.TypeA)
-		wantText(t, q, f.Resolve(t.Context(), q), fmt.Sprintf("NOERROR; %s 60 IN A 192.0.2.%d", name, want))
+		wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; %s 60 IN A 192.0.2.%d", name, want))
 	}
 	servers["corp.example."].stop()
 	q := query("other.corp.example", dns.TypeA)
-	wantText(t, q, f.Resolve(t.Context(), q), "SERVFAIL; EDE 22")
+	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
 }

@@ -44,6 +44,7 @@ type options struct {
 }
 
 func main() {
+	floodIfAsked()
 	etcdtest.RunIfMember() // a member of a row's etcd cluster is this program again
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -146,6 +147,7 @@ func allRows() []row {
 		{"big-app", []string{"dnsperf"}, bigAppRow},
 		{"forward", []string{"dnsperf", "nsd", "unbound", "dnsmasq"}, forwardRow},
 		{"fair", nil, fairRow},
+		{"flood", []string{"nsd", "knotd"}, floodRow},
 		{"idle", []string{"nsd"}, idleRow},
 		{"visible", nil, visibleRow},
 		{"list", nil, listRow},

@@ -106,8 +106,8 @@ func TestAgent(t *testing.T) {
 			for _, o := range s.world {
 				a.put(o)
 			}
-			s.await(s.t, "one removal yet held", func() bool { return s.metrics()["dnsd_registry_held"] == 1 })
-			a.Kill() // the next listing lacks one machine only, which is not sweeping
+			s.await(s.t, "one removal yet held", func() bool { return s.held() == 1 })
+			a.Kill() // the next listing, half a minute after the first, still lacks one machine
 			a.start()
 		},
 		"stumbling": func(s *scene, a *agentStore) {

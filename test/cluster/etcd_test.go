@@ -138,8 +138,8 @@ func TestMember(t *testing.T) {
 		e.compact()
 		p.join()
 		s.awaitState(t, "held")
-		if n := s.metrics()["dnsd_registry_held"]; n != float64(known) {
-			t.Errorf("%v removals are held, want %d", n, known)
+		if n := s.held(); n != known {
+			t.Errorf("%d losses are held, want %d", n, known)
 		}
 		s.agrees() // with all that was there before
 		s.put(s.fresh)

@@ -209,8 +209,8 @@ func (s *scene) heals() {
 		_, stacks := s.get("/debug/pprof/goroutine?debug=1")
 		s.t.Errorf("dnsd holds %+v, before the failure %+v\n%s", now, s.light, stacks)
 	}
-	if m := s.metrics(); m["dnsd_registry_held"] != 0 || m["dnsd_registry_age_seconds"] > 15 {
-		s.t.Errorf("healed, and held is %v, the age %v s", m["dnsd_registry_held"], m["dnsd_registry_age_seconds"])
+	if held, age := s.held(), s.metrics()["dnsd_registry_age_seconds"]; held != 0 || age > 15 {
+		s.t.Errorf("healed, and held is %d, the age %v s", held, age)
 	}
 	// What went wrong is told as long as it lasts: one tick of the clock later at most.
 	s.await(s.t, "a readiness without trouble", func() bool {

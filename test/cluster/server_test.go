@@ -72,6 +72,17 @@ func (s *server) metrics() map[string]float64 {
 	return samples
 }
 
+// held returns how much the sweep guard holds back, by the metrics.
+func (s *server) held() int {
+	n := 0.0
+	for name, value := range s.metrics() {
+		if strings.HasPrefix(name, "dnsd_registry_held{") {
+			n += value
+		}
+	}
+	return int(n)
+}
+
 // state returns what the metrics say the registry's state is.
 func (s *server) state() string {
 	var on []string

@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// controlSize is room for one control message with an address: that of an
-// in6_pktinfo, the larger of the two, with its header, aligned.
-const controlSize = 40
+// controlSize is room for a control message with an address, that of an
+// in6_pktinfo being the larger of the two, and one with a time, each with its
+// header and aligned.
+const controlSize = 40 + 32
 
 // mmsghdr is struct mmsghdr of recvmmsg(2): a message and its length.
 type mmsghdr struct {
@@ -40,19 +41,17 @@ type batch struct {
 	// callbacks are made once: a closure per call would be garbage per batch.
 	n, sent, queued int
 	err             error
-	onRead, onWrite func(fd uintptr) bool
+	onRead          func(fd uintptr) bool
+	onWrite         func(fd uintptr)
+	proven          bool // sendmmsg has sent: whatever it refuses, the call is allowed
 
 	recvmmsg, sendmmsg func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) // tests put theirs here
 }
 
-func newBatch(c *Conn) (*batch, error) {
-	conn, ok := c.udp.(syscall.Conn)
-	if !ok {
-		return nil, nil
-	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
+// newBatch returns nil for a connection that no system call can be made on.
+func newBatch(c *Conn, raw syscall.RawConn) *batch {
+	if raw == nil {
+		return nil
 	}
 	b := &batch{c: c, raw: raw, recvmmsg: recvmmsg, sendmmsg: sendmmsg}
 	for i := range Size {
@@ -69,7 +68,7 @@ func newBatch(c *Conn) (*batch, error) {
 		o.SetIovlen(1)
 	}
 	b.onRead, b.onWrite = b.receive, b.write
-	return b, nil
+	return b
 }
 
 // receive takes what is there. It returns false, to be called again when there
@@ -100,13 +99,32 @@ func (b *batch) reset(i int) {
 }
 
 func (b *batch) read() (int, error) {
-	for i := range b.n {
-		b.reset(i)
-	}
-	b.n = 0
+	b.begin()
 	if err := b.raw.Read(b.onRead); err != nil {
 		return 0, err
 	}
+	return b.received()
+}
+
+// poll is read without waiting.
+func (b *batch) poll() (int, error) {
+	b.begin()
+	if err := b.raw.Control(func(fd uintptr) { b.receive(fd) }); err != nil {
+		return 0, err
+	}
+	return b.received()
+}
+
+// begin makes the headers ready for the next packets.
+func (b *batch) begin() {
+	for i := range b.n {
+		b.reset(i)
+	}
+	b.n, b.err = 0, nil
+}
+
+// received brings what receive has found to the slots.
+func (b *batch) received() (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
@@ -114,7 +132,7 @@ func (b *batch) read() (int, error) {
 		s := &b.c.slots[i]
 		s.n = int(b.hdrs[i].n)
 		s.oobn = int(b.hdrs[i].hdr.Controllen)
-		s.reply = nil
+		s.reply, s.with = nil, nil
 	}
 	return b.n, nil
 }
@@ -136,16 +154,47 @@ func (b *batch) from(i int) netip.AddrPort {
 // port reads a port, which a sockaddr holds in network order.
 func port(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
 
-// forget drops the replies that have been sent or refused already.
-func (b *batch) forget() {
-	for _, slot := range b.outSlot[:b.sent] {
-		b.c.slots[slot].reply = nil
-	}
-}
-
 // send sends the replies of slots 0 to n-1. It returns an error only when
 // sendmmsg is not to be had; the replies that are left are then still set.
 func (b *batch) send(n int) error {
+	b.queue(n)
+	for b.sent < b.queued {
+		b.err = nil
+		if b.raw.Control(b.onWrite) != nil {
+			return nil // closed: the replies go with it
+		}
+		if b.err == nil {
+			continue
+		}
+		// The first of what was left is the one that could not be sent.
+		slot := b.outSlot[b.sent]
+		switch {
+		case b.err == unix.EAGAIN:
+			for _, slot := range b.outSlot[b.sent:b.queued] {
+				b.c.full(slot)
+			}
+			return nil
+		case b.err == unix.EPERM && b.proven:
+			b.c.sendOne(slot) // a firewall's passing mood
+		case unsupported(b.err):
+			// A filter that forbids the call, or a firewall that forbids the
+			// packet? What sends a single packet tells.
+			if b.c.sendOne(slot) {
+				for _, slot := range b.outSlot[:b.sent+1] {
+					b.c.slots[slot].reply = nil
+				}
+				return b.err
+			}
+		default:
+			b.c.failed(b.from(slot), b.err)
+		}
+		b.sent++
+	}
+	return nil
+}
+
+// queue lines up the headers of the replies that are set.
+func (b *batch) queue(n int) {
 	b.queued, b.sent = 0, 0
 	for i := range n {
 		s := &b.c.slots[i]
@@ -157,60 +206,33 @@ func (b *batch) send(n int) error {
 		iov.Base = unsafe.SliceData(s.reply)
 		iov.SetLen(len(s.reply))
 		o.Name, o.Namelen = (*byte)(unsafe.Pointer(&b.name[i])), b.hdrs[i].hdr.Namelen
-		o.Control = nil
-		if s.oobn > 0 {
-			o.Control = &s.control[0]
-		}
-		o.SetControllen(s.oobn)
+		o.Control = unsafe.SliceData(s.with)
+		o.SetControllen(len(s.with))
 		b.outSlot[b.queued] = i
 		b.queued++
 	}
-	for b.sent < b.queued {
-		b.err = nil
-		if err := b.raw.Write(b.onWrite); err != nil {
-			return nil // closed, or past its deadline: the replies go with it
-		}
-		if b.err == nil {
-			continue
-		}
-		// The first of what was left is the one that could not be sent.
-		slot := b.outSlot[b.sent]
-		if unsupported(b.err) {
-			// A filter that forbids the call, or a firewall that forbids the
-			// packet? What sends a single packet tells.
-			if b.c.sendOne(slot, b.from(slot)) == nil {
-				b.c.slots[slot].reply = nil
-				b.forget()
-				return b.err
-			}
-		}
-		b.c.failed(b.from(slot), b.err)
-		b.sent++
-	}
-	return nil
 }
 
-// write sends what is left. It returns false, to be called again when the
-// socket can be written, while the kernel has no room.
-func (b *batch) write(fd uintptr) bool {
+// write sends as much of what is left as the kernel takes in one call.
+func (b *batch) write(fd uintptr) {
 	for {
 		n, errno := b.sendmmsg(fd, &b.out[b.sent], b.queued-b.sent)
 		switch errno {
 		case 0:
 			b.sent += n
-			return true
+			b.proven = true
+			b.c.allowed()
 		case unix.EINTR:
-		case unix.EAGAIN:
-			return false
+			continue
 		default:
 			b.err = errno
-			return true
 		}
+		return
 	}
 }
 
 // unsupported reports whether err may say that there is no such system call
-// here: an old kernel's answer, or a seccomp filter's.
+// here, which is what an old kernel answers, or a seccomp filter.
 func unsupported(err error) bool {
 	return err != nil && (errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM))
 }

@@ -2,7 +2,9 @@ package udpbatch
 
 import (
 	"errors"
+	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -96,8 +98,117 @@ func TestFallsBackWhereTheCallsAreForbidden(t *testing.T) {
 				if c.Batched() {
 					t.Error("still tries the forbidden calls")
 				}
+				// What forbade them may go away.
+				c.batch.recvmmsg, c.batch.sendmmsg, c.retry = recvmmsg, sendmmsg, time.Time{}
+				send(t, client, server, "a")
+				echo(t, c)
+				if got := receive(t, client); got != "A" || !c.Batched() {
+					t.Errorf("allowed again: received %q (batched: %t), want A, true", got, c.Batched())
+				}
 			})
 		}
+	}
+}
+
+// The forbidden calls are tried ever more seldom.
+func TestForbiddenCallsAreTriedSeldom(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	tries := 0
+	c.batch.recvmmsg = func(uintptr, *mmsghdr, int) (int, syscall.Errno) { tries++; return -1, unix.ENOSYS }
+	for i := range 20 {
+		c.retry = time.Time{}
+		send(t, client, server, "a")
+		send(t, client, server, "b")
+		echo(t, c)
+		echo(t, c)
+		if pause := min(firstRetry<<i, lastRetry); c.pause != pause || tries != i+1 {
+			t.Fatalf("after %d tries for %d retries the pause is %v, want %v", tries, i+1, c.pause, pause)
+		}
+	}
+}
+
+// A firewall that refuses a packet now and then costs that packet at the most, and
+// never the batch.
+func TestPassingEPERM(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	calls := 0
+	c.batch.sendmmsg = func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+		if calls++; calls > 1 && calls%2 == 0 {
+			return -1, unix.EPERM
+		}
+		return sendmmsg(fd, hdrs, 1)
+	}
+	for range 5 {
+		for _, text := range []string{"a", "b", "c"} {
+			send(t, client, server, text)
+		}
+		for got := 0; got < 3; {
+			got += echo(t, c)
+		}
+		for _, want := range []string{"A", "B", "C"} {
+			if got := receive(t, client); got != want {
+				t.Errorf("received %q, want %q", got, want)
+			}
+		}
+	}
+	if !c.Batched() {
+		t.Error("batching has ended")
+	}
+}
+
+// A full send buffer: what there is no room for is handed over, nothing waits.
+func TestFullBuffer(t *testing.T) {
+	for _, room := range []int{0, 1, 2} {
+		c, server, client := pair(t, "127.0.0.1:0")
+		left := room
+		c.batch.sendmmsg = func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+			if left == 0 {
+				return -1, unix.EAGAIN
+			}
+			n, errno := sendmmsg(fd, hdrs, min(n, left))
+			left -= n
+			return n, errno
+		}
+		var over []string
+		c.Full = func(reply, _ []byte, to netip.AddrPort) {
+			if to != client.LocalAddr().(*net.UDPAddr).AddrPort() {
+				t.Errorf("reply to %s, want %s", to, client.LocalAddr())
+			}
+			over = append(over, string(reply))
+		}
+		c.SendFailed = func(to netip.AddrPort, err error) { t.Errorf("sending to %s failed: %v", to, err) }
+		want := []string{"A", "B", "C"}
+		for _, text := range []string{"a", "b", "c"} {
+			send(t, client, server, text)
+		}
+		for got := 0; got < 3; {
+			got += echo(t, c)
+		}
+		for _, want := range want[:room] {
+			if got := receive(t, client); got != want {
+				t.Errorf("room for %d: received %q, want %q", room, got, want)
+			}
+		}
+		if !slices.Equal(over, want[room:]) || !c.Batched() {
+			t.Errorf("room for %d: %q is handed over (batched: %t), want %q, true", room, over, c.Batched(), want[room:])
+		}
+	}
+}
+
+// Poll waits for nothing and reads what is there, whatever deadline has passed.
+func TestPoll(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	server.SetReadDeadline(time.Unix(1, 0))
+	if n, err := c.Poll(); n != 0 || err != nil {
+		t.Errorf("with nothing there Poll returns %d, %v", n, err)
+	}
+	send(t, client, server, "a")
+	if n, err := c.Poll(); n != 1 || err != nil || string(c.Packet(0)) != "a" {
+		t.Errorf("Poll returns %d, %v", n, err)
+	}
+	server.Close()
+	if _, err := c.Poll(); err == nil {
+		t.Error("no error of a closed socket")
 	}
 }
 

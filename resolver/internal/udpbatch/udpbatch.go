@@ -4,19 +4,22 @@
 // the kernel's work, and part of that is paid per system call. On Linux a Conn
 // takes up to [Size] packets with one recvmmsg(2) and sends their replies with
 // one sendmmsg(2), into and from memory that it owns and never allocates again.
-// Waiting is left to Go's poller. Where the calls are not there (another system)
-// or forbidden (a seccomp filter), the same Conn moves one packet a call.
+// Waiting for packets is left to Go's poller; nothing waits to send. Where the
+// calls are not there (another system) or forbidden (a seccomp filter), the same
+// Conn moves one packet a call.
 //
 // The words used here: a slot is the place of one packet of a batch: its bytes,
-// its sender, its control message and the reply's bytes. A control message is
-// what the kernel says of a packet beside its bytes; here only the address that
-// the packet was sent to, from which the reply then leaves.
+// its sender, its control messages and the reply's bytes. Control messages are
+// what the kernel says of a packet beside its bytes: the address that it was sent
+// to, from which the reply then leaves, and when it came.
 package udpbatch
 
 import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
+	"time"
 )
 
 const (
@@ -28,7 +31,18 @@ const (
 	// has one question and an OPT, a few hundred bytes at the very most; the
 	// rest of a longer packet is cut off, which leaves it malformed.
 	InSize = 4096
+
+	// While the calls are forbidden they are tried again now and then: what
+	// forbids them may have been a firewall that refused a single packet. A
+	// try costs one failed call.
+	firstRetry = time.Second
+	lastRetry  = time.Minute
 )
+
+// ErrFull says that a packet was not sent because the socket's send buffer is
+// full: what was sent before it still waits in the kernel, for a neighbour, a
+// queue or a device.
+var ErrFull = errors.New("the socket's send buffer is full")
 
 // PacketConn is what moves one packet a call: *net.UDPConn, whose documentation
 // is the contract. Only a connection that is a syscall.Conn too can be batched.
@@ -38,18 +52,27 @@ type PacketConn interface {
 }
 
 // Conn is a UDP socket with the memory of one batch. It belongs to one
-// goroutine; only the socket below it may be used from others.
+// goroutine; only the socket below it and Batched may be used from others.
 type Conn struct {
 	udp   PacketConn
+	one   *Sender
 	slots [Size]slot
 	out   []byte // the replies' storage, outSize a slot
 	outSz int
 
-	batch *batch // the system calls and their headers; nil: one packet a call
+	batch   *batch      // the system calls and their headers; nil: not on this system
+	batched bool        // the packets at hand came in a batch
+	single  atomic.Bool // the calls are forbidden, it seems
+	retry   time.Time   // when they are tried again
+	pause   time.Duration
 
 	// SendFailed is called, if set, for each reply that the kernel refuses.
 	// A destination that cannot be reached costs its own reply alone.
 	SendFailed func(to netip.AddrPort, err error)
+
+	// Full is called, if set, for each reply that there is no room for, see
+	// ErrFull. It may send the reply elsewhere and keeps nothing.
+	Full func(reply, control []byte, to netip.AddrPort)
 }
 
 // slot is the place of one packet.
@@ -59,32 +82,53 @@ type slot struct {
 	n, oobn int
 	from    netip.AddrPort // of the plain path; the batched one reads the header
 	reply   []byte
+	with    []byte // the reply's control messages, within control
 }
 
 // New returns a Conn for udp, whose replies have at most outSize bytes.
-func New(udp PacketConn, outSize int) (*Conn, error) {
-	c := &Conn{udp: udp, out: make([]byte, Size*outSize), outSz: outSize}
-	var err error
-	c.batch, err = newBatch(c)
-	return c, err
+func New(udp PacketConn, outSize int) *Conn {
+	c := &Conn{udp: udp, one: NewSender(udp), out: make([]byte, Size*outSize), outSz: outSize}
+	c.batch = newBatch(c, c.one.raw)
+	return c
 }
 
-// Batched reports whether packets move many a call.
-func (c *Conn) Batched() bool { return c.batch != nil }
+// Batched reports whether packets move many a call. Safe for concurrent use.
+func (c *Conn) Batched() bool { return c.batch != nil && !c.single.Load() }
+
+// mayBatch reports whether to use the batch calls now.
+func (c *Conn) mayBatch() bool {
+	return c.batch != nil && (!c.single.Load() || !time.Now().Before(c.retry))
+}
+
+// forbidden notes that a batch call is not to be had.
+func (c *Conn) forbidden() {
+	c.pause = min(max(2*c.pause, firstRetry), lastRetry)
+	c.retry = time.Now().Add(c.pause)
+	c.single.Store(true)
+}
+
+// allowed notes that both batch calls are to be had.
+func (c *Conn) allowed() {
+	if c.single.Load() {
+		c.single.Store(false)
+		c.pause = 0
+	}
+}
 
 // Read waits for packets and returns how many there are; their slots are 0 to
 // n-1. Replies of the batch before are forgotten. The error is that of the
 // socket: a deadline, or that it is closed.
 func (c *Conn) Read() (n int, err error) {
-	if c.batch != nil {
+	if c.batched = c.mayBatch(); c.batched {
 		n, err = c.batch.read()
 		if !unsupported(err) {
 			return n, err
 		}
-		c.batch = nil // for good: a filter does not go away
+		c.forbidden()
+		c.batched = false
 	}
 	s := &c.slots[0]
-	s.reply = nil
+	s.reply, s.with = nil, nil
 	s.n, s.oobn, _, s.from, err = c.udp.ReadMsgUDPAddrPort(s.in[:], s.control[:])
 	if err != nil {
 		return 0, err
@@ -92,60 +136,75 @@ func (c *Conn) Read() (n int, err error) {
 	return 1, nil
 }
 
+// Poll is Read without waiting: n is 0 where nothing is there. It ignores
+// deadlines. Where the batch calls are not to be had there never is.
+func (c *Conn) Poll() (n int, err error) {
+	if c.batched = c.mayBatch(); !c.batched {
+		return 0, nil
+	}
+	return c.batch.poll()
+}
+
 // Packet returns the bytes in slot i, valid until the next Read.
 func (c *Conn) Packet(i int) []byte { return c.slots[i].in[:c.slots[i].n] }
 
 // From returns the sender of the packet in slot i.
 func (c *Conn) From(i int) netip.AddrPort {
-	if c.batch != nil {
+	if c.batched {
 		return c.batch.from(i)
 	}
 	return c.slots[i].from
 }
 
-// Control returns the control message of the packet in slot i, valid until the
-// next Read; the caller may change it in place. See SetControl.
+// Control returns the control messages of the packet in slot i, valid until the
+// next Read; the caller may change them in place.
 func (c *Conn) Control(i int) []byte { return c.slots[i].control[:c.slots[i].oobn] }
-
-// SetControl says with which control message the reply of slot i leaves: the
-// first n bytes of Control(i).
-func (c *Conn) SetControl(i, n int) { c.slots[i].oobn = n }
 
 // Out returns empty storage for the reply of slot i.
 func (c *Conn) Out(i int) []byte { return c.out[i*c.outSz : i*c.outSz : (i+1)*c.outSz] }
 
 // Reply sets the reply of slot i, which goes to the packet's sender with the
-// next Send; nil sends none. It must not be changed before that.
-func (c *Conn) Reply(i int, b []byte) { c.slots[i].reply = b }
+// next Send; nil sends none. It leaves with the given part of Control(i), or
+// without control messages. Neither must be changed before Send.
+func (c *Conn) Reply(i int, reply, control []byte) {
+	c.slots[i].reply, c.slots[i].with = reply, control
+}
 
-// Send sends the replies of slots 0 to n-1 that were set.
+// Send sends the replies of slots 0 to n-1 that were set. It never waits.
 func (c *Conn) Send(n int) {
-	if c.batch != nil {
+	if c.batched {
 		if !unsupported(c.batch.send(n)) {
 			return
 		}
-		for i := range n { // the headers know the senders, the plain path does not
-			c.slots[i].from = c.batch.from(i)
-		}
-		c.batch = nil
+		c.forbidden()
 	}
 	for i := range n {
-		s := &c.slots[i]
-		if s.reply == nil {
-			continue
+		if s := &c.slots[i]; s.reply != nil {
+			c.sendOne(i)
+			s.reply = nil
 		}
-		if err := c.sendOne(i, s.from); err != nil {
-			c.failed(s.from, err)
-		}
-		s.reply = nil
 	}
 }
 
-// sendOne sends the reply of slot i by itself.
-func (c *Conn) sendOne(i int, to netip.AddrPort) error {
-	s := &c.slots[i]
-	_, _, err := c.udp.WriteMsgUDPAddrPort(s.reply, s.control[:s.oobn], to)
-	return err
+// sendOne sends the reply of slot i by itself, and reports whether it went out.
+func (c *Conn) sendOne(i int) bool {
+	s, to := &c.slots[i], c.From(i)
+	err := c.one.Send(s.reply, s.with, to)
+	switch {
+	case err == nil:
+		return true
+	case errors.Is(err, ErrFull):
+		c.full(i)
+	default:
+		c.failed(to, err)
+	}
+	return false
+}
+
+func (c *Conn) full(i int) {
+	if c.Full != nil {
+		c.Full(c.slots[i].reply, c.slots[i].with, c.From(i))
+	}
 }
 
 func (c *Conn) failed(to netip.AddrPort, err error) {

@@ -22,11 +22,7 @@ func pair(t testing.TB, addr string) (*Conn, *net.UDPConn, *net.UDPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close(); client.Close() })
-	c, err := New(server, 512)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, server, client
+	return New(server, 512), server, client
 }
 
 // echo answers every packet of one batch with itself in capitals.
@@ -37,7 +33,7 @@ func echo(t testing.TB, c *Conn) int {
 		t.Fatal(err)
 	}
 	for i := range n {
-		c.Reply(i, append(c.Out(i), bytes.ToUpper(c.Packet(i))...))
+		c.Reply(i, append(c.Out(i), bytes.ToUpper(c.Packet(i))...), nil)
 	}
 	c.Send(n)
 	return n
@@ -101,7 +97,7 @@ func TestSlotsWithoutReplySendNothing(t *testing.T) {
 			if string(c.Packet(i)) == "b" {
 				continue
 			}
-			c.Reply(i, append(c.Out(i), c.Packet(i)...))
+			c.Reply(i, append(c.Out(i), c.Packet(i)...), nil)
 		}
 		c.Send(n)
 		got += n
@@ -155,7 +151,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		n, _ := c.Read()
 		for i := range n {
 			_ = c.From(i)
-			c.Reply(i, append(c.Out(i), c.Packet(i)...))
+			c.Reply(i, append(c.Out(i), c.Packet(i)...), nil)
 		}
 		c.Send(n)
 		client.ReadFromUDPAddrPort(buf)

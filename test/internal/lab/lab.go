@@ -36,6 +36,7 @@ const Patience = 20 * time.Second
 type Lab struct {
 	work chan func()
 	done chan struct{}
+	tid  int // of its thread
 
 	unanswered atomic.Int32 // questions of Client.Exchange
 }
@@ -52,22 +53,15 @@ func Open(t testing.TB, addrs ...string) *Lab {
 	}
 	t.Cleanup(func() { close(l.work); <-l.done })
 
-	batch := "link set lo up\n"
+	batch := []string{"link set lo up"}
 	for _, a := range addrs {
 		bits := "/128 dev lo nodad"
 		if !strings.Contains(a, ":") {
 			bits = "/32 dev lo"
 		}
-		batch += "addr add " + a + bits + "\n"
+		batch = append(batch, "addr add "+a+bits)
 	}
-	if _, err := exec.LookPath("ip"); err != nil {
-		Skip(t, "iproute2 is missing")
-	}
-	cmd := exec.Command("ip", "-batch", "-")
-	cmd.Stdin = strings.NewReader(batch)
-	if out, err := l.Output(cmd); err != nil {
-		t.Fatalf("ip -batch: %v\n%s", err, out)
-	}
+	l.IP(t, batch...)
 	for _, a := range addrs {
 		if err := l.reach(a); err != nil {
 			t.Fatal(err)
@@ -112,9 +106,36 @@ func (l *Lab) live(ready chan<- error) {
 		ready <- fmt.Errorf("making mounts private: %w", err)
 		return
 	}
+	l.tid = unix.Gettid()
 	ready <- nil
 	for fn := range l.work {
 		fn()
+	}
+}
+
+// IP runs lines of ip -batch in the lab.
+func (l *Lab) IP(t testing.TB, lines ...string) {
+	t.Helper()
+	l.Tool(t, strings.Join(lines, "\n")+"\n", "ip", "-batch", "-")
+}
+
+// Sysctl sets a value of the lab's network, named by its path below /proc/sys.
+func (l *Lab) Sysctl(t testing.TB, path, value string) {
+	t.Helper()
+	l.Tool(t, value, "tee", "/proc/sys/"+path)
+}
+
+// Tool runs a program with some input in the lab, to its end. It skips the test
+// where there is no such program.
+func (l *Lab) Tool(t testing.TB, input, name string, args ...string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		Skip(t, name+" is missing")
+	}
+	cmd := exec.Command(name, args...)
+	cmd.Stdin = strings.NewReader(input)
+	if out, err := l.Output(cmd); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
 	}
 }
 

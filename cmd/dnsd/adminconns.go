@@ -1,0 +1,88 @@
+package main
+
+import (
+	"container/list"
+	"context"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// adminConns bounds how many connections the admin listener has open. It does not
+// let new ones wait, or whoever holds connections and says nothing could keep a
+// scrape out: the connection that has been without a request for longest makes
+// room. A new one has to go only where all others are being answered. Safe for
+// concurrent use.
+type adminConns struct {
+	most int
+
+	mu    sync.Mutex
+	open  map[net.Conn]*list.Element // in quiet; nil: a request is in hand
+	quiet list.List                  // of net.Conn, longest first
+}
+
+func newAdminConns(most int) *adminConns {
+	return &adminConns{most: most, open: map[net.Conn]*list.Element{}}
+}
+
+// state is an http.Server's ConnState. Closing a connection here has the server
+// find it closed, and say so.
+func (a *adminConns) state(c net.Conn, s http.ConnState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch s {
+	case http.StateNew:
+		if len(a.open) >= a.most {
+			first := a.quiet.Front()
+			if first == nil {
+				c.Close()
+				return
+			}
+			longest := first.Value.(net.Conn)
+			a.forget(longest)
+			longest.Close()
+		}
+		a.open[c] = a.quiet.PushBack(c)
+	case http.StateClosed, http.StateHijacked:
+		a.forget(c)
+	}
+}
+
+func (a *adminConns) forget(c net.Conn) {
+	if e := a.open[c]; e != nil {
+		a.quiet.Remove(e)
+	}
+	delete(a.open, c)
+}
+
+// busy notes that a connection's request is in hand, or that it no longer is.
+func (a *adminConns) busy(c net.Conn, is bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, open := a.open[c]; !open { // it has made room meanwhile
+		return
+	}
+	a.forget(c)
+	if is {
+		a.open[c] = nil
+	} else {
+		a.open[c] = a.quiet.PushBack(c)
+	}
+}
+
+type adminConnKey struct{}
+
+// context is an http.Server's ConnContext.
+func (*adminConns) context(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, adminConnKey{}, c)
+}
+
+// serving is h with a note of which connections it answers.
+func (a *adminConns) serving(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _ := r.Context().Value(adminConnKey{}).(net.Conn)
+		a.busy(c, true)
+		defer a.busy(c, false)
+		h.ServeHTTP(w, r)
+	})
+}

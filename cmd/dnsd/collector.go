@@ -1,0 +1,30 @@
+package main
+
+import (
+	"log/slog"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dnsd/registry"
+)
+
+// careful is a collector whose panics cost the rest of its own metrics: they are
+// collected in goroutines, where one would end the process.
+type careful struct {
+	prometheus.Collector
+	log  *slog.Logger
+	once *sync.Once
+}
+
+func carefully(c prometheus.Collector, log *slog.Logger) prometheus.Collector {
+	return careful{c, log, new(sync.Once)}
+}
+
+// Collect implements prometheus.Collector.
+func (c careful) Collect(ch chan<- prometheus.Metric) {
+	err := registry.Contain(func() error { c.Collector.Collect(ch); return nil })
+	if err != nil {
+		c.once.Do(func() { c.log.Error("metrics are missing", "err", err) })
+	}
+}

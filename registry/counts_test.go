@@ -1,0 +1,52 @@
+package registry
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+// Whatever happened, the counts of a network are those of what is there; and a
+// change that counts nothing writes none.
+func TestCountsAreOfWhatIsThere(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 9))
+	r := New()
+	nets := []Network{network(t, "fdaa:0:18::/48"), network(t, "fdaa:0:99::/48")}
+	apps := []string{"a", "b", "interactive-x"}
+	row := func(v *View, n Network) any {
+		row, err := v.txn.First(tableNetworks, indexID, networkKey(n))
+		must(err)
+		return row
+	}
+	same, changed := 0, 0
+	for step := range 5000 {
+		before := r.View()
+		r.Apply(randomItems(t, rng, nets, apps))
+		v := r.View()
+		for _, n := range nets {
+			want := Counts{network: n}
+			for _, f := range rowsOf(v.Fleets(n)) {
+				want.Machines += len(f.Deployed())
+				want.Apps += count(f.Exists())
+			}
+			for _, p := range rowsOf(v.Peers(n)) {
+				want.Peers += count(!p.Interactive())
+			}
+			if got := v.Counts(n); got != want {
+				t.Fatalf("step %d: %+v, want %+v", step, got, want)
+			}
+			if (row(v, n) == nil) != (want == Counts{network: n}) {
+				t.Fatalf("step %d: a row of nothing, or none of %+v", step, want)
+			}
+			if before.Counts(n) == want {
+				if same++; row(before, n) != row(v, n) {
+					t.Fatalf("step %d: the counts are written anew and are what they were", step)
+				}
+			} else {
+				changed++
+			}
+		}
+	}
+	if same < 1000 || changed < 1000 {
+		t.Errorf("only %d steps changed no count, and %d one", same, changed)
+	}
+}

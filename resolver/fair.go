@@ -1,0 +1,180 @@
+package resolver
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"dnsd/resolver/internal/udpbatch"
+)
+
+// A UDP socket serves the machines of many networks in one loop, so that what one
+// network's questions cost is what all others wait. Three rules keep that small:
+//
+//   - No answer is computed in the loop that takes long (Question.Pause).
+//   - What is computed there and not cheap is charged to its network, and where
+//     that has used up its part (budget), its next such questions wait elsewhere,
+//     in a line of their own (turns).
+//   - Where more is asked than the loop can answer (backlog), the networks that
+//     ask most are not answered in full, and are set aside (aside).
+
+const (
+	// dear is from when on an answer is charged: some ten times what a usual
+	// question costs with its packets.
+	dear = 50 * time.Microsecond
+	// A network may take a sixteenth of a loop's time for dear answers, and at
+	// once as much as nobody notices.
+	budgetPart = 16
+	budgetMost = 2 * time.Millisecond
+)
+
+// budget is what a network may still take of one loop's time for dear answers.
+// The zero value is ready. The loop owns it.
+type budget struct {
+	spent time.Duration // not yet made good
+	at    time.Time     // as of when
+}
+
+// allows reports whether the next question may be computed in the loop.
+func (b *budget) allows(now time.Time) bool {
+	if b.spent == 0 {
+		return true
+	}
+	b.spent = max(b.spent-now.Sub(b.at)/budgetPart, 0)
+	b.at = now
+	return b.spent < budgetMost
+}
+
+// charge takes what an answer took from the budget.
+func (b *budget) charge(now time.Time, took time.Duration) {
+	if took >= dear {
+		b.spent += took
+		b.at = now
+	}
+}
+
+const (
+	// burst is for how long the loop may find full batches before that counts as
+	// more than it can answer. A socket's queue holds some 10,000 questions, which
+	// are answered in 60 ms: what a pause of the process or a burst has left
+	// behind is gone by then, and nobody's question need be dropped.
+	burst = 100 * time.Millisecond
+	// overloadHold is for how long after that full batches are taken as more of
+	// the same at once, so that the queue stays short and others need not wait.
+	overloadHold = time.Second
+	// stampHold is for how long after that packets carry the time when they were
+	// received. It costs a twentieth of a query, and the kernel some work to
+	// switch.
+	stampHold = 10 * time.Second
+	// leastAnswered is how many questions of a batch are answered at least. To
+	// pass over one costs a fifth of answering it.
+	leastAnswered = 4
+)
+
+// backlog decides which questions of a batch go unanswered because more are asked
+// than the loop can answer. The loop owns it.
+type backlog struct {
+	full     int       // batches in a row that left more behind in the kernel
+	since    time.Time // when the first of them was read
+	overload time.Time // until when the loop counts as overloaded
+}
+
+// greedy is a network's part of a batch from which on it is set aside. (If none
+// has as much, many ask, and there is nobody to blame.)
+const greedy = udpbatch.Size / 4
+
+// excess marks in over the questions of a batch of n, read at now, that are not to be
+// answered, and returns how many they are. With each full batch they are more,
+// until the queue is empty. It returns as well a packet of the network that asks
+// far more than its part, -1 for none.
+func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
+	if n < udpbatch.Size {
+		b.full = 0
+		return 0, -1
+	}
+	if b.full++; b.full == 1 {
+		b.since = now
+	}
+	if now.Sub(b.since) < burst && now.After(b.overload) {
+		return 0, -1
+	}
+	b.overload = now.Add(overloadHold)
+	var whose [udpbatch.Size]uint64
+	for i := range n {
+		whose[i] = whoseBits(c.From(i).Addr())
+	}
+	passed, most, greediest := share(whose[:n], max(udpbatch.Size>>min(b.full, 8), leastAnswered), over)
+	if most < greedy {
+		greediest = -1
+	}
+	return passed, greediest
+}
+
+// wantsStamps reports whether packets should carry the time of their receipt.
+func (b *backlog) wantsStamps(now time.Time) bool { return now.Before(b.overload.Add(stampHold)) }
+
+// share marks in over the questions beyond the first answer ones, given whose each
+// is, and returns how many they are. Networks get equal parts, as far as they ask
+// for them, and at least one question each: who asks little notices nothing. It
+// returns as well how many questions are of who asks most, and which is the last.
+func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed, most, last int) {
+	// Few networks make up a crowded batch: to look for each among those seen is quick.
+	var networks [udpbatch.Size]uint64
+	var asked, served [udpbatch.Size]int
+	var of [udpbatch.Size]int
+	k := 0
+	for i, w := range whose {
+		j := 0
+		for j < k && networks[j] != w {
+			j++
+		}
+		if j == k {
+			networks[k] = w
+			k++
+		}
+		of[i] = j
+		if asked[j]++; asked[j] > most {
+			most, last = asked[j], i
+		}
+	}
+	part := fairPart(asked[:k], answer)
+	for i, j := range of[:len(whose)] {
+		if over[i] = served[j] >= part; over[i] {
+			passed++
+		}
+		served[j]++
+	}
+	return passed, most, last
+}
+
+// fairPart returns the most that each may have of total, so that who asks for less
+// gets it all and the others equal parts; at least one.
+func fairPart(asked []int, total int) int {
+	part := 1
+	for {
+		sum := 0
+		for _, n := range asked {
+			sum += min(n, part+1)
+		}
+		if sum > total || part >= udpbatch.Size {
+			return part
+		}
+		part++
+	}
+}
+
+// whoseBits tells apart what sharer tells apart, but for clients over IPv6 outside
+// of the private networks, of whom it knows their /56.
+func whoseBits(a netip.Addr) uint64 {
+	const v4 = 1 << 63
+	if a = a.Unmap(); a.Is4() {
+		b := a.As4()
+		return v4 | uint64(binary.BigEndian.Uint32(b[:]))
+	}
+	b := a.As16()
+	bits := binary.BigEndian.Uint64(b[:])
+	if b[0] == 0xfd && b[1] == 0xaa {
+		return bits >> 16
+	}
+	return bits >> 8 &^ v4
+}

@@ -1,0 +1,113 @@
+package forward
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/miekg/dns"
+)
+
+// routes say where names go. They are replaced as a whole.
+type routes struct {
+	domains map[string][]*upstream // by domain in wire form
+	all     []*upstream
+}
+
+// What forwarding takes of file descriptors beside the queries of questions: the
+// connections to each upstream, a probe and a sample, and the loop probes of all.
+const (
+	ownDescriptors      = maxLoopProbes
+	upstreamDescriptors = maxStreams + 2
+)
+
+// Update replaces the upstreams. Those that stay keep their connections and what is
+// known of their health. Upstreams that differ only in their domain are one place
+// with one health. Safe for concurrent use with all else.
+func (f *Forwarder) Update(upstreams []Upstream) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before := f.routes.Load()
+	after := &routes{domains: make(map[string][]*upstream)}
+	known := make(map[string]*upstream)
+	for _, u := range before.all {
+		known[u.label] = u
+	}
+	for _, up := range upstreams {
+		if !up.Addr.IsValid() {
+			return fmt.Errorf("upstream %q has no address", up)
+		}
+		domain, err := packName(dns.CanonicalName(up.Domain))
+		if err != nil {
+			return fmt.Errorf("upstream %s: domain: %w", up, err)
+		}
+		u := known[up.endpoint()]
+		if u == nil {
+			u = f.newUpstream(up)
+			known[u.label] = u
+		}
+		if !slices.Contains(after.all, u) {
+			after.all = append(after.all, u)
+		}
+		after.domains[string(domain)] = append(after.domains[string(domain)], u)
+	}
+	f.routes.Store(after)
+	f.limits.resize(f.places(after))
+	for _, u := range before.all {
+		if !slices.Contains(after.all, u) {
+			f.retire(u)
+		}
+	}
+	if f.running && !f.ended {
+		for _, u := range after.all {
+			if !slices.Contains(before.all, u) {
+				f.apart.Go(func() { f.guard.run("watching an upstream", u.watch) })
+			}
+		}
+	}
+	return nil
+}
+
+func (f *Forwarder) newUpstream(up Upstream) *upstream {
+	label := up.endpoint()
+	m := f.metrics.of(label)
+	pool := &streams{
+		dial: dialer(up, &f.cfg), timeout: f.cfg.TryTimeout, metrics: m,
+		group: &f.connections, guard: f.guard, live: make(map[*stream]struct{}),
+	}
+	u := newUpstream(f.life, label, m, pool, f.guard)
+	u.net = newSocket(up.Addr, m, pool, !up.TLS)
+	return u
+}
+
+// retire lets an upstream go that is no more: what was asked is answered, and then
+// its connections close and its series end. The caller holds mu.
+func (f *Forwarder) retire(u *upstream) {
+	u.end()
+	if !f.running || f.ended {
+		u.pool.close()
+		return
+	}
+	f.apart.Go(func() {
+		sleep(f.life, f.cfg.Timeout)
+		u.pool.close()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !slices.ContainsFunc(f.routes.Load().all, func(other *upstream) bool { return other.label == u.label }) {
+			f.metrics.forget(u.label)
+		}
+	})
+}
+
+// places returns how many questions may be admitted: each may hold a socket for
+// every upstream that it can be sent to at once.
+func (f *Forwarder) places(r *routes) int {
+	if f.cfg.Descriptors == 0 {
+		return f.cfg.MaxInflight
+	}
+	widest := 1
+	for _, ups := range r.domains {
+		widest = max(widest, min(len(ups), maxTries))
+	}
+	left := f.cfg.Descriptors - ownDescriptors - upstreamDescriptors*len(r.all)
+	return min(f.cfg.MaxInflight, max(left/widest, 1))
+}

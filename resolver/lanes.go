@@ -1,0 +1,202 @@
+package resolver
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dnsd/resolver/internal/udpbatch"
+)
+
+const (
+	// laneKept is how long a network keeps its lane after it was last full: a
+	// neighbour that does not answer keeps its packets for 3 s, a slow link for
+	// as long as its queue is.
+	laneKept = 30 * time.Second
+	// laneIdle is how long a lane stays open that nobody sends by.
+	laneIdle = time.Minute
+)
+
+// lanes are sockets of one listen address that only send, each for one network.
+//
+// The kernel holds every packet that waits for a neighbour's address, in a
+// device's queue or for a driver on the account of the socket that sent it, and
+// a socket whose account is full sends nothing, whoever it is for. So what a
+// socket that serves all has no room for goes out by a lane of its network's own,
+// and a network that has filled its lane uses no other socket for a while.
+// Whatever waits then waits on its own network's account, and is dropped where
+// that is full.
+//
+// Lanes share the listen address's port; steer keeps received packets away from
+// them. All methods are safe for concurrent use.
+type lanes struct {
+	open func() (*net.UDPConn, error) // set once, as are most and log
+	most int                          // beyond them networks take over those of others
+	log  *slog.Logger
+
+	full  atomic.Int32  // how many of all have been full lately
+	drops atomic.Uint64 // responses that there was no room for
+
+	clogs, opens once
+
+	mu   sync.Mutex
+	all  map[netip.Prefix]*lane // guarded by mu; by the client's network, see sharer
+	free []*lane                // guarded by mu; one is kept, so that there is one when descriptors run out
+}
+
+// lane is one socket. Its times are guarded by lanes.mu.
+type lane struct {
+	conn *net.UDPConn
+	send sender
+	used time.Time // when it was last sent by
+	full time.Time // when it was last full; zero: not lately
+}
+
+// sender sends a packet without waiting: *udpbatch.Sender.
+type sender interface {
+	Send(b, control []byte, to netip.AddrPort) error
+}
+
+// newLanes returns lanes with the first one, nil where this system has none.
+func newLanes(spare *net.UDPConn, open func() (*net.UDPConn, error), most int, log *slog.Logger) *lanes {
+	l := &lanes{open: open, most: most, log: log, all: make(map[netip.Prefix]*lane)}
+	if spare == nil {
+		l.most = 0
+	} else {
+		l.free = append(l.free, newLane(spare))
+	}
+	return l
+}
+
+func newLane(c *net.UDPConn) *lane { return &lane{conn: c, send: udpbatch.NewSender(c)} }
+
+// sharer is who shares one lane: a private network, or any other client by
+// itself.
+func sharer(a netip.Addr) netip.Prefix {
+	if n := networkOf(a); n.IsValid() {
+		return n
+	}
+	return clientOf(a)
+}
+
+// alone reports whether responses to a client must go by its network's lane.
+func (l *lanes) alone(client netip.Addr) bool {
+	if l.full.Load() == 0 {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	own := l.all[sharer(client)]
+	return own != nil && !own.full.IsZero()
+}
+
+// send sends a response by the lane of its client's network. The error is
+// udpbatch.ErrFull, counted, where there is no room for it; or the kernel's, of a
+// destination that it refuses.
+func (l *lanes) send(resp, control []byte, to netip.AddrPort) error {
+	own := l.lane(sharer(to.Addr()))
+	if own == nil {
+		l.drops.Add(1)
+		l.opens.log(l.log, slog.LevelWarn, "responses are dropped: they wait in the kernel, and every socket that could send them is full")
+		return udpbatch.ErrFull
+	}
+	err := own.send.Send(resp, control, to)
+	if !errors.Is(err, udpbatch.ErrFull) {
+		return err
+	}
+	l.drops.Add(1)
+	l.mu.Lock()
+	if own.full.IsZero() {
+		l.full.Add(1)
+	}
+	own.full = time.Now()
+	l.mu.Unlock()
+	l.clogs.log(l.log, slog.LevelWarn, "responses to a network wait in the kernel and are dropped: its machines do not answer neighbour discovery, its gateway is dead or its link is slow; other networks are not affected",
+		"network", sharer(to.Addr()))
+	return err
+}
+
+// lane returns the lane of a network, nil where it can have none.
+func (l *lanes) lane(network netip.Prefix) *lane {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	own := l.all[network]
+	if own == nil {
+		if own = l.take(); own == nil {
+			return nil
+		}
+		l.all[network] = own
+	}
+	own.used = time.Now()
+	return own
+}
+
+// take returns a lane of nobody's: a free one, a new one, or the one that has not been
+// used for longest of those that are not full. Needs mu.
+func (l *lanes) take() *lane {
+	if n := len(l.free); n > 0 {
+		own := l.free[n-1]
+		l.free = l.free[:n-1]
+		return own
+	}
+	if len(l.all) < l.most {
+		if conn, err := l.open(); err == nil {
+			return newLane(conn)
+		}
+	}
+	var oldest *lane
+	var of netip.Prefix
+	for n, own := range l.all {
+		if own.full.IsZero() && (oldest == nil || own.used.Before(oldest.used)) {
+			oldest, of = own, n
+		}
+	}
+	delete(l.all, of)
+	return oldest
+}
+
+// sweep lets networks back that have not filled their lanes for a while, and closes
+// lanes that nobody sends by any more.
+func (l *lanes) sweep(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for n, own := range l.all {
+		if !own.full.IsZero() && now.Sub(own.full) >= laneKept {
+			own.full = time.Time{}
+			l.full.Add(-1)
+		}
+		if own.full.IsZero() && now.Sub(own.used) >= laneIdle {
+			delete(l.all, n)
+			if len(l.free) > 0 {
+				own.conn.Close()
+			} else {
+				l.free = append(l.free, own)
+			}
+		}
+	}
+}
+
+// close ends all lanes.
+func (l *lanes) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, own := range l.all {
+		own.conn.Close()
+	}
+	for _, own := range l.free {
+		own.conn.Close()
+	}
+	clear(l.all)
+	l.free, l.most = nil, 0
+}
+
+// count returns how many networks have a lane.
+func (l *lanes) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.all)
+}

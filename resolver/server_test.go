@@ -1,0 +1,88 @@
+package resolver
+
+import (
+	"encoding/binary"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// TestDrain: what is in hand when the server stops is answered, and nobody is
+// waited for longer than that.
+func TestDrain(t *testing.T) {
+	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t)
+			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain, c.TCPIdle = g, patience, time.Hour })
+			idle := dial(t, TCP, addr)
+			defer idle.Close()
+			c := dial(t, Proto(proto), addr)
+			defer c.Close()
+			send(t, Proto(proto), c, query(t, "waiting01.", dns.TypeA, withID(77)))
+			eventually(t, "the question is waiting", func() bool { return g.waiting.Load() == 1 })
+			var stopped sync.WaitGroup
+			stopped.Go(stop)
+			if !closed(t, idle) {
+				t.Error("the idle connection is not closed")
+			}
+			close(g.open)
+			resp, err := receive(Proto(proto), c)
+			if err != nil || binary.BigEndian.Uint16(resp) != 77 {
+				t.Errorf("response %x, %v, want the one in hand", resp, err)
+			}
+			stopped.Wait()
+		})
+	}
+}
+
+func TestDrainEnds(t *testing.T) {
+	g := newGate(t) // never opened
+	_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, 10*time.Millisecond })
+	for _, proto := range []Proto{UDP, TCP} {
+		c := dial(t, proto, addr)
+		defer c.Close()
+		send(t, proto, c, query(t, "waiting01.", dns.TypeA))
+	}
+	eventually(t, "both questions are waiting", func() bool { return g.waiting.Load() == 2 })
+	stop()
+}
+
+// TestDrainAnswersWhatWasReceived: questions that dnsd has not read yet when it is
+// stopped, but its sockets have received, are answered as well.
+func TestDrainAnswersWhatWasReceived(t *testing.T) {
+	const questions = 60
+	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
+		t.Run(name, func(t *testing.T) {
+			entered, open := make(chan struct{}, questions), make(chan struct{})
+			zone := internalZone()
+			zone.answers["gate"] = func(*Question) *Answer {
+				entered <- struct{}{}
+				<-open
+				return &Answer{NoStore: true}
+			}
+			r, addr, stop := start(t, func(c *Config) { c.Zones, c.Sockets, c.Drain = []Zone{zone}, 1, patience })
+			c := dial(t, Proto(proto), addr)
+			defer c.Close()
+			send(t, Proto(proto), c, query(t, "gate.internal.", dns.TypeAAAA, withID(0)))
+			<-entered // it is being answered, and the others wait behind it
+			for i := 1; i < questions; i++ {
+				send(t, Proto(proto), c, query(t, "gate.internal.", dns.TypeAAAA, withID(uint16(i))))
+			}
+			var stopped sync.WaitGroup
+			stopped.Go(stop)
+			eventually(t, "it is stopping", func() bool { return r.sockets[0].stopping.Load() })
+			close(open)
+			answered := make(map[uint16]bool)
+			for len(answered) < questions {
+				resp, err := receive(Proto(proto), c)
+				if err != nil {
+					t.Fatalf("%d of %d are answered: %v", len(answered), questions, err)
+				}
+				answered[binary.BigEndian.Uint16(resp)] = true
+			}
+			stopped.Wait()
+		})
+	}
+}

@@ -1,0 +1,206 @@
+// Package tenants tests what the machines of many tenants on one host, each in a
+// namespace of its own behind a device of its own, can do to each other through
+// the one dnsd of that host. It is about losses, counts and order, not about
+// milliseconds: where a delay is the point, it is compared with that of the same
+// run without the attack.
+package tenants
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"dnsd/test/internal/lab"
+
+	"github.com/miekg/dns"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	floodIfAsked()
+	code := lab.Main(m)
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// The two networks of most scenes: a attacks, b must not notice.
+var (
+	machineA = netip.MustParseAddr("fdaa:0:a:a7b:7d:1:1:2")
+	machineB = netip.MustParseAddr("fdaa:0:b:a7b:7d:2:1:2")
+	server   = netip.MustParseAddrPort("[fdaa::3]:53")
+)
+
+// host is a host with its dnsd and the machines that run on it.
+type host struct {
+	*lab.Lab
+	dnsd *lab.Server
+	a, b *lab.Tenant
+	path string // of the registry file
+}
+
+// object is an object of a registry file.
+type object = map[string]any
+
+// machine returns a started machine.
+func machine(id string, addr netip.Addr, more object) object {
+	m := object{"id": id, "state": "started", "region": "fra", "private_ip": addr.String()}
+	for k, v := range more {
+		m[k] = v
+	}
+	return m
+}
+
+// app returns an app of the network that addr lies in.
+func app(name string, addr netip.Addr, machines ...object) object {
+	return object{"name": name, "network": network(addr).String(), "machines": machines}
+}
+
+func network(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, 48).Masked() }
+
+// home is the app of both networks: three machines, the first of which asks.
+func home(addr netip.Addr) object {
+	var machines []object
+	for i := range 3 {
+		a := addr.As16()
+		a[13] += byte(i)
+		machines = append(machines, machine(fmt.Sprintf("m%d", i), netip.AddrFrom16(a), nil))
+	}
+	return app("home", addr, machines...)
+}
+
+// write writes a registry file.
+func write(t testing.TB, path string, apps ...object) {
+	t.Helper()
+	data, err := json.Marshal(object{"apps": apps})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newHost starts dnsd as the packaged unit does, without any privilege but the
+// one for port 53, on a host with a machine of each network.
+func newHost(t testing.TB, apps []object, args ...string) *host {
+	t.Helper()
+	return newHostWith(t, apps, []uintptr{unix.CAP_NET_BIND_SERVICE}, append([]string{"--listen", "[fdaa::3]:53"}, args...)...)
+}
+
+func newHostWith(t testing.TB, apps []object, privileges []uintptr, args ...string) *host {
+	t.Helper()
+	h := &host{Lab: lab.Open(t, "fdaa::3"), path: filepath.Join(t.TempDir(), "registry.json")}
+	h.a, h.b = h.Tenant(t, "a", machineA), h.Tenant(t, "b", machineB)
+	write(t, h.path, append([]object{home(machineA), home(machineB)}, apps...)...)
+	for dir := filepath.Dir(h.path); dir != "/"; dir = filepath.Dir(dir) {
+		_ = os.Chmod(dir, 0o755) // dnsd is nobody
+	}
+	args = append([]string{"--metrics-listen", lab.Admin, "--registry", "file:" + h.path, "--upstream", "none"}, args...)
+	// Without the race detector, which makes a flood of every question.
+	cmd := lab.Command(lab.PlainBinary(t), nil, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+		AmbientCaps: privileges,
+	}
+	h.dnsd = h.Launch(t, cmd)
+	h.dnsd.Ready(t)
+	return h
+}
+
+// metric returns the value of a series of dnsd's, 0 where it is not there.
+func (h *host) metric(t testing.TB, series string) float64 {
+	t.Helper()
+	status, text := h.Get("http://" + lab.Admin + "/metrics")
+	if status != 200 {
+		t.Fatalf("/metrics answers %d: %s", status, text)
+	}
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+	}
+	return 0
+}
+
+// The phases of a scene.
+const (
+	calm    = 500 * time.Millisecond // before and after
+	restful = 200 * time.Millisecond // after the attack's end, b must be served as before
+	rateB   = 100                    // b's questions a second
+)
+
+// phases are what became of b's questions before, during and after an attack.
+type phases struct{ before, during, after fate }
+
+// attacked asks b's questions while attack runs, for so long.
+func (h *host) attacked(t *testing.T, during time.Duration, attack func(ctx context.Context)) phases {
+	t.Helper()
+	asks := func(d time.Duration) fate {
+		return ask(t, h.b, server, rateB, d, only("home.internal", dns.TypeAAAA), 3)
+	}
+	asks(calm / 2) // neighbours and kept answers
+	var p phases
+	p.before = asks(calm)
+	ctx, stop := context.WithCancel(context.Background())
+	var attackers sync.WaitGroup
+	attackers.Go(func() { attack(ctx) })
+	time.Sleep(100 * time.Millisecond)
+	p.during = asks(during)
+	stop()
+	attackers.Wait()
+	time.Sleep(restful)
+	p.after = asks(calm)
+	t.Logf("b before: %v", p.before)
+	t.Logf("b during: %v", p.during)
+	t.Logf("b after:  %v", p.after)
+	return p
+}
+
+// harm says what b noticed, empty for nothing: lost answers, wrong ones, late ones.
+// An answer is late after 100 ms, or twice what the same machine needed before the
+// attack. One in a hundred may be, since other tests share the processors.
+func (p phases) harm() (what []string) {
+	late := max(100*time.Millisecond, 2*p.before.quantile(1))
+	for _, phase := range []struct {
+		name string
+		fate
+	}{{"before", p.before}, {"during", p.during}, {"after", p.after}} {
+		if n := phase.lost(); n > 0 {
+			what = append(what, fmt.Sprintf("%s the attack b lost %d of %d answers", phase.name, n, phase.sent))
+		}
+		if phase.wrong > 0 {
+			what = append(what, fmt.Sprintf("%s the attack %d of b's answers were wrong", phase.name, phase.wrong))
+		}
+		if n := phase.later(late); n > phase.sent/100 {
+			what = append(what, fmt.Sprintf("%s the attack %d of %d answers took b longer than %v, the worst %v", phase.name, n, phase.sent, late, phase.quantile(1)))
+		}
+	}
+	return what
+}
+
+// unharmed requires that b noticed nothing.
+func (p phases) unharmed(t *testing.T) {
+	t.Helper()
+	for _, what := range p.harm() {
+		t.Error(what)
+	}
+}

@@ -1,0 +1,62 @@
+package tenants
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"dnsd/test/internal/lab"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// clogs are the ways to make answers wait in the kernel. Each sets one up for a
+// tenant and returns the addresses that it asks from, if not its own.
+var clogs = []struct {
+	name string
+	set  func(t *testing.T, a *lab.Tenant) []netip.Addr
+}{
+	// (The kernel keeps 1,024 neighbours, of all namespaces together.)
+	{"neighbours", func(_ *testing.T, a *lab.Tenant) []netip.Addr { return addresses(a.Addr, 200) }},
+	{"gateway", func(t *testing.T, a *lab.Tenant) []netip.Addr {
+		a.Behind(t, netip.MustParseAddr("fe80::dead"))
+		return nil
+	}},
+	{"link", func(t *testing.T, a *lab.Tenant) []netip.Addr { a.Shape(t, "200kbit"); return nil }},
+}
+
+// TestAnswersThatWait has a's answers wait in the kernel: for neighbours or a
+// gateway that do not answer, for a slow link. They may take a's own answers with
+// them and no others.
+func TestAnswersThatWait(t *testing.T) {
+	for _, clog := range clogs {
+		for _, rate := range []int{100, 300, 2000} {
+			t.Run(fmt.Sprintf("%s/%d", clog.name, rate), func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t, nil)
+				from := clog.set(t, h.a)
+				// Longer than the kernel looks for a neighbour: 3 s.
+				h.attacked(t, 5*time.Second, func(ctx context.Context) {
+					n := flood{rate: rate, next: only("home.internal", dns.TypeAAAA), from: from}.run(ctx, t, h.a, server)
+					t.Logf("a sent %d", n)
+				}).unharmed(t)
+			})
+		}
+	}
+}
+
+// TestAnswersThatWaitEverywhere is the same with a wildcard listener and with the
+// privilege to make buffers larger than others may.
+func TestAnswersThatWaitEverywhere(t *testing.T) {
+	h := newHostWith(t, nil, []uintptr{unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_ADMIN}, "--listen", "[::]:53")
+	from := clogs[0].set(t, h.a)
+	h.attacked(t, 5*time.Second, func(ctx context.Context) {
+		flood{rate: 2000, next: only("home.internal", dns.TypeAAAA), from: from}.run(ctx, t, h.a, server)
+	}).unharmed(t)
+	if h.metric(t, "dnsd_send_drops_total") == 0 {
+		t.Error("nothing had to be dropped: no answer waited")
+	}
+}
