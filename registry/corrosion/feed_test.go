@@ -184,6 +184,7 @@ func start(t *testing.T, opts corrosiontest.Options, cfg Config, prepare ...func
 	}
 	f.src.proveEvery = 20 * time.Millisecond
 	f.src.whole.pace.standstillAnew = 20 * time.Millisecond
+	f.src.whole.pace.standstillEmpty = 20 * time.Millisecond
 	f.src.whole.pace.wait = 5 * time.Millisecond
 	for _, p := range prepare {
 		p(f)

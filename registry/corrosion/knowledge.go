@@ -7,20 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
-
-	"dnsd/registry"
 )
 
 // knowledgeSQL reads what an agent's database has of the versions that each
 // site, which is a database of the cluster, has written: up to which, and which
 // of them are missing, wholly or in part; and how many other agents are seen.
 const knowledgeSQL = `SELECT 'self', hex(crsql_site_id()), 0, 0` +
-	` UNION ALL SELECT 'members', '', 0, count(*) FROM __corro_members WHERE json_extract(foca_state, '$.state') = 'Alive'` +
+	` UNION ALL SELECT 'members', '', down, count(*) FROM (SELECT json_extract(foca_state, '$.state') = 'Down' AS down FROM __corro_members) GROUP BY down` +
 	` UNION ALL SELECT 'head', hex(site_id), 1, db_version FROM crsql_db_versions` +
 	` UNION ALL SELECT 'gap', hex(actor_id), start, "end" FROM __corro_bookkeeping_gaps` +
 	` UNION ALL SELECT DISTINCT 'gap', hex(site_id), db_version, db_version FROM __corro_seq_bookkeeping`
@@ -33,6 +29,7 @@ type knowledge struct {
 	Self    string          `json:"self"` // the agent's own site
 	Sites   map[string]site `json:"sites"`
 	Members int             `json:"members"` // other agents that it sees
+	Down    int             `json:"-"`       // those that it no longer sees
 }
 
 // site is what is known of one site's versions: all from 1 to Head, apart from
@@ -67,7 +64,11 @@ func (a *agent) knowledge(ctx context.Context, timeout time.Duration) (*knowledg
 		case "self":
 			k.Self = id
 		case "members":
-			k.Members = int(last)
+			if first == 0 {
+				k.Members = int(last)
+			} else {
+				k.Down = int(last)
+			}
 		case "head":
 			s.Head = max(s.Head, last)
 			k.Sites[id] = s
@@ -166,71 +167,4 @@ func union(spans []span) []span {
 		}
 	}
 	return joined
-}
-
-// memory keeps knowledge on disk, beside the last known state: dnsd may be
-// restarted while its agent refetches its database.
-type memory struct {
-	path, source string
-}
-
-const (
-	// memoryFile is its name in the state directory.
-	memoryFile = "corrosion.known"
-
-	// maxMemory bounds it: 10,000 sites without gaps take 0.6 MB.
-	maxMemory = registry.MaxSettings
-)
-
-// memoryText is what the file holds.
-type memoryText struct {
-	Source string     `json:"source"`
-	Known  *knowledge `json:"known"`
-}
-
-func newMemory(dir, source string) *memory {
-	if dir == "" {
-		return nil
-	}
-	return &memory{filepath.Join(dir, memoryFile), source}
-}
-
-// load returns what was saved for the same source, nil for nothing.
-func (m *memory) load() (*knowledge, error) {
-	if m == nil {
-		return nil, nil
-	}
-	os.Remove(m.path + ".tmp") // of a write that never ended
-	data, err := registry.ReadFile(m.path, maxMemory)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var text memoryText
-	if err := json.Unmarshal(data, &text); err != nil {
-		return nil, fmt.Errorf("%s: %w", m.path, err)
-	}
-	if text.Source != m.source {
-		return nil, nil
-	}
-	return text.Known, nil
-}
-
-// save replaces the file. Nothing is synced to disk: what is lost with a host's
-// power is only a minute's doubt.
-func (m *memory) save(k *knowledge) error {
-	if m == nil {
-		return nil
-	}
-	data, err := json.Marshal(memoryText{m.source, k})
-	if err != nil {
-		return err
-	}
-	temporary := m.path + ".tmp"
-	if err := os.WriteFile(temporary, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temporary, m.path)
 }

@@ -111,7 +111,7 @@ func onBoth(t *testing.T, cfg Config, test func(t *testing.T, h anyHost, f *fixt
 		t.Cleanup(a.Close)
 		a.CreateTable("vms", []string{"name"}, "net", "app", "site", "grp", "ip", "vm_state", "hidden")
 		p := quick
-		p.standstill = patience
+		p.standstill, p.standstillEmpty = patience, patience
 		run(t, fakeHost{a}, p)
 	})
 	t.Run("real", func(t *testing.T) {
@@ -272,6 +272,72 @@ func TestBothRefill(t *testing.T) {
 	}
 }
 
+// A dnsd that is new, too, does not take for everything what a wiped agent has
+// so far.
+func TestBothComeToAWipedAgent(t *testing.T) {
+	onBoth(t, Config{}, func(t *testing.T, h anyHost, f *fixture) {
+		const machines = 200
+		for i := range machines {
+			h.Put("machines", full(fmt.Sprintf("m%x", 0x1000+i), "started"))
+		}
+		if c, ok := h.(*realHost); ok {
+			c.cluster.Await("machines")
+		}
+		h.Wipe()
+		if err := h.Start(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		f.follow()
+		f.waitTrouble("database is empty")
+		h.fill(f)
+		f.waitLong("a listing", func() bool { return f.world.get(listings) > 0 })
+		if n := f.world.get(known); n != machines {
+			t.Errorf("%d machines are listed at first, want %d", n, machines)
+		}
+		t.Logf("listed %v after the agent had started", time.Since(began).Round(time.Second))
+	})
+}
+
+// An agent that never had others is followed as any, though its health says
+// nothing for ever.
+func TestRealLoneAgent(t *testing.T) {
+	agent := startReal(t, 1).Agents[0]
+	f := &fixture{t: t, world: newWorld()}
+	var err error
+	if f.src, err = New(Config{Addr: agent.Addr(), Token: corrosiontest.Token}, testLog(t)); err != nil {
+		t.Fatal(err)
+	}
+	f.src.whole.pace.look, f.src.whole.pace.wait = time.Second, 100*time.Millisecond
+	f.src.proveEvery = 100 * time.Millisecond
+	f.follow()
+	f.waitTrouble("database is empty")
+	agent.Put("machines", full("m1", "started"), full("m2", "started"), full("m3", "started"))
+	f.waitListed(1)
+	f.wait("three machines", func() bool { return f.world.get(known) == 3 })
+	agent.Delete("machines", full("m1", ""))
+	f.waitState("m1", "")
+	f.stop()
+	agent.Delete("machines", full("m2", ""))
+	f.follow()
+	f.waitListed(2)
+	f.waitState("m2", "")
+	f.wait("a look", func() bool { return f.src.whole.view.Load() != nil })
+	before := f.world.get(proofs)
+	f.wait("proof", func() bool { return f.world.get(proofs) > before+1 })
+	if f.trouble() != "" {
+		t.Errorf("trouble: %s", f.trouble())
+	}
+	agent.Wipe() // nobody could give it back: the sweep guard is what is left
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.waitListed(3)
+	if n := f.world.get(known); n != 0 || f.lastDoubt() != "" {
+		t.Errorf("%d machines are known; doubt %q", n, f.lastDoubt())
+	}
+}
+
 // guard looks again and again whether a machine that lasts is missing or in
 // another state than started, until it is called.
 func (f *fixture) guard() (stop func() string) {
@@ -341,7 +407,17 @@ func TestBothAreCutOff(t *testing.T) {
 		h.Isolate()
 		f.waitLong("their being missed", func() bool { return strings.Contains(f.trouble(), "sees no other agent") })
 		t.Logf("noticed after %v", time.Since(began).Round(time.Second))
+		f.stop() // whoever comes later is told by the agent
+		was := f.src
+		var err error
+		if f.src, err = New(was.cfg, testLog(t)); err != nil {
+			t.Fatal(err)
+		}
+		f.src.proveEvery, f.src.whole.pace = was.proveEvery, was.whole.pace
 		before := f.world.get(proofs)
+		f.follow()
+		f.waitListed(2)
+		f.waitTrouble("sees no other agent")
 		time.Sleep(5 * f.src.proveEvery)
 		if n := f.world.get(proofs); n > before+1 {
 			t.Errorf("taken for proof %d times while cut off", n-before)
@@ -351,8 +427,8 @@ func TestBothAreCutOff(t *testing.T) {
 		f.waitLong("the change", func() bool { return f.state("m2") == "started" })
 		f.waitLong("the others being seen again", func() bool { return f.trouble() == "" })
 		f.waitLong("proof", func() bool { return f.world.get(proofs) > before+1 })
-		if n := f.world.get(listings); n != 1 {
-			t.Errorf("listed %d times, want 1", n)
+		if n := f.world.get(listings); n != 2 {
+			t.Errorf("listed %d times, want 2", n)
 		}
 	})
 }

@@ -6,13 +6,24 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	"dnsd/registry"
 )
 
 // An agent whose database was wiped, or restored from a backup, lists what it
 // has so far, as if that were all. It is whole again when it has every version
-// that it had when it was last followed: then what it lacks was deleted.
+// that it had when it was last followed: then what it lacks was deleted. So what
+// it has is asked at every connect and then now and then:
+//
+//   - An agent that lacks nothing is whole, and listed or resumed. One whose
+//     database is a new one, which may lack what came after it was last asked, is
+//     listed in doubt until it has settled; so is one of which nothing is known
+//     and that was seen to be filled.
+//   - One that lacks versions is waited for while it gets nearer to having them.
+//     When it stands still it is listed in doubt: what it has counts, and what it
+//     lacks stays.
+//   - A doubt ends with another listing, when the agent lacks nothing any more,
+//     or when it sees others and still gets no nearer.
+//   - One that is followed and loses versions ends the stream: it is waited for
+//     as after any other connect.
 
 const (
 	// lookEvery is how often the agent is asked what it knows. In a cluster of
@@ -27,11 +38,15 @@ const (
 	// back under a new identity to be let in by the others, which took 36 and 48 s.
 	standstill = 2 * time.Minute
 
-	// standstillAnew is the same where nothing is known of what it once had, and
-	// it has nothing, or gaps: perhaps nothing was ever written, and versions may
-	// be missing for ever because nobody has them any more. A new agent is let in
-	// within seconds.
-	standstillAnew = 10 * time.Second
+	// standstillAnew is the same where nothing is known of what it once had and it
+	// has gaps, which may be for ever, because nobody has those versions any more.
+	// It is longer than the 15 s between two synchronisations.
+	standstillAnew = 20 * time.Second
+
+	// standstillEmpty is the same where it has nothing at all: perhaps nothing was
+	// ever written, or the host is a new one under an old address, whose agent has
+	// yet to be let in. Names of the cluster don't exist for as long.
+	standstillEmpty = time.Minute
 
 	// settle is how long after it first learned anything a new database is given
 	// to catch up, even if it has all that it had: that was known up to lookEvery
@@ -54,10 +69,10 @@ const (
 
 // pace holds the times above; shorter in tests.
 type pace struct {
-	look, wait, standstill, standstillAnew, settle, waitMost, giveUp, remember time.Duration
+	look, wait, standstill, standstillAnew, standstillEmpty, settle, waitMost, giveUp, remember time.Duration
 }
 
-var defaultPace = pace{lookEvery, waitEvery, standstill, standstillAnew, settle, waitMost, giveUpAfter, rememberEvery}
+var defaultPace = pace{lookEvery, waitEvery, standstill, standstillAnew, standstillEmpty, settle, waitMost, giveUpAfter, rememberEvery}
 
 // errAgain says that everything has to be listed again, by new subscriptions,
 // on the connection that there is.
@@ -69,16 +84,6 @@ const (
 	doubtNew = "the corrosion agent's database is a new one, which has to catch up"
 )
 
-// view is what the metrics and /readyz tell of the agent.
-type view struct {
-	known   *knowledge
-	gaps    uint64
-	lacking uint64
-	health  *health
-	learned time.Time // when it last learned anything of another agent
-	trouble string
-}
-
 // wholeness is what is known of the agent over time. It is owned by the
 // goroutine that is in Follow, apart from view and unsaved.
 type wholeness struct {
@@ -86,13 +91,13 @@ type wholeness struct {
 	memory *memory
 	loaded bool
 
-	known  *knowledge // what the agent had when it was last whole; nil: nothing is known
-	seen   *knowledge // what it had before the listing that is under way
-	doubt  string     // why its listing may lack what is there; empty: it is whole
-	since  waiting    // what was seen since it was last connected to
-	others bool       // it has seen other agents
-	saved  time.Time
-	mute   bool // it was said that it does not tell what it knows
+	known *knowledge // what the agent had when it was last whole; nil: nothing is known
+	seen  *knowledge // what it had before the listing that is under way
+	doubt string     // why its listing may lack what is there; empty: it is whole
+	since waiting    // what was seen since it was last connected to
+	met   bool       // it has seen other agents
+	saved time.Time
+	mute  bool // it was said that it does not tell what it knows
 
 	view    atomic.Pointer[view]
 	unsaved atomic.Pointer[knowledge]
@@ -123,6 +128,7 @@ type waiting struct {
 	began   time.Time
 	least   uint64    // the fewest versions that it lacked
 	nearer  time.Time // when that was
+	sites   int       // of how many it knew then
 	learned uint64    // what it had learned of others at first
 	moved   time.Time // when it was seen to have learned more; zero: never
 }
@@ -148,9 +154,9 @@ func (s *Source) await(ctx context.Context, a *agent) (suspect bool, err error) 
 		}
 		lacking := w.lacking(k)
 		first := w.since.began.IsZero()
-		w.since.note(k, lacking)
+		w.note(k, lacking)
 		w.seen = k
-		if lacking == 0 && w.replaced(k) {
+		if lacking == 0 && (w.replaced(k) || w.known == nil && !first && !k.alone()) {
 			w.doubt = doubtNew
 		}
 		s.show(k, lacking, nil)
@@ -160,7 +166,7 @@ func (s *Source) await(ctx context.Context, a *agent) (suspect bool, err error) 
 		if first {
 			s.log.Warn("the corrosion agent may not have all that there is; waiting for it", "versions missing", lacking)
 		}
-		if now := time.Now(); now.Sub(w.since.nearer) >= w.patience() || now.Sub(w.since.began) >= w.pace.waitMost {
+		if now := time.Now(); now.Sub(w.since.nearer) >= w.patience(k) || now.Sub(w.since.began) >= w.pace.waitMost {
 			if w.known != nil {
 				w.doubt = doubt
 			}
@@ -173,21 +179,25 @@ func (s *Source) await(ctx context.Context, a *agent) (suspect bool, err error) 
 }
 
 // patience is how long an agent that comes no nearer to being whole is waited for.
-func (w *wholeness) patience() time.Duration {
-	if w.known == nil {
-		return w.pace.standstillAnew
+func (w *wholeness) patience(k *knowledge) time.Duration {
+	switch {
+	case w.known != nil:
+		return w.pace.standstill
+	case len(k.Sites) == 0:
+		return w.pace.standstillEmpty
 	}
-	return w.pace.standstill
+	return w.pace.standstillAnew
 }
 
-// note takes in a look at the agent.
-func (s *waiting) note(k *knowledge, lacking uint64) {
-	now, learned := time.Now(), k.learned()
+// note takes in a look at the agent. Where nothing is known of what it should
+// have, to learn of a further site, and so of more that is missing, is to get nearer.
+func (w *wholeness) note(k *knowledge, lacking uint64) {
+	s, now, learned := &w.since, time.Now(), k.learned()
 	if s.began.IsZero() {
-		*s = waiting{began: now, least: lacking, nearer: now, learned: learned}
+		*s = waiting{began: now, least: lacking, nearer: now, sites: len(k.Sites), learned: learned}
 	}
-	if lacking < s.least {
-		s.least, s.nearer = lacking, now
+	if lacking < s.least || w.known == nil && len(k.Sites) > s.sites {
+		s.least, s.nearer, s.sites = lacking, now, len(k.Sites)
 	}
 	if s.moved.IsZero() && learned > s.learned {
 		s.moved = now
@@ -201,7 +211,7 @@ func (w *wholeness) settled(k *knowledge) bool {
 	if w.since.moved.IsZero() { // nothing may have come
 		return now.Sub(w.since.nearer) >= w.pace.standstill
 	}
-	return now.Sub(w.since.moved) >= w.pace.settle && k.gaps() <= w.known.gaps()
+	return now.Sub(w.since.moved) >= w.pace.settle && (w.known == nil || k.gaps() <= w.known.gaps())
 }
 
 // muted goes by the health of an agent whose internal tables cannot be read: it
@@ -221,101 +231,6 @@ func (s *Source) muted(ctx context.Context, a *agent, why error) error {
 	return err
 }
 
-// cutOff reports whether the agent sees none of the others that it once saw.
-func (w *wholeness) cutOff(k *knowledge) bool { return w.others && k.Members == 0 }
-
-// show publishes what the agent was seen to be.
-func (s *Source) show(k *knowledge, lacking uint64, h *health) {
-	w := &s.whole
-	old := w.view.Load()
-	if old != nil && old.known.Self != k.Self {
-		w.others = false // a new database sees nobody in its first minute
-	}
-	w.others = w.others || k.Members > 0
-	v := &view{known: k, gaps: k.gaps(), lacking: lacking, health: h}
-	if k.Sites == nil && h != nil { // of a mute agent
-		v.gaps = h.Gaps
-	}
-	if old != nil {
-		v.learned = old.learned
-		if old.known.learned() == k.learned() {
-			if h == nil {
-				v.health = old.health
-			}
-		} else {
-			v.learned = time.Now()
-		}
-	}
-	switch {
-	case lacking > 0 && len(k.Sites) == 0 && w.known == nil:
-		v.trouble = "the corrosion agent's database is empty"
-	case lacking > 0 && k.Members == 0 && w.doubt != "": // until then it may only be late to see them
-		v.trouble = fmt.Sprintf("the corrosion agent lacks %d versions of the cluster's data, and sees no other agent to get them from", lacking)
-	case lacking > 0:
-		v.trouble = fmt.Sprintf("the corrosion agent lacks %d versions of the cluster's data", lacking)
-	case w.cutOff(k):
-		v.trouble = "the corrosion agent sees no other agent: changes of other hosts don't arrive"
-	}
-	w.view.Store(v)
-}
-
-// Trouble returns what is wrong with the agent though it answers; nil for
-// nothing. Safe for concurrent use.
-func (s *Source) Trouble() error {
-	if v := s.whole.view.Load(); v != nil && v.trouble != "" {
-		return errors.New(v.trouble)
-	}
-	return nil
-}
-
-// watch looks at the agent until ctx ends.
-func (s *Source) watch(ctx context.Context, a *agent, out chan<- message) error {
-	every := s.whole.pace.look
-	if s.whole.doubt != "" {
-		every = min(every, 5*s.whole.pace.wait)
-	}
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	learned, unsavable := uint64(0), false
-	if v := s.whole.view.Load(); v != nil {
-		learned = v.known.learned()
-	}
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		m := message{what: looked}
-		var err error
-		if m.known, err = a.knowledge(ctx, s.proveTimeout); err != nil && !errors.Is(err, errMute) {
-			continue // prove notices an agent that does not answer
-		}
-		// Without anything learned the agent has nothing to say, and an error of
-		// its own to log.
-		if err != nil || m.known.learned() != learned {
-			if m.health, err = a.health(ctx, s.proveTimeout); err != nil {
-				continue
-			}
-		}
-		if m.known != nil {
-			learned = m.known.learned()
-		}
-		select {
-		case out <- m:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if k := s.whole.unsaved.Swap(nil); k != nil {
-			err := s.whole.memory.save(k)
-			if err != nil && !unsavable {
-				s.log.Warn("what the corrosion agent knows cannot be saved", "err", err)
-			}
-			unsavable = err != nil
-		}
-	}
-}
-
 // looked takes what a look at the agent has shown.
 func (s *Source) looked(m *message) error {
 	w := &s.whole
@@ -331,13 +246,13 @@ func (s *Source) looked(m *message) error {
 		return nil
 	}
 	lacking := w.lacking(m.known)
-	w.since.note(m.known, lacking)
+	w.note(m.known, lacking)
 	s.show(m.known, lacking, m.health)
 	w.seen = m.known
 	switch {
 	case !s.listed:
 	case w.doubt != "":
-		if lacking == 0 && (!w.replaced(m.known) || w.settled(m.known)) {
+		if lacking == 0 && (w.known != nil && !w.replaced(m.known) || w.settled(m.known)) {
 			w.doubt = ""
 			return fmt.Errorf("%w: the agent has all that it had", errAgain)
 		}
@@ -371,13 +286,3 @@ func (w *wholeness) remember(k *knowledge) {
 		w.unsaved.Store(k)
 	}
 }
-
-// proven reports whether a sign of life of the agent is one of the cluster. One
-// that is cut off proves only itself.
-func (s *Source) proven() bool {
-	v := s.whole.view.Load()
-	return v == nil || !s.whole.cutOff(v.known)
-}
-
-var _ interface{ Trouble() error } = (*Source)(nil)
-var _ registry.Source = (*Source)(nil)

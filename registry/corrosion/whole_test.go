@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dnsd/registry"
@@ -17,7 +18,7 @@ import (
 
 // quick is the default pace, a thousand times faster or so.
 var quick = pace{
-	look: 10 * time.Millisecond, wait: 5 * time.Millisecond, standstill: 200 * time.Millisecond, standstillAnew: 50 * time.Millisecond, settle: 30 * time.Millisecond,
+	look: 10 * time.Millisecond, wait: 5 * time.Millisecond, standstill: 200 * time.Millisecond, standstillAnew: 50 * time.Millisecond, standstillEmpty: 50 * time.Millisecond, settle: 30 * time.Millisecond,
 	waitMost: patience, giveUp: 300 * time.Millisecond, remember: time.Millisecond,
 }
 
@@ -343,18 +344,21 @@ func TestNewAgentWithGaps(t *testing.T) {
 		if n := f.world.get(listings); n != 0 {
 			t.Errorf("%d listings while there are gaps", n)
 		}
-		want := 1
+		want, listed := 1, 1
 		if close {
 			f.agent.Refill(100)
-			want = 4
+			want, listed = 4, 2
 		}
-		f.waitListed(1)
+		f.waitListed(listed)
 		if n := f.world.get(known); n != want || f.lastDoubt() != "" {
 			t.Errorf("%d known, want %d; doubt %q", n, want, f.lastDoubt())
 		}
+		if f.world.doubts[0] != "" != close {
+			t.Errorf("listed with doubts %q", f.world.doubts)
+		}
 		f.waitTrouble("")
 		f.agent.Forget()
-		f.waitListed(2)
+		f.waitListed(listed + 1)
 		if f.lastDoubt() != "" {
 			t.Errorf("doubt %q", f.lastDoubt())
 		}
@@ -364,17 +368,20 @@ func TestNewAgentWithGaps(t *testing.T) {
 // An agent that is new to dnsd and has nothing yet may be about to be filled.
 func TestNewEmptyAgent(t *testing.T) {
 	p := quick
-	p.standstillAnew = patience
+	p.standstillEmpty = patience
 	f := start(t, corrosiontest.Options{Members: 2}, Config{}, func(f *fixture) { f.src.whole.pace = p })
 	f.waitTrouble("database is empty")
 	if n := f.world.get(listings); n != 0 {
 		t.Errorf("%d listings of an empty database", n)
 	}
 	f.agent.Put("machines", row("m1", "started"))
-	f.waitListed(1)
+	f.waitListed(2)
 	f.waitState("m1", "started")
+	if got := f.world.doubts; !slices.Equal(got, []string{doubtNew, ""}) {
+		t.Errorf("listed with doubts %q", got)
+	}
 
-	p.standstillAnew = 20 * time.Millisecond
+	p.standstillEmpty = 20 * time.Millisecond
 	f = start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.src.whole.pace = p })
 	f.waitListed(1) // nothing was ever written
 	if f.lastDoubt() != "" {
@@ -423,6 +430,21 @@ func TestCutOffAgent(t *testing.T) {
 	f.wait("a sign of life", func() bool { return f.world.get(proofs) > before })
 	if n := f.world.get(listings); n != 1 || f.failed() != "" {
 		t.Errorf("%d listings; Follow returned %q", n, f.failed())
+	}
+}
+
+// A dnsd that never saw the others is told by the agent that there were some.
+func TestCutOffBefore(t *testing.T) {
+	f := start(t, corrosiontest.Options{Members: 2}, Config{}, put, func(f *fixture) {
+		f.src.whole.pace = quick
+		f.agent.Isolate()
+	})
+	f.waitListed(1)
+	f.waitTrouble("sees no other agent")
+	asked := f.agent.Counts().Queries
+	f.wait("further questions", func() bool { return f.agent.Counts().Queries > asked+10 })
+	if n := f.world.get(proofs); n > 0 {
+		t.Errorf("a cut-off agent was taken for proof %d times", n)
 	}
 }
 
@@ -479,6 +501,30 @@ func TestMembersAreRemembered(t *testing.T) {
 			t.Errorf("%+v is not alone", k)
 		}
 	}
+}
+
+// What is missing of one site after the other shows as each is heard of.
+func TestNewAgentLearnsOfSites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := wholeness{pace: defaultPace}
+		look := func(k *knowledge) {
+			w.note(k, w.lacking(k))
+			time.Sleep(15 * time.Second)
+		}
+		k := &knowledge{Self: "B", Members: 2, Sites: map[string]site{}}
+		look(k)
+		for i := range 5 {
+			k.Sites[fmt.Sprint("A", i)] = site{Head: 10, Gaps: []span{{1, 9}}}
+			look(k)
+			if d := time.Since(w.since.nearer); d != 15*time.Second || w.patience(k) < d {
+				t.Errorf("with %d sites: no nearer for %v, and the patience is %v", i+1, d, w.patience(k))
+			}
+		}
+		look(k)
+		if d := time.Since(w.since.nearer); d != 30*time.Second || w.patience(k) > d {
+			t.Errorf("with nothing new: no nearer for %v, and the patience is %v", d, w.patience(k))
+		}
+	})
 }
 
 func TestLacks(t *testing.T) {

@@ -57,6 +57,7 @@ type database struct {
 	newest  map[string]uint64 // version by site, in the cluster
 	heads   map[string]uint64 // and in this database
 	members int               // other agents that this one sees
+	down    int               // and no longer
 	lagging bool              // something of another agent's has been applied lately
 	apart   bool              // cut off from the others
 }
@@ -247,7 +248,7 @@ func (a *Agent) Restore(versions int) {
 	defer a.mu.Unlock()
 	db := &a.db
 	db.newSite()
-	db.members = 0 // until they are written down, once a minute
+	db.members, db.down = 0, 0 // until they are written down, once a minute
 	for _, t := range db.tables {
 		clear(t.records)
 	}
@@ -317,13 +318,13 @@ func (a *Agent) Bury(n int) {
 func (a *Agent) Isolate() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.db.apart, a.db.members, a.db.lagging = true, 0, false
+	a.db.apart, a.db.down, a.db.members, a.db.lagging = true, a.db.members, 0, false
 }
 
 // Rejoin ends Isolate; the agent learns what it has missed.
 func (a *Agent) Rejoin() {
 	a.mu.Lock()
-	a.db.apart, a.db.members = false, a.opts.Members
+	a.db.apart, a.db.down, a.db.members = false, 0, a.opts.Members
 	a.mu.Unlock()
 	a.Refill(math.MaxInt)
 }

@@ -106,7 +106,13 @@ func (db *database) schema() (rows []string) {
 // knowledge returns what the agent knows of the versions of each site, and of
 // the other agents.
 func (db *database) knowledge() (rows []string) {
-	rows = append(rows, encode([]any{"self", db.site, 0, 0}), encode([]any{"members", "", 0, db.members}))
+	rows = append(rows, encode([]any{"self", db.site, 0, 0}))
+	if db.members > 0 {
+		rows = append(rows, encode([]any{"members", "", 0, db.members}))
+	}
+	if db.down > 0 {
+		rows = append(rows, encode([]any{"members", "", 1, db.down}))
+	}
 	for site, head := range db.heads {
 		rows = append(rows, encode([]any{"head", site, 1, head}))
 	}
