@@ -81,6 +81,8 @@ func newAgent(ctx context.Context, addr string, token *token, http1 bool) (*agen
 		Protocols:          protocols,
 		HTTP2:              &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		DisableCompression: true,
+		// One beside those of the streams: questions seldom meet.
+		MaxIdleConnsPerHost: 1,
 	}
 	a.client = &http.Client{
 		Transport:     a.transport,

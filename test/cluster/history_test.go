@@ -348,10 +348,11 @@ func recount(t *testing.T, p platform, skips bool) {
 		world[o.key()] = o
 	}
 	h.add(world, "apps")
-	// So many that last, out of the client's sight, that what changes between two
-	// listings is never more than half of all: the sweep guard is not meant here.
-	for i := range 100 {
-		g.still = append(g.still, &machine{id: fmt.Sprintf("s%03d", i), app: "still", network: netB, state: "started",
+	// So many that last, out of the client's sight, started and stopped ones, that
+	// what changes within half a minute is never more than half of either: the sweep
+	// guard is not meant here.
+	for i := range 200 {
+		g.still = append(g.still, &machine{id: fmt.Sprintf("s%03d", i), app: "still", network: netB, state: []string{"started", "stopped"}[i%2],
 			region: "fra", addr: histAddr(netB, 8000+i), meta: map[string]string{}})
 	}
 	p.commit(append(registered, g.still...), nil)
