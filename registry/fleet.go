@@ -142,6 +142,16 @@ func (f *Fleet) Name() string { return f.name }
 // Network returns the network whose app this is.
 func (f *Fleet) Network() Network { return f.network }
 
+// Registered reports whether the source holds the app as an object of its own.
+func (f *Fleet) Registered() bool { return f.registered }
+
+// Machines returns every machine that the registry holds of the app, whether names
+// speak of it or not, sorted by lower-case id.
+func (f *Fleet) Machines() []*Machine { return f.all }
+
+// Find returns where in Machines the id is, or would be.
+func (f *Fleet) Find(id string) (place int, ok bool) { return find(f.all, id) }
+
 // Exists reports whether the app is one that names speak of: it is registered
 // or has a deployed machine that is not hidden.
 func (f *Fleet) Exists() bool { return f.registered || len(f.deployed) > 0 }

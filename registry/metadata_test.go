@@ -1,13 +1,10 @@
 package registry
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // A tenant writes its metadata; what answering from them costs all pay.
@@ -126,64 +123,6 @@ func testPairsOfAKey(t *testing.T, more int) {
 	}
 }
 
-// Of a machine with too much metadata no more is lost than that, and it is told
-// once and counted each time, as a rejection is.
-func TestMachineUsedInPart(t *testing.T) {
-	over := func(state string) Item {
-		item := Put(machine(t, "m1", inState(state), func(s *MachineSpec) {
-			s.Metadata = map[string]string{"role": "db", "zz": strings.Repeat("x", maxMetadata)}
-		}))
-		item.Where = "line 7, column 1"
-		return item
-	}
-	var now world
-	var log strings.Builder
-	var feed Feed
-	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, d Feed, resume bool) error {
-		feed = d
-		return list(now.get)(ctx, d, resume)
-	}}}
-	now.set([]Item{over("started"), Put(machine(t, "m2"))})
-	follow(t, src, FollowerConfig{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *Registry, f *Follower) {
-		check := func(what, state string, counted int64, told int) {
-			t.Helper()
-			fleet, _ := r.View().Fleet(24, "web")
-			if m := fleet.Machine("m1"); m == nil || m.State != state || fmt.Sprint(m.Metadata) != "[{role db}]" || len(fleet.Deployed()) != 2 {
-				t.Fatalf("%s: the machine is %+v", what, m)
-			}
-			if n := f.stats.partial[KindMachine].Load(); n != counted || f.stats.rejected[KindMachine].Load() != 0 {
-				t.Errorf("%s: %d counted, want %d; %d rejected", what, n, counted, f.stats.rejected[KindMachine].Load())
-			}
-			line := `msg="an object of the registry's source is used in part" object="machine web/m1 in fdaa:0:18::/48" where="line 7, column 1" reason="1 of its`
-			if n := strings.Count(log.String(), line); n != told || strings.Count(log.String(), "in part") != told {
-				t.Errorf("%s: told %d times, want %d:\n%s", what, n, told, log.String())
-			}
-		}
-		relist := func() { f.owed.Store(true); pass(2 * time.Second) }
-		change := func(items ...Item) {
-			if err := feed.Change(t.Context(), items); err != nil {
-				t.Fatal(err)
-			}
-			pass(time.Second)
-		}
-		check("listed", "started", 1, 1)
-		relist()
-		check("listed again", "started", 2, 1)
-		now.set([]Item{over("stopped"), Put(machine(t, "m2"))})
-		relist()
-		check("listed in another state", "stopped", 3, 1)
-		relist()
-		check("and again", "stopped", 4, 1)
-		change(over("started"))
-		check("changed", "started", 5, 1)
-		change(Put(machine(t, "m1", func(s *MachineSpec) { s.Metadata = map[string]string{"role": "db"} })))
-		check("put right", "started", 5, 1)
-		change(over("started"))
-		check("over the bound again", "started", 6, 2)
-	})
-}
-
-// fleetWith returns n machines with the same metadata, each holding its own.
 func fleetWith(t *testing.T, n int, metadata map[string]string) *Fleet {
 	var machines []*Machine
 	for i := range n {

@@ -115,6 +115,10 @@ type Object interface {
 	equal(Object) bool
 }
 
+// Equal reports whether two objects say the same. What the source has of a machine
+// beyond what one may have is not compared.
+func Equal(a, b Object) bool { return a.equal(b) }
+
 // Machine is one VM of an app.
 type Machine struct {
 	ID       string

@@ -1,7 +1,6 @@
 // Package registry holds what runs on the platform: machines, apps, peers and
-// addresses, in an in-memory database that readers see through transactions and
-// one follower keeps current from a source. It is the only state an internal
-// answer depends on.
+// addresses, in an in-memory database that readers see through transactions. It
+// is the only state an internal answer depends on. Package follow keeps it current.
 package registry
 
 import (
@@ -21,7 +20,7 @@ type Registry struct {
 	writer  sync.Mutex // held while a change is made; guards nothing that readers touch
 	version atomic.Uint64
 	counts  [4]atomic.Int64
-	sizes   [classes]atomic.Int64 // how much answers hold, by class
+	sizes   [Classes]atomic.Int64 // how much answers hold, by class
 	status  atomic.Pointer[Status]
 	alive   atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
 }
@@ -47,8 +46,8 @@ func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
 
-// size returns how much of a class answers hold.
-func (r *Registry) size(c class) int { return int(r.sizes[c].Load()) }
+// Size returns how much of a class answers hold.
+func (r *Registry) Size(c Class) int { return int(r.sizes[c].Load()) }
 
 // State says how the registry stands with its source.
 type State string
@@ -100,18 +99,20 @@ func (r *Registry) LastAlive() time.Time {
 	return time.Time{}
 }
 
-// heard notes that the source is proven alive.
-func (r *Registry) heard(now time.Time) { r.alive.Store(&now) }
+// Heard notes that the source was proven alive at a time.
+func (r *Registry) Heard(now time.Time) { r.alive.Store(&now) }
 
-// SetStatus replaces the status. Watchers of the old one are woken only when
-// what answers say of it has changed. The follower calls it; so do tests that
+// SetStatus replaces the status, unless it is the same. Watchers of the old one are
+// woken only when what answers say of it has changed. The follower calls it; so do tests that
 // need a registry in a given state.
 func (r *Registry) SetStatus(s Status) {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	old := r.status.Load()
+	if s.changed = old.changed; s == *old {
+		return
+	}
 	if old.Synced() == s.Synced() && old.Stale() == s.Stale() {
-		s.changed = old.changed
 		r.status.Store(&s)
 		return
 	}
@@ -122,9 +123,9 @@ func (r *Registry) SetStatus(s Status) {
 	r.version.Add(1)
 }
 
-// wake closes the channel of the status, which all answers watch, so that each is
+// Wake closes the channel of the status, which all answers watch, so that each is
 // worked out anew: nobody can say which are right after a change that panicked.
-func (r *Registry) wake() {
+func (r *Registry) Wake() {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	s := *r.status.Load()
@@ -157,7 +158,7 @@ type edit struct {
 	txn     *memdb.Txn
 	fleets  map[fleetKey]*fleetEdit
 	counts  [4]int64
-	sizes   [classes]int64
+	sizes   [Classes]int64
 	changed int
 
 	networks map[Network]Counts // what the counts of a network change by
@@ -192,7 +193,7 @@ func (e *edit) apply(item *Item) {
 	case *App:
 		f := e.fleet(fleetKey{o.Network, Lower(o.Name)})
 		if !f.registered {
-			e.count(KindApp, apps, 1)
+			e.count(KindApp, Apps, 1)
 		} else if f.name == o.Name {
 			return
 		}
@@ -219,7 +220,7 @@ func put[T Object](e *edit, table string, o T) {
 			return
 		}
 	} else {
-		e.count(o.Key().Kind, classOf(o), 1)
+		e.count(o.Key().Kind, ClassOf(o), 1)
 		e.countPeer(o, 1)
 	}
 	must(e.txn.Insert(table, o))
@@ -234,7 +235,7 @@ func (e *edit) delete(key Key) {
 		f := e.fleet(fleetKey{key.Network, key.Name})
 		if f.registered {
 			f.registered, f.dirty = false, true
-			e.count(KindApp, apps, -1)
+			e.count(KindApp, Apps, -1)
 			e.changed++
 		}
 	case KindPeer:
@@ -254,14 +255,14 @@ func (e *edit) deleteRow(table string, key Key, id []byte) {
 		return
 	}
 	must(e.txn.Delete(table, row))
-	e.count(key.Kind, classOf(row.(Object)), -1)
+	e.count(key.Kind, ClassOf(row.(Object)), -1)
 	e.countPeer(row.(Object), -1)
 	e.changed++
 }
 
-func (e *edit) count(k Kind, c class, by int64) {
+func (e *edit) count(k Kind, c Class, by int64) {
 	e.counts[k] += by
-	if c != unseen {
+	if c != Unseen {
 		e.sizes[c] += by
 	}
 }
@@ -302,9 +303,9 @@ func (e *edit) putMachine(m *Machine) {
 	if old != nil && old.equal(m) {
 		return
 	}
-	e.count(KindMachine, classOf(m), 1)
+	e.count(KindMachine, ClassOf(m), 1)
 	if old != nil {
-		e.count(KindMachine, classOf(old), -1)
+		e.count(KindMachine, ClassOf(old), -1)
 	}
 	// The new row goes in before the old one goes, which leaves alone the
 	// tree's other branches and whoever watches them.
@@ -357,7 +358,7 @@ func (e *edit) deleteMachine(key Key) {
 		must(e.txn.Delete(tableMachines, old))
 	}
 	f.machines[key.ID], f.dirty = nil, true
-	e.count(KindMachine, classOf(old), -1)
+	e.count(KindMachine, ClassOf(old), -1)
 	e.changed++
 }
 

@@ -122,6 +122,9 @@ func (v *View) Each(kind Kind, fn func(Object) bool) {
 	}
 }
 
+// EachFleet calls fn with every app of every network until fn returns false.
+func (v *View) EachFleet(fn func(*Fleet) bool) { each(v, tableFleets, fn) }
+
 func each[T any](v *View, table string, fn func(T) bool) {
 	it, err := v.txn.Get(table, indexPrefix, []byte{})
 	must(err)

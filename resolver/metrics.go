@@ -17,41 +17,17 @@ import (
 var typeNames = [...]string{"other", "A", "AAAA", "ANY", "CAA", "CNAME", "DNSKEY", "DS", "HTTPS", "MX",
 	"NAPTR", "NS", "PTR", "SOA", "SRV", "SVCB", "TXT"}
 
-// typeSlot is a type's place in typeNames.
+// typeSlots has each type's place in typeNames.
+var typeSlots = func() (slots [dns.TypeCAA + 1]uint8) {
+	for i, name := range typeNames {
+		slots[dns.StringToType[name]] = uint8(i) // "other" is type 0, which is none
+	}
+	return slots
+}()
+
 func typeSlot(typ uint16) int {
-	switch typ {
-	case dns.TypeA:
-		return 1
-	case dns.TypeAAAA:
-		return 2
-	case dns.TypeANY:
-		return 3
-	case dns.TypeCAA:
-		return 4
-	case dns.TypeCNAME:
-		return 5
-	case dns.TypeDNSKEY:
-		return 6
-	case dns.TypeDS:
-		return 7
-	case dns.TypeHTTPS:
-		return 8
-	case dns.TypeMX:
-		return 9
-	case dns.TypeNAPTR:
-		return 10
-	case dns.TypeNS:
-		return 11
-	case dns.TypePTR:
-		return 12
-	case dns.TypeSOA:
-		return 13
-	case dns.TypeSRV:
-		return 14
-	case dns.TypeSVCB:
-		return 15
-	case dns.TypeTXT:
-		return 16
+	if int(typ) < len(typeSlots) {
+		return int(typeSlots[typ])
 	}
 	return 0
 }
@@ -80,15 +56,11 @@ func rcodeSlot(rcode uint16) int {
 	return 7
 }
 
-// Upper bounds of the histograms' buckets. An internal name takes some
-// microseconds and an upstream up to 5 s; sizes are those that the rules of UDP
-// and the 64 KiB of TCP make interesting.
-var (
-	durationBounds = [...]time.Duration{10 * time.Microsecond, 25 * time.Microsecond, 50 * time.Microsecond,
-		100 * time.Microsecond, 250 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 10 * time.Millisecond,
-		25 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second}
-	sizeBounds = [...]int{64, 128, 256, 512, 1232, 4096, 16384, 65535}
-)
+// durationBounds are the upper bounds of the histograms' buckets: an internal name
+// takes some microseconds and an upstream up to 5 s.
+var durationBounds = [...]time.Duration{10 * time.Microsecond, 25 * time.Microsecond, 50 * time.Microsecond,
+	100 * time.Microsecond, 250 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 10 * time.Millisecond,
+	25 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second}
 
 // stats counts for one socket. Its owner and the few goroutines that resolve
 // its deferred questions add; whoever scrapes reads. No two sockets share one,
@@ -98,8 +70,7 @@ type stats struct {
 
 	types     [len(typeNames)]atomic.Uint64
 	rcodes    [len(rcodeNames)]atomic.Uint64
-	durations [2]histogram[[len(durationBounds) + 1]atomic.Uint64] // here, forwarded; sum in nanoseconds
-	sizes     histogram[[len(sizeBounds) + 1]atomic.Uint64]        // sum in bytes
+	durations [2]histogram // here, forwarded
 	truncated atomic.Uint64
 	ignored   atomic.Uint64
 	dropped   [len(dropNames)]atomic.Uint64
@@ -114,9 +85,9 @@ type stats struct {
 }
 
 // histogram counts per bucket, the last one being that of everything larger.
-type histogram[B any] struct {
-	buckets B
-	sum     atomic.Uint64
+type histogram struct {
+	buckets [len(durationBounds) + 1]atomic.Uint64
+	sum     atomic.Uint64 // nanoseconds
 }
 
 // count counts a request and its response; nil is silence.
@@ -131,12 +102,6 @@ func (x *exchange) count(resp []byte) {
 	if x.reply.Flags&wire.TC != 0 {
 		s.truncated.Add(1)
 	}
-	i := 0
-	for i < len(sizeBounds) && len(resp) > sizeBounds[i] {
-		i++
-	}
-	s.sizes.buckets[i].Add(1)
-	s.sizes.sum.Add(uint64(len(resp)))
 }
 
 // countAlone is count for a request by itself, read at start.
@@ -176,7 +141,6 @@ var (
 	descRequests    = desc("requests_total", "Requests answered, by question type and protocol.", "type", "proto")
 	descResponses   = desc("responses_total", "Responses sent, by response code and protocol.", "rcode", "proto")
 	descDuration    = desc("request_duration_seconds", "Time from having read a request to having its response, by protocol and by who answered: dnsd's own zones and rules (local) or the forwarder (forwarded).", "proto", "origin")
-	descSize        = desc("response_size_bytes", "Size of responses, by protocol.", "proto")
 	descTruncated   = desc("responses_truncated_total", "Responses with TC=1, by protocol.", "proto")
 	descIgnored     = desc("requests_ignored_total", "Packets that get no response: shorter than a header, or responses themselves.", "proto")
 	descUnanswered  = desc("requests_dropped_total", "Requests over UDP that got no response: one of a network that asks more than can be answered (flood), one that was received too long ago (old), one whose answer takes long while too many such ones of its network wait (slow).", "reason")
@@ -196,7 +160,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descSize, descTruncated, descIgnored,
+	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descTruncated, descIgnored,
 		descUnanswered, descSendDrops, descLanes, descAside, descSockets, descHits, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
 		ch <- d
 	}
@@ -232,13 +196,16 @@ func (r *Resolver) collectQuestions(ch chan<- prometheus.Metric, all []*stats) {
 			counter(descResponses, sum(func(s *stats) *atomic.Uint64 { return &s.rcodes[i] }), rc, name)
 		}
 		for i, by := range [...]string{"local", "forwarded"} {
-			collectHistogram(ch, descDuration, len(durationBounds), func(b int) float64 { return durationBounds[b].Seconds() }, 1e9,
-				sum(func(s *stats) *atomic.Uint64 { return &s.durations[i].sum }),
-				func(b int) uint64 { return sum(func(s *stats) *atomic.Uint64 { return &s.durations[i].buckets[b] }) }, name, by)
+			buckets, total := make(map[float64]uint64, len(durationBounds)), uint64(0)
+			for b := range len(durationBounds) + 1 {
+				total += sum(func(s *stats) *atomic.Uint64 { return &s.durations[i].buckets[b] })
+				if b < len(durationBounds) {
+					buckets[durationBounds[b].Seconds()] = total
+				}
+			}
+			took := sum(func(s *stats) *atomic.Uint64 { return &s.durations[i].sum })
+			ch <- prometheus.MustNewConstHistogram(descDuration, total, float64(took)/1e9, buckets, name, by)
 		}
-		collectHistogram(ch, descSize, len(sizeBounds), func(b int) float64 { return float64(sizeBounds[b]) }, 1,
-			sum(func(s *stats) *atomic.Uint64 { return &s.sizes.sum }),
-			func(b int) uint64 { return sum(func(s *stats) *atomic.Uint64 { return &s.sizes.buckets[b] }) }, name)
 		counter(descTruncated, sum(func(s *stats) *atomic.Uint64 { return &s.truncated }), name)
 		counter(descIgnored, sum(func(s *stats) *atomic.Uint64 { return &s.ignored }), name)
 		counter(descReadErrors, sum(func(s *stats) *atomic.Uint64 { return &s.readErrs }), name)
@@ -306,18 +273,4 @@ func dropped(sockets []*socket) (sum uint64) {
 		}
 	}
 	return sum
-}
-
-// collectHistogram emits one histogram: n buckets with their bounds, what is
-// larger counted at n, and the sum divided by unit.
-func collectHistogram(ch chan<- prometheus.Metric, d *prometheus.Desc, n int, bound func(int) float64, unit float64,
-	sum uint64, count func(int) uint64, labels ...string) {
-	buckets := make(map[float64]uint64, n)
-	var total uint64
-	for b := range n {
-		total += count(b)
-		buckets[bound(b)] = total
-	}
-	total += count(n)
-	ch <- prometheus.MustNewConstHistogram(d, total, float64(sum)/unit, buckets, labels...)
 }

@@ -91,7 +91,7 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 		return w.outside(dst, view)
 	case !view.Network.IsValid():
 		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeProhibited,
-			Text: "your address is in no private network: start dnsd with --network to give it one"}), nil
+			Text: "your address is in no private network: ask from one that is (dig -b), or start dnsd with --network"}), nil
 	}
 	a := w.compute(z, view, client, known)
 	if a == nil {

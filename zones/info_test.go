@@ -2,6 +2,7 @@ package zones
 
 import (
 	"context"
+	"dnsd/registry/follow"
 	"net/netip"
 	"strings"
 	"sync"
@@ -17,7 +18,7 @@ import (
 // quiet is a source that lists items and is silent ever after.
 type quiet []registry.Item
 
-func (q quiet) Follow(ctx context.Context, feed registry.Feed, _ bool) error {
+func (q quiet) Follow(ctx context.Context, feed follow.Feed, _ bool) error {
 	if err := feed.List(ctx, q); err != nil {
 		return err
 	}
@@ -35,7 +36,7 @@ func (quiet) String() string { return "quiet:" + strings.Repeat("x", 300) }
 func TestAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := registry.New()
-		f := registry.NewFollower(reg, quiet(fleet()), registry.FollowerConfig{StaleAfter: time.Minute})
+		f := follow.New(reg, quiet(fleet()), follow.Config{StaleAfter: time.Minute})
 		z := New(reg, Config{TTL: 5})
 		view, _ := z.Viewer().View(netip.MustParseAddr(m1))
 		dnsd := func() string {

@@ -41,7 +41,7 @@ var (
 	notReady = resolver.EDE{Code: dns.ExtendedErrorCodeNotReady,
 		Text: "dnsd has not read its registry yet: ask again in a moment"}
 	noNetwork = resolver.EDE{Code: dns.ExtendedErrorCodeProhibited,
-		Text: "your address lies in no private network; dnsd's --network gives such clients one"}
+		Text: "your address is in no private network: ask from one that is (dig -b), or start dnsd with --network"}
 )
 
 // refused answers a client that belongs to no network.

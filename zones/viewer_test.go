@@ -8,11 +8,12 @@ import (
 )
 
 func TestViewer(t *testing.T) {
-	reg, z := serve(Config{Region: "LHR"}, append(fleet(),
+	own := netip.MustParseAddr("fdaa::3")
+	reg, z := serve(Config{Region: "LHR", Advertise: own}, append(fleet(),
 		machine(netA, "old1 gone ams destroyed fdaa:0:18:c::2"),
 		machine(netA, "old2 gone cdg destroyed fdaa:0:18:d::2"), machine(netA, "old3 web fra stopped fdaa:0:18:d::2"),
 		machine(netA, "old4 zeb sin started fdaa:0:18:d::3"))...)
-	none, inNetwork := z.Viewer(), New(reg, Config{Network: netip.MustParsePrefix("fdaa:0:99:1::/48"), Region: "lhr"}).Viewer()
+	none, inNetwork := z.Viewer(), New(reg, Config{Network: netip.MustParsePrefix("fdaa:0:99:1::/48"), Region: "lhr", Advertise: own}).Viewer()
 	for _, test := range []struct{ addr, network, region string }{
 		{m1, netA, "iad"},
 		{"fdaa:0:18:a:1:0:1:ffff", netA, "iad"}, // anywhere in the machine's /112
@@ -26,6 +27,7 @@ func TestViewer(t *testing.T) {
 		{"fdaa:0:99:a:9:0:1:2", netB, "lhr"},    // a peer without a region
 		{"fdaa:0:18::dead", netA, "lhr"},        // unknown
 		{"fdaa::1", "fdaa::/48", "lhr"},
+		{"fdaa::3", "", ""}, // the host itself
 		{"127.0.0.1", "", ""}, {"::1", "", ""}, {"fd00::1", "", ""}, {"2001:db8::1", "", ""},
 	} {
 		view, watch := none.View(netip.MustParseAddr(test.addr))
@@ -45,6 +47,11 @@ func TestViewer(t *testing.T) {
 		} else if test.network != "" && view.Network.String() != test.network {
 			t.Errorf("--network takes %s out of its own network into %s", test.addr, view.Network)
 		}
+	}
+
+	within, _ := New(reg, Config{Advertise: netip.MustParseAddr("fdaa:0:18::3")}).Viewer().View(netip.MustParseAddr("fdaa:0:18::3"))
+	if within.Network.String() != netA {
+		t.Errorf("dnsd's address in a network is in %s", within.Network)
 	}
 
 	for _, change := range []registry.Item{

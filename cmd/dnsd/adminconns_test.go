@@ -171,7 +171,7 @@ func TestProfilesLast(t *testing.T) {
 // A process that opens one connection after the other to the admin listener takes
 // no descriptor that a client of DNS needs.
 func TestAdminConnectionsLeaveDescriptors(t *testing.T) {
-	const limit = 200
+	const limit = 256 // of which 32 places are left for upstreams
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
 	upstream, err := net.ListenPacket("udp", "127.0.0.1:0")

@@ -13,6 +13,9 @@ import (
 	"strings"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
+	"dnsd/registry/regular"
 	"dnsd/zones"
 )
 
@@ -48,7 +51,7 @@ func checkStateDir(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	switch err := registry.TryStateDir(dir); {
+	switch err := follow.TryStateDir(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		return usagef("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
 	case err != nil:
@@ -59,7 +62,7 @@ func checkStateDir(dir string) error {
 
 // readRegions returns the built-in regions with those of a file.
 func readRegions(path string) (*zones.Regions, error) {
-	data, err := registry.ReadFile(path, registry.MaxSettings)
+	data, err := regular.Read(path, regular.MaxSettings)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +93,7 @@ func check(ctx context.Context, c *config, getenv func(string) string, operands 
 	if err != nil {
 		return fmt.Errorf("reading registry file: %w", err)
 	}
-	report := registry.Check(data)
+	report := machinejson.Check(data)
 	for _, p := range report.Problems {
 		fmt.Fprintf(stdout, "%s:%d:%d: %s\n", path, p.Line, p.Column, p.Text)
 	}
@@ -136,13 +139,13 @@ func checkAgent(ctx context.Context, c *config, getenv func(string) string, stdo
 func readChecked(path *string) ([]byte, error) {
 	if *path == "-" {
 		*path = "standard input"
-		return registry.ReadAll(os.Stdin, registry.MaxFile)
+		return regular.ReadAll(os.Stdin, regular.MaxRegistry)
 	}
-	return registry.ReadFile(*path, registry.MaxFile)
+	return regular.Read(*path, regular.MaxRegistry)
 }
 
 // summarize prints what a registry file holds.
-func summarize(w io.Writer, path string, r *registry.Report) {
+func summarize(w io.Writer, path string, r *machinejson.Report) {
 	fmt.Fprintf(w, "%s: %s in %s\n", path, countObjects(r.Objects), plural(len(r.Networks), "network"))
 	for _, n := range r.Networks {
 		fmt.Fprintf(w, "  %s: %s\n", n.Network, countObjects(n.Objects))

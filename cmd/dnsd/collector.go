@@ -1,12 +1,11 @@
 package main
 
 import (
+	"dnsd/registry/contain"
 	"log/slog"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"dnsd/registry"
 )
 
 // careful is a collector whose panics cost the rest of its own metrics: they are
@@ -23,7 +22,7 @@ func carefully(c prometheus.Collector, log *slog.Logger) prometheus.Collector {
 
 // Collect implements prometheus.Collector.
 func (c careful) Collect(ch chan<- prometheus.Metric) {
-	err := registry.Contain(func() error { c.Collector.Collect(ch); return nil })
+	err := contain.Run(func() error { c.Collector.Collect(ch); return nil })
 	if err != nil {
 		c.once.Do(func() { c.log.Error("metrics are missing", "err", err) })
 	}

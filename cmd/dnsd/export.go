@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +32,7 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 		return err
 	}
 	reg := registry.New()
-	follower := registry.NewFollower(reg, source, registry.FollowerConfig{Log: log})
+	follower := follow.New(reg, source, follow.Config{Log: log})
 
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
@@ -43,7 +45,7 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 		return fmt.Errorf("reading %s: %w", source, err)
 	}
 	buffered := bufio.NewWriter(stdout)
-	if err := registry.Export(buffered, reg.View()); err != nil {
+	if err := machinejson.Export(buffered, reg.View()); err != nil {
 		return err
 	}
 	return buffered.Flush()
@@ -51,7 +53,7 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 
 // awaitSync waits until the registry holds a complete listing. It gives up when
 // a file is in trouble: nobody is there to mend it meanwhile.
-func awaitSync(ctx context.Context, reg *registry.Registry, source registry.Source) error {
+func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source) error {
 	_, isFile := source.(*file.Source)
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()

@@ -39,3 +39,23 @@ func TestHelpAgreesWithSettings(t *testing.T) {
 		}
 	}
 }
+
+// docs/flags.md has every flag with its default, in the order of the help text.
+func TestFlagsPage(t *testing.T) {
+	rows := regexp.MustCompile("(?m)^\\| `--([a-z-]+)([^`]*)` \\| ([^|]*) \\|").FindAllStringSubmatch(readProject(t, "docs/flags.md"), -1)
+	settings := new(config).settings()
+	for i, s := range settings {
+		if i >= len(rows) || rows[i][1] != s.name {
+			t.Fatalf("row %d is not of --%s", i+1, s.name)
+		}
+		if def := "`" + s.def + "`"; s.def != "" && rows[i][3] != def || s.toggle && rows[i][3] != "off" {
+			t.Errorf("--%s: the default is said to be %s", s.name, rows[i][3])
+		}
+		if strings.HasSuffix(rows[i][2], "…") != s.repeat {
+			t.Errorf("--%s: whether it may be repeated is not so", s.name)
+		}
+	}
+	if len(rows) != len(settings) {
+		t.Errorf("%d rows for %d flags", len(rows), len(settings))
+	}
+}

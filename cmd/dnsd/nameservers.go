@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
+	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
-	"dnsd/registry"
 	"dnsd/resolver/forward"
 )
 
@@ -107,6 +107,6 @@ func labels(list []forward.Upstream) (s []string) {
 
 // read returns the file's text.
 func (n *nameservers) read() (string, error) {
-	text, err := registry.ReadFile(n.path, registry.MaxSettings)
+	text, err := regular.Read(n.path, regular.MaxSettings)
 	return string(text), err
 }

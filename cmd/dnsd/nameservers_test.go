@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"dnsd/registry/regular"
 	"fmt"
 	"net"
 	"os"
@@ -12,8 +13,6 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
-
-	"dnsd/registry"
 )
 
 // writeResolvConf puts a resolv.conf into place in one of the ways that such files change.
@@ -120,7 +119,7 @@ func TestNameserversLook(t *testing.T) {
 	look("search example.org\n", false, 2)
 	look("nameserver 192.0.2.1\n", false, 2)
 	look("search example.com\n", false, 3)
-	look(strings.Repeat("# long\n", registry.MaxSettings/7+1), false, 4)
+	look(strings.Repeat("# long\n", regular.MaxSettings/7+1), false, 4)
 	if got := labels(n.upstreams()); len(got) != 1 || got[0] != "192.0.2.1:53" {
 		t.Errorf("upstreams are %v", got)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -63,5 +64,38 @@ func TestExampleFleetIsGood(t *testing.T) {
 		"  machines: 1 destroyed, 9 started, 2 stopped, 1 suspended\n"
 	if out.String() != want {
 		t.Errorf("%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// The flags of every dnsd command in README and the pages are accepted, and a
+// check prints what the page says.
+func TestCommandsOfPages(t *testing.T) {
+	paths, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%v, %v", paths, err)
+	}
+	t.Chdir("../..")
+	found := 0
+	for _, path := range append(paths, "../../README.md") {
+		path = strings.TrimPrefix(path, "../../")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^ *(?:\$ )?dnsd ((?:check )?[^|#\n>]*)\n((?:[^$`+"`"+`\n].*\n)*)`).FindAllStringSubmatch(string(text), -1) {
+			found++
+			args := strings.Fields(m[1])
+			if args[0] == "check" {
+				var out strings.Builder
+				if err := run(t.Context(), args, environment(), &out, nil); err != nil || out.String() != m[2] {
+					t.Errorf("%s: dnsd %s: %v\nprints %q\nwant   %q", path, m[1], err, out.String(), m[2])
+				}
+			} else if _, _, err := parseConfig(args, environment()); err != nil {
+				t.Errorf("%s: dnsd %s: %v", path, m[1], err)
+			}
+		}
+	}
+	if found < 8 {
+		t.Errorf("%d commands were found", found)
 	}
 }

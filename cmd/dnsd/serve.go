@@ -13,6 +13,7 @@ import (
 
 	"dnsd/cmd/dnsd/orders"
 	"dnsd/registry"
+	"dnsd/registry/follow"
 	"dnsd/resolver"
 	"dnsd/resolver/forward"
 	"dnsd/zones"
@@ -23,8 +24,8 @@ import (
 type daemon struct {
 	log       *slog.Logger
 	reg       *registry.Registry
-	source    registry.Source
-	follower  *registry.Follower
+	source    follow.Source
+	follower  *follow.Follower
 	forwarder *forward.Forwarder // nil: --upstream none
 	hosts     *nameservers       // whose upstreams the forwarder has; nil: flags name them
 	share     descriptors
@@ -65,13 +66,13 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 	if d.forwarder, d.hosts, err = c.forwarder(d.share.forwarding, log); err != nil {
 		return nil, err
 	}
-	d.follower = registry.NewFollower(d.reg, d.source, registry.FollowerConfig{
+	d.follower = follow.New(d.reg, d.source, follow.Config{
 		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log, OwnHost: c.Registry.scheme == "corrosion",
 	})
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
 	}
-	d.metrics.MustRegister(carefully(registry.NewCollector(d.follower), log), carefully(d.resolver, log))
+	d.metrics.MustRegister(carefully(follow.NewCollector(d.follower), log), carefully(d.resolver, log))
 	if own, ok := d.source.(prometheus.Collector); ok {
 		d.metrics.MustRegister(carefully(own, log))
 	}
@@ -209,7 +210,7 @@ func (d *daemon) ready() (reason string, ok bool) {
 }
 
 // trouble returns what is wrong with the registry's source, empty for nothing.
-func trouble(status *registry.Status, source registry.Source) string {
+func trouble(status *registry.Status, source follow.Source) string {
 	// A file is waited for without an end of the stream that the status tells.
 	if s, ok := source.(interface{ Trouble() error }); ok {
 		if err := s.Trouble(); err != nil {

@@ -1,13 +1,14 @@
 package main
 
 import (
+	"dnsd/registry/follow"
+	"dnsd/registry/regular"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 
-	"dnsd/registry"
 	"dnsd/registry/corrosion"
 	"dnsd/registry/etcd"
 	"dnsd/registry/file"
@@ -58,7 +59,7 @@ func filePath(s string) (string, error) {
 
 // source returns the registry's source. It connects to nothing, but reads the
 // files that the flags name, so that a mistake in them shows at start.
-func (c *config) source(getenv func(string) string, log *slog.Logger) (registry.Source, error) {
+func (c *config) source(getenv func(string) string, log *slog.Logger) (follow.Source, error) {
 	switch c.Registry.scheme {
 	case "etcd":
 		return etcd.New(etcd.Config{
@@ -96,7 +97,7 @@ func (c *config) corrosionQueries() (corrosion.Queries, error) {
 	if c.Corrosion.Queries == "" {
 		return defaults, nil
 	}
-	data, err := registry.ReadFile(c.Corrosion.Queries, registry.MaxSettings)
+	data, err := regular.Read(c.Corrosion.Queries, regular.MaxSettings)
 	if err != nil {
 		return defaults, fmt.Errorf("--corrosion-queries: %w", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"dnsd/registry/machinejson"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -67,7 +68,7 @@ func canonical(key string, value []byte) string {
 	if len(part) < 3 {
 		return ""
 	}
-	scope := registry.Scope{Network: part[1], App: part[2]}
+	scope := machinejson.Scope{Network: part[1], App: part[2]}
 	if len(part) > 3 {
 		scope.ID = part[3]
 	}
@@ -75,13 +76,13 @@ func canonical(key string, value []byte) string {
 	var err error
 	switch part[0] {
 	case "apps":
-		o, err = registry.DecodeApp(value, scope)
+		o, err = machinejson.DecodeApp(value, scope)
 	case "machines":
-		o, err = registry.DecodeMachine(value, scope)
+		o, err = machinejson.DecodeMachine(value, scope)
 	case "peers":
-		o, err = registry.DecodePeer(value, registry.Scope{Network: part[1], ID: part[2]})
+		o, err = machinejson.DecodePeer(value, machinejson.Scope{Network: part[1], ID: part[2]})
 	case "addresses":
-		o, err = registry.DecodeAddress(value, scope)
+		o, err = machinejson.DecodeAddress(value, scope)
 	default:
 		return ""
 	}

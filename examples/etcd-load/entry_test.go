@@ -1,14 +1,13 @@
 package main
 
 import (
+	"dnsd/registry/machinejson"
 	"testing"
-
-	"dnsd/registry"
 )
 
 // TestCanonical compares objects with values that a platform may have written.
 func TestCanonical(t *testing.T) {
-	items, err := registry.ParseFile([]byte(`{"apps": [{"name": "web", "network": "fdaa:0:18::/48", "flycast": ["fdaa:0:18:0:1::7"], "machines": [
+	items, err := machinejson.Parse([]byte(`{"apps": [{"name": "web", "network": "fdaa:0:18::/48", "flycast": ["fdaa:0:18:0:1::7"], "machines": [
 		{"id": "m1", "state": "started", "region": "iad", "private_ip": "fdaa:0:18:a7b::2", "config": {"metadata": {"a": "1", "b": "2"}}}]}],
 		"peers": [{"name": "p", "network": "fdaa:0:18::/48", "private_ip": "fdaa:0:18:a7b::3", "region": "ord"}]}`))
 	if err != nil || len(items) != 4 {

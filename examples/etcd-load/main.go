@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"dnsd/registry/machinejson"
 	"errors"
 	"flag"
 	"fmt"
@@ -26,8 +27,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-
-	"dnsd/registry"
 )
 
 // settings are the flags.
@@ -85,7 +84,7 @@ func read(path, prefix string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	items, err := registry.ParseFile(data)
+	items, err := machinejson.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"dnsd/registry"
+	"dnsd/registry/follow"
 )
 
 // Config says which agent to follow and what to read from it.
@@ -62,7 +62,7 @@ const (
 	proveFailures = 3
 )
 
-// Source follows one agent. It implements registry.Source.
+// Source follows one agent. It implements follow.Source.
 type Source struct {
 	cfg   Config
 	log   *slog.Logger
@@ -162,12 +162,12 @@ func validPort(s string) bool {
 	return err == nil && n > 0
 }
 
-// String implements registry.Source.
+// String implements follow.Source.
 func (s *Source) String() string { return "corrosion://" + s.cfg.Addr }
 
-// Follow implements registry.Source. All its connections are closed when it
+// Follow implements follow.Source. All its connections are closed when it
 // returns.
-func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) error {
+func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) error {
 	a, err := s.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)
@@ -193,7 +193,7 @@ func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) er
 }
 
 // resumeOrList resumes the subscriptions, or lists where they cannot be resumed.
-func (s *Source) resumeOrList(ctx context.Context, a *agent, feed registry.Feed, resume bool) error {
+func (s *Source) resumeOrList(ctx context.Context, a *agent, feed follow.Feed, resume bool) error {
 	if resume && s.listed && s.stuck < maxStuck {
 		s.stuck++
 		err := s.run(ctx, a, feed, true)

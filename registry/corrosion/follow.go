@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
+	"dnsd/registry/follow"
 )
 
 const (
@@ -45,7 +47,7 @@ type subscription struct {
 }
 
 // run follows all subscriptions with one listing at most.
-func (s *Source) run(ctx context.Context, a *agent, feed registry.Feed, resume bool) error {
+func (s *Source) run(ctx context.Context, a *agent, feed follow.Feed, resume bool) error {
 	s.listed = resume
 	if !resume {
 		s.stuck = 0
@@ -66,12 +68,12 @@ func (s *Source) run(ctx context.Context, a *agent, feed registry.Feed, resume b
 			agent: a, sub: sub, log: s.log, out: messages, gate: gate,
 			from: sub.from, binding: sub.binding, last: sub.last,
 		}
-		wg.Go(func() { cancel(registry.Contain(func() error { return st.run(inner, resume) })) })
+		wg.Go(func() { cancel(contain.Run(func() error { return st.run(inner, resume) })) })
 	}
-	wg.Go(func() { cancel(registry.Contain(func() error { return s.prove(inner, a, messages) })) })
-	wg.Go(func() { cancel(registry.Contain(func() error { return s.watch(inner, a, messages) })) })
+	wg.Go(func() { cancel(contain.Run(func() error { return s.prove(inner, a, messages) })) })
+	wg.Go(func() { cancel(contain.Run(func() error { return s.watch(inner, a, messages) })) })
 	if s.whole.doubt == "" {
-		wg.Go(func() { cancel(registry.Contain(func() error { return s.compare(inner, a, messages) })) })
+		wg.Go(func() { cancel(contain.Run(func() error { return s.compare(inner, a, messages) })) })
 	}
 	err := s.merge(ctx, inner, feed, messages, gate)
 	if errors.Is(err, errLost) {
@@ -107,7 +109,7 @@ func (s *Source) prove(ctx context.Context, a *agent, out chan<- message) error 
 
 // merge brings what the streams send to the feed, in one goroutine, until one
 // of them ends, which ends inner.
-func (s *Source) merge(ctx, inner context.Context, feed registry.Feed, messages <-chan message, gate chan struct{}) error {
+func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-chan message, gate chan struct{}) error {
 	var items []registry.Item
 	for {
 		var m message
@@ -154,7 +156,7 @@ func (s *Source) merge(ctx, inner context.Context, feed registry.Feed, messages 
 
 // heard tells the feed that the agent has proven to be alive, and with it the
 // cluster.
-func (s *Source) heard(ctx context.Context, feed registry.Feed) error {
+func (s *Source) heard(ctx context.Context, feed follow.Feed) error {
 	if !s.proven() {
 		return nil
 	}
@@ -163,7 +165,7 @@ func (s *Source) heard(ctx context.Context, feed registry.Feed) error {
 
 // change passes items on. If that fails, the tables are ahead of the feed, and
 // only a listing brings them together again.
-func (s *Source) change(ctx context.Context, feed registry.Feed, items []registry.Item) error {
+func (s *Source) change(ctx context.Context, feed follow.Feed, items []registry.Item) error {
 	s.stuck = 0
 	err := feed.Change(ctx, items)
 	if err != nil {
@@ -174,7 +176,7 @@ func (s *Source) change(ctx context.Context, feed registry.Feed, items []registr
 
 // ready takes note that a subscription is listed or resumed, and completes the
 // listing when all are.
-func (s *Source) ready(ctx context.Context, feed registry.Feed, m *message, gate chan<- struct{}) error {
+func (s *Source) ready(ctx context.Context, feed follow.Feed, m *message, gate chan<- struct{}) error {
 	m.sub.ready = true
 	if m.what == listed {
 		m.sub.from, m.sub.binding, m.sub.last = m.from, m.binding, m.last

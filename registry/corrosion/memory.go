@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"dnsd/registry"
+	"dnsd/registry/regular"
 )
 
 // memory keeps knowledge on disk, beside the last known state: dnsd may be
@@ -21,7 +21,7 @@ const (
 	memoryFile = "corrosion.known"
 
 	// maxMemory bounds it: 10,000 sites without gaps take 0.6 MB.
-	maxMemory = registry.MaxSettings
+	maxMemory = regular.MaxSettings
 )
 
 // memoryText is what the file holds.
@@ -43,7 +43,7 @@ func (m *memory) load() (*knowledge, error) {
 		return nil, nil
 	}
 	os.Remove(m.path + ".tmp") // of a write that never ended
-	data, err := registry.ReadFile(m.path, maxMemory)
+	data, err := regular.Read(m.path, maxMemory)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
 	"dnsd/registry/corrosion/corrosiontest"
 )
 
@@ -32,7 +33,7 @@ func TestAPanicCostsOneRow(t *testing.T) {
 		t.Errorf("%d rows are rejected, want m1 twice; Follow returned %s", n, f.failed())
 	}
 	for _, item := range f.world.rejects {
-		if !errors.As(item.Err, new(*registry.PanicError)) || item.Key.ID != "m1" {
+		if !errors.As(item.Err, new(*contain.Error)) || item.Key.ID != "m1" {
 			t.Errorf("rejected %+v", item)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 // shape is how the rows of one kind of object look.
@@ -190,7 +191,7 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 		return e
 	}
 	var o registry.Object
-	err = registry.Contain(func() (err error) {
+	err = contain.Run(func() (err error) {
 		o, err = s.object(texts)
 		return err
 	})

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"dnsd/registry"
+	"dnsd/registry/regular"
 )
 
 // token is the bearer token that requests carry. Safe for concurrent use.
@@ -57,7 +57,7 @@ func (t *token) get() string {
 }
 
 func readToken(path string) (string, error) {
-	data, err := registry.ReadFile(path, registry.MaxSettings)
+	data, err := regular.Read(path, regular.MaxSettings)
 	if err != nil {
 		return "", fmt.Errorf("corrosion token file: %w", err)
 	}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"dnsd/registry"
+	"dnsd/registry/follow"
 )
 
 // view is what the metrics and /readyz tell of the agent.
@@ -123,4 +123,4 @@ func (s *Source) watch(ctx context.Context, a *agent, out chan<- message) error 
 }
 
 var _ interface{ Trouble() error } = (*Source)(nil)
-var _ registry.Source = (*Source)(nil)
+var _ follow.Source = (*Source)(nil)

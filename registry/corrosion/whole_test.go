@@ -14,6 +14,7 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/corrosion/corrosiontest"
+	"dnsd/registry/follow"
 )
 
 // quick is the default pace, a thousand times faster or so.
@@ -469,7 +470,7 @@ func TestDoubtHoldsUntilReleased(t *testing.T) {
 	f := cluster(t, corrosiontest.Options{}, Config{}, p)
 	f.stop()
 	reg := registry.New()
-	follower := registry.NewFollower(reg, f.src, registry.FollowerConfig{OwnHost: true, Log: testLog(t)})
+	follower := follow.New(reg, f.src, follow.Config{OwnHost: true, Log: testLog(t)})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- follower.Run(ctx) }()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"math"
@@ -18,8 +19,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-
-	"dnsd/registry"
 )
 
 // A connection is pinged after 10 s without traffic and closed when 5 s bring
@@ -156,7 +155,7 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.CAFile != "" {
-		pem, err := registry.ReadFile(cfg.CAFile, registry.MaxSettings)
+		pem, err := regular.Read(cfg.CAFile, regular.MaxSettings)
 		if err != nil {
 			return nil, fmt.Errorf("reading etcd's CA certificates: %w", err)
 		}
@@ -180,8 +179,8 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 
 // keyPair reads a certificate and its key.
 func keyPair(certFile, keyFile string) (tls.Certificate, error) {
-	cert, errCert := registry.ReadFile(certFile, registry.MaxSettings)
-	key, errKey := registry.ReadFile(keyFile, registry.MaxSettings)
+	cert, errCert := regular.Read(certFile, regular.MaxSettings)
+	key, errKey := regular.Read(keyFile, regular.MaxSettings)
 	if err := errors.Join(errCert, errKey); err != nil {
 		return tls.Certificate{}, err
 	}
@@ -210,7 +209,7 @@ func password(cfg Config) (string, error) {
 	case cfg.PasswordFile == "":
 		return cfg.Password, nil
 	}
-	b, err := registry.ReadFile(cfg.PasswordFile, registry.MaxSettings)
+	b, err := regular.Read(cfg.PasswordFile, regular.MaxSettings)
 	if err != nil {
 		return "", fmt.Errorf("reading the password for etcd: %w", err)
 	}

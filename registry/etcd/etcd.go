@@ -21,6 +21,7 @@ package etcd
 
 import (
 	"context"
+	"dnsd/registry/follow"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,8 +30,6 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-
-	"dnsd/registry"
 )
 
 // Config says which cluster to read and as whom. Secrets are read from files,
@@ -54,7 +53,7 @@ type Config struct {
 // the longest wait in a healthy cluster, takes 1 to 2 s at etcd's defaults.
 const defaultTimeout = 10 * time.Second
 
-// Source is a registry.Source. It keeps its place in the cluster's history from
+// Source is a follow.Source. It keeps its place in the cluster's history from
 // one Follow to the next.
 type Source struct {
 	cfg   Config
@@ -143,8 +142,8 @@ func (s *Source) String() string {
 // known state on disk is that of a prefix, not of end points.
 func (s *Source) Identity() string { return "etcd:" + s.cfg.Prefix }
 
-// Follow implements registry.Source. It makes a connection and closes it.
-func (s *Source) Follow(ctx context.Context, feed registry.Feed, resume bool) error {
+// Follow implements follow.Source. It makes a connection and closes it.
+func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) error {
 	c, err := s.connect(ctx)
 	if err != nil {
 		return stopped(ctx, fmt.Errorf("connecting: %w", err))

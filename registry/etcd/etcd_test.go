@@ -45,7 +45,7 @@ func TestOneMember(t *testing.T) {
 func testEmpty(t *testing.T, c *cluster) {
 	c.put("/dnsd/v10/apps/fdaa:0:18::/next-door", `{}`)
 	s, f := c.source(), &feed{}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "proof of life", func() bool { return f.alive() > 2 })
 	if f.completed() != 1 || f.pages != 1 || len(f.world) != 0 {
 		t.Errorf("%d listings, %d pages, %d objects; want a complete listing of nothing", f.listings, f.pages, len(f.world))
@@ -54,7 +54,7 @@ func testEmpty(t *testing.T, c *cluster) {
 	if run.err == nil {
 		t.Error("Follow returned nil")
 	}
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	c.machine("m1", "started")
 	c.settles(f)
 	if f.completed() != 1 {
@@ -69,7 +69,7 @@ func testPagesAndChanges(t *testing.T, c *cluster) {
 	c.put(prefix+"peers/fdaa:0:18::/p", `{"private_ip":"fdaa:0:18::8"}`)
 	c.put(prefix+"addresses/fdaa:0:99::/my-app/fdaa:0:99::9", `{}`)
 	s, f := c.source(), &feed{}
-	follow(t, s, f, false)
+	begin(t, s, f, false)
 	eventually(t, "the listing", func() bool { return f.completed() == 1 })
 	if got := get(f, func() int { return len(f.world) }); got != n+3 || f.pages != 3 {
 		t.Fatalf("%d objects in %d pages, want %d in 3", got, f.pages, n+3)
@@ -116,7 +116,7 @@ func testNoGap(t *testing.T, c *cluster) {
 	s, f := c.source(), &feed{}
 	f.onList = func(int) { churn(30) } // between one page and the next
 	var writer sync.WaitGroup
-	follow(t, s, f, false)
+	begin(t, s, f, false)
 	eventually(t, "the listing", func() bool { return f.completed() == 1 })
 	writer.Go(func() { churn(100) }) // while the watch begins
 	writer.Wait()
@@ -129,39 +129,39 @@ func testNoGap(t *testing.T, c *cluster) {
 func testResume(t *testing.T, c *cluster) {
 	c.fill(20)
 	s, f := c.source(), &feed{}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	c.machine("m0003", "stopped")
 	c.settles(f)
 	run.stop()
 	c.machine("m0004", "stopped")
 	c.delete(machineKey("m0005"))
 	c.put("/elsewhere", "moves the revision on")
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	c.settles(f)
 	eventually(t, "proof of life", func() bool { return f.alive() > 5 }) // progress moves the position on
 	run.stop()
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	c.machine("m0006", "stopped")
 	c.settles(f)
 	if f.completed() != 1 {
 		t.Errorf("%d listings, want 1", f.listings)
 	}
 	run.stop()
-	follow(t, s, f, false)
+	begin(t, s, f, false)
 	eventually(t, "a listing afresh", func() bool { return f.completed() == 2 })
 }
 
 func testCompactedAway(t *testing.T, c *cluster) {
 	c.fill(20)
 	s, f := c.source(), &feed{}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "proof of life", func() bool { return f.alive() > 0 })
 	run.stop()
 	c.machine("m0004", "stopped")
 	c.delete(machineKey("m0005"))
 	c.machine("m0020", "started")
 	c.compact()
-	follow(t, s, f, true)
+	begin(t, s, f, true)
 	c.settles(f)
 	if f.completed() != 2 {
 		t.Errorf("%d listings, want 2", f.listings)
@@ -175,11 +175,11 @@ func testCompactedListing(t *testing.T, c *cluster) {
 	f.onList = func(int) {
 		once.Do(func() { c.machine("m0001", "stopped"); c.compact() })
 	}
-	follow(t, s, f, false).fails("compacted")
+	begin(t, s, f, false).fails("compacted")
 	if f.completed() != 0 {
 		t.Error("a listing that was cut short completed")
 	}
-	follow(t, s, f, true)
+	begin(t, s, f, true)
 	c.settles(f)
 }
 
@@ -193,14 +193,14 @@ func testCompactedWatch(t *testing.T, c *cluster) {
 			c.compact()
 		}
 	}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "a listing without a pause", func() bool { return f.completed() == 2 })
 	c.machine("m2", "started")
 	c.settles(f)
 	run.stop()
 
 	lose = 99
-	follow(t, s, f, false).fails("compacted") // twice in a row
+	begin(t, s, f, false).fails("compacted") // twice in a row
 	if f.completed() != 4 {
 		t.Errorf("%d listings, want 4", f.listings)
 	}
@@ -212,7 +212,7 @@ func testSlowFeed(t *testing.T, c *cluster) {
 	s.pace.silence = 300 * time.Millisecond
 	release := make(chan struct{})
 	f.onChange = func() { <-release }
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "the listing", func() bool { return f.completed() == 1 })
 	time.Sleep(3 * s.pace.silence) // the time that must pass without effect
 	if !run.running() {
@@ -228,7 +228,7 @@ func testBadObjects(t *testing.T, c *cluster) {
 	c.machine("m2", "started")
 	c.put(prefix+"rubbish", "x")
 	s, f := c.source(), &feed{}
-	follow(t, s, f, false)
+	begin(t, s, f, false)
 	eventually(t, "the listing", func() bool { return f.completed() == 1 })
 	if len(f.rejected) != 1 || f.rejected[0].Key != (registry.Key{AnyNetwork: true}) || len(f.machines()) != 2 {
 		t.Fatalf("rejected %+v, machines %v", f.rejected, f.machines())
@@ -254,17 +254,17 @@ func TestKillAndRestart(t *testing.T) {
 	f.onList = func(int) { // a listing outlives a restart
 		once.Do(func() { c.Kill(0); c.Restart(0) })
 	}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "proof of life", func() bool { return f.alive() > 0 })
 	c.settles(f)
 
 	c.Kill(0)
 	run.fails("watching")
-	follow(t, s, f, true).fails("connection refused") // at once, and not silence
+	begin(t, s, f, true).fails("connection refused") // at once, and not silence
 	c.Restart(0)
 	c.machine("m0001", "stopped")
 	c.delete(machineKey("m0002"))
-	follow(t, s, f, true)
+	begin(t, s, f, true)
 	c.settles(f)
 	if f.completed() != 1 {
 		t.Errorf("%d listings, want 1: a restart loses nothing", f.listings)
@@ -275,12 +275,12 @@ func TestFrozenServer(t *testing.T) {
 	c := start(t, etcdtest.Options{})
 	c.fill(10)
 	s, f := c.source(func(c *Config) { c.Timeout = time.Second }), &feed{}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "proof of life", func() bool { return f.alive() > 0 })
 	c.Stop(0)
 	run.fails(errSilent.Error())
 	alive := f.alive()
-	follow(t, s, f, true).fails("no answer within 1s")
+	begin(t, s, f, true).fails("no answer within 1s")
 	if f.alive() != alive {
 		t.Error("a frozen server gave proof of life")
 	}
@@ -297,11 +297,11 @@ func TestQuorumLost(t *testing.T) {
 	last := c.Endpoints()[:1]
 	s, f := c.source(func(c *Config) { c.Endpoints = last }), &feed{}
 	s.pace.silence = time.Hour
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "proof of life", func() bool { return f.alive() > 0 })
 	c.Kill(1, 2)
 	run.fails("no leader")
-	follow(t, s, f, true).fails("no leader")
+	begin(t, s, f, true).fails("no leader")
 	c.Restart(1, 2)
 	insist(t, s, f)
 	c.machine("m0001", "stopped")
@@ -323,7 +323,7 @@ func TestWiped(t *testing.T) {
 	c := start(t, etcdtest.Options{})
 	c.fill(300)
 	s, f := c.source(), &feed{}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	for i := range 20 { // revisions that the new data will not reach
 		c.machine(fmt.Sprintf("m%04d", i), "stopped")
 	}
@@ -331,7 +331,7 @@ func TestWiped(t *testing.T) {
 	c.Wipe()
 	run.fails("watching")
 	c.machine("m0001", "started")
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	c.settles(f)
 	if f.completed() != 2 {
 		t.Errorf("%d listings, want 2: the revision went back", f.listings)
@@ -346,7 +346,7 @@ func TestWiped(t *testing.T) {
 	if s.at.rev >= 10 {
 		t.Fatalf("the position %+v is ahead of the new data", s.at)
 	}
-	follow(t, s, f, true)
+	begin(t, s, f, true)
 	c.settles(f)
 	if f.completed() != 3 {
 		t.Errorf("%d listings, want 3: another history", f.listings)
@@ -366,7 +366,7 @@ func TestWipedAndRefilled(t *testing.T) {
 		c.put("/x", "")
 	}
 	s, f := c.source(), &feed{}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	eventually(t, "an empty listing", func() bool { return f.completed() == 1 })
 	for i, refill := range []func(){
 		func() { put("a", "b", "z") },
@@ -379,7 +379,7 @@ func TestWipedAndRefilled(t *testing.T) {
 		c.Wipe()
 		refill()
 		s.term = 0 // whatever the elections took
-		run = follow(t, s, f, true)
+		run = begin(t, s, f, true)
 		c.settles(f)
 		if got := f.completed(); got != i+2 {
 			t.Fatalf("refilled %d times: %d listings", i+1, got)
@@ -418,7 +418,7 @@ func TestStopsAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	follow(t, s, &feed{}, false).fails("connection refused")
+	begin(t, s, &feed{}, false).fails("connection refused")
 
 	c := start(t, etcdtest.Options{})
 	c.fill(1500)
@@ -426,7 +426,7 @@ func TestStopsAtOnce(t *testing.T) {
 	var run *following
 	ready := make(chan struct{})
 	f.onList = func(int) { <-ready; run.cancel() }
-	run = follow(t, c.source(), f, false)
+	run = begin(t, c.source(), f, false)
 	close(ready)
 	run.fails("context canceled")
 	if f.completed() != 0 {
@@ -434,7 +434,7 @@ func TestStopsAtOnce(t *testing.T) {
 	}
 	frozen := c.source(func(c *Config) { c.Timeout = time.Hour })
 	c.Stop(0)
-	run = follow(t, frozen, &feed{}, false)
+	run = begin(t, frozen, &feed{}, false)
 	run.stop()
 	if errors.Is(run.err, errHistory) || run.err == nil {
 		t.Errorf("Follow: %v", run.err)

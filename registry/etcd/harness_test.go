@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"dnsd/registry/machinejson"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -31,7 +32,7 @@ var quick = pace{first: 20 * time.Millisecond, steady: 100 * time.Millisecond, s
 // small are pages of which a few thousand objects make several.
 var small = pages{first: 500, most: 1000}
 
-// feed is a registry.Feed that keeps what it is given as the registry would.
+// feed is a follow.Feed that keeps what it is given as the registry would.
 type feed struct {
 	mu       sync.Mutex
 	world    map[registry.Key]registry.Object // what a registry would hold
@@ -237,7 +238,7 @@ func (c *cluster) truth() []string {
 	}
 	out := map[string]bool{}
 	for _, kv := range r.Kvs {
-		m, err := registry.DecodeMachine(kv.Value, registry.Scope{Network: net18})
+		m, err := machinejson.DecodeMachine(kv.Value, machinejson.Scope{Network: net18})
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -261,7 +262,7 @@ type following struct {
 	err    error // once ended is closed
 }
 
-func follow(t *testing.T, s *Source, f *feed, resume bool) *following {
+func begin(t *testing.T, s *Source, f *feed, resume bool) *following {
 	ctx, cancel := context.WithCancel(context.Background())
 	run := &following{t: t, cancel: cancel, ended: make(chan struct{})}
 	go func() {

@@ -1,6 +1,8 @@
 package etcd
 
 import (
+	"dnsd/registry/contain"
+	"dnsd/registry/machinejson"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -15,7 +17,7 @@ var errKey = errors.New("not a key of dnsd: want machines/<network>/<app>/<id>, 
 // parsed is an etcd key taken apart.
 type parsed struct {
 	key   registry.Key
-	scope registry.Scope
+	scope machinejson.Scope
 }
 
 // parseKey reads name, a key without the prefix. Only the canonical spelling is
@@ -86,7 +88,7 @@ func (s *Source) put(key, value []byte) registry.Item {
 		return registry.Reject(registry.Key{AnyNetwork: true}, where, err)
 	}
 	var o registry.Object
-	err = registry.Contain(func() (err error) {
+	err = contain.Run(func() (err error) {
 		o, err = p.decode(value)
 		return err
 	})
@@ -102,7 +104,7 @@ func (s *Source) put(key, value []byte) registry.Item {
 
 // parse reads a key.
 func (s *Source) parse(key []byte) (p parsed, err error) {
-	err = registry.Contain(func() (err error) {
+	err = contain.Run(func() (err error) {
 		p, err = parseKey(string(key[len(s.cfg.Prefix):]))
 		return err
 	})
@@ -113,13 +115,13 @@ func (s *Source) parse(key []byte) (p parsed, err error) {
 func (p parsed) decode(value []byte) (registry.Object, error) {
 	switch p.key.Kind {
 	case registry.KindMachine:
-		return registry.DecodeMachine(value, p.scope)
+		return machinejson.DecodeMachine(value, p.scope)
 	case registry.KindApp:
-		return registry.DecodeApp(value, p.scope)
+		return machinejson.DecodeApp(value, p.scope)
 	case registry.KindPeer:
-		return registry.DecodePeer(value, p.scope)
+		return machinejson.DecodePeer(value, p.scope)
 	}
-	return registry.DecodeAddress(value, p.scope)
+	return machinejson.DecodeAddress(value, p.scope)
 }
 
 // remove returns the item for a deleted key, and false for a key that never

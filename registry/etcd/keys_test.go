@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"dnsd/registry/contain"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -234,7 +235,7 @@ func TestPageSize(t *testing.T) {
 // What makes dnsd panic costs the key that it stands under, put or deleted.
 func TestAPanicCostsOneKey(t *testing.T) {
 	s := &Source{cfg: Config{Prefix: prefix}}
-	var bug *registry.PanicError
+	var bug *contain.Error
 	short := []byte("/") // shorter than any key that etcd sends
 	if item := s.put(short, nil); !errors.As(item.Err, &bug) || !item.Key.AnyNetwork || item.Where != "/" {
 		t.Errorf("put: %+v", item)

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"dnsd/registry/follow"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -37,7 +38,7 @@ func (p pages) next(page *pb.RangeResponse) int64 {
 // list hands the whole prefix over, as it is at one revision: the newest when
 // the first page is read. It holds one page at a time. (Fetching the next one
 // meanwhile was measured: no gain with the server on the same host.)
-func (s *Source) list(ctx context.Context, c *client, feed registry.Feed) error {
+func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 	r := request{key: s.cfg.Prefix, end: clientv3.GetPrefixRangeEnd(s.cfg.Prefix), limit: s.pages.first}
 	var at position
 	var items []registry.Item

@@ -27,22 +27,22 @@ func TestTLS(t *testing.T) {
 	}
 	renew(time.Time{})
 	s, f := c.source(func(conf *Config) { conf.CAFile, conf.CertFile, conf.KeyFile = c.CA.File, certFile, keyFile }), &feed{}
-	run := follow(t, s, f, false)
+	run := begin(t, s, f, false)
 	c.settles(f)
 	run.stop()
 
 	renew(time.Now().Add(-time.Hour))
-	follow(t, s, f, true).fails("the client certificate " + certFile + " expired on ")
+	begin(t, s, f, true).fails("the client certificate " + certFile + " expired on ")
 	renew(time.Time{}) // the same source, the same files
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	c.machine("m0001", "stopped")
 	c.settles(f)
 	run.stop()
 
 	c.Certify(etcdtest.Leaf{Expiry: time.Now().Add(-time.Hour)})
-	follow(t, s, f, true).fails("certificate has expired")
+	begin(t, s, f, true).fails("certificate has expired")
 	c.Certify(etcdtest.Leaf{})
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	eventually(t, "proof of life", func() bool { return f.alive() > 5 })
 	run.stop()
 	// One, unless the member that was restarted for its certificate could not
@@ -52,9 +52,9 @@ func TestTLS(t *testing.T) {
 	}
 
 	bare := c.source(func(conf *Config) { conf.CAFile = c.CA.File })
-	follow(t, bare, &feed{}, false).fails("listing") // mostly "certificate required"; the refusal can overtake its reason
+	begin(t, bare, &feed{}, false).fails("listing") // mostly "certificate required"; the refusal can overtake its reason
 	stranger := c.source(func(conf *Config) { conf.CAFile = etcdtest.NewCA(t).File })
-	follow(t, stranger, &feed{}, false).fails("unknown authority")
+	begin(t, stranger, &feed{}, false).fails("unknown authority")
 }
 
 func TestUser(t *testing.T) {
@@ -86,18 +86,18 @@ func TestUser(t *testing.T) {
 	must(os.WriteFile(file, []byte("s3cret-dnsd\n"), 0o600))
 	s := c.source(func(conf *Config) { conf.Username, conf.PasswordFile = "dnsd", file })
 	f := &feed{}
-	run := follow(t, s, f, false) // a user where none is needed
+	run := begin(t, s, f, false) // a user where none is needed
 	c.settles(f)
 	run.stop()
 
 	_, err := c.cli.AuthEnable(ctx)
 	must(err)
 	c.cli = c.ClientAs("root", "s3cret-root")
-	follow(t, c.source(), &feed{}, false).fails("user name is empty")
+	begin(t, c.source(), &feed{}, false).fails("user name is empty")
 	wrong := c.source(func(conf *Config) { conf.Username, conf.Password = "dnsd", "wrong" })
-	follow(t, wrong, &feed{}, false).fails(`logging in as "dnsd": etcdserver: authentication failed`)
+	begin(t, wrong, &feed{}, false).fails(`logging in as "dnsd": etcdserver: authentication failed`)
 
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	c.machine("m0001", "stopped")
 	c.settles(f)
 	run.stop()
@@ -105,13 +105,13 @@ func TestUser(t *testing.T) {
 	_, err = c.cli.RoleRevokePermission(c.Context(), "dnsd", prefix, clientv3.GetPrefixRangeEnd(prefix))
 	must(err)
 	known := len(f.machines())
-	follow(t, s, f, true).fails("permission denied")
-	follow(t, s, f, false).fails("permission denied")
+	begin(t, s, f, true).fails("permission denied")
+	begin(t, s, f, false).fails("permission denied")
 	if len(f.machines()) != known || f.completed() != 1 {
 		t.Errorf("%d of %d machines, %d listings: a refusal changed something", len(f.machines()), known, f.completed())
 	}
 	grant(c.cli)
-	run = follow(t, s, f, true)
+	run = begin(t, s, f, true)
 	c.machine("m0002", "stopped")
 	c.settles(f)
 }

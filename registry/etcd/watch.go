@@ -2,6 +2,8 @@ package etcd
 
 import (
 	"context"
+	"dnsd/registry/contain"
+	"dnsd/registry/follow"
 	"errors"
 	"fmt"
 	"sync"
@@ -30,7 +32,7 @@ var defaultPace = pace{first: 500 * time.Millisecond, steady: 10 * time.Second, 
 
 // watch hands over every change after the position, one response at a time,
 // until the stream breaks. It returns the reason, never nil.
-func (s *Source) watch(ctx context.Context, c *client, feed registry.Feed) error {
+func (s *Source) watch(ctx context.Context, c *client, feed follow.Feed) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -52,7 +54,7 @@ func (s *Source) watch(ctx context.Context, c *client, feed registry.Feed) error
 	}}})
 	p := pulse{began: time.Now()}
 	p.listen()
-	asking.Go(func() { cancel(registry.Contain(func() error { return s.ask(ctx, stream, &p) })) })
+	asking.Go(func() { cancel(contain.Run(func() error { return s.ask(ctx, stream, &p) })) })
 
 	var items []registry.Item
 	for {

@@ -2,14 +2,13 @@ package etcd
 
 import (
 	"context"
+	"dnsd/registry/contain"
 	"errors"
 	"testing"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-
-	"dnsd/registry"
 )
 
 // stumbling is a watch that hears nothing and panics when it is asked for a sign
@@ -39,7 +38,7 @@ func TestAPanicEndsTheWatch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err := s.watch(ctx, &client{watch: stumbling{}}, nil)
-	if !errors.As(err, new(*registry.PanicError)) {
+	if !errors.As(err, new(*contain.Error)) {
 		t.Errorf("the watch ended with %v", err)
 	}
 }

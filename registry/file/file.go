@@ -1,5 +1,5 @@
 // Package file feeds a registry from one file in the form that
-// registry.ParseFile reads.
+// machinejson.Parse reads.
 //
 // The file may be replaced by rename, written in place, deleted and created
 // again, or reached through symbolic links that are swapped, as Kubernetes does
@@ -11,6 +11,8 @@ package file
 
 import (
 	"context"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
 	"errors"
 	"hash/maphash"
 	"io/fs"
@@ -64,7 +66,7 @@ type Config struct {
 	Poll time.Duration // between looks without notification, each of which proves the source alive; zero: 3 s
 }
 
-// Source is a registry.Source over a file.
+// Source is a follow.Source over a file.
 type Source struct {
 	path    string
 	poll    time.Duration
@@ -105,7 +107,7 @@ func New(cfg Config, log *slog.Logger) *Source {
 	return &Source{path: path, poll: cfg.Poll, log: log, seed: maphash.MakeSeed(), reload: make(chan struct{}, 1)}
 }
 
-// String implements registry.Source: "file:/etc/dnsd/registry.json".
+// String implements follow.Source: "file:/etc/dnsd/registry.json".
 func (s *Source) String() string { return "file:" + s.path }
 
 // Reload asks for the file to be read and listed again though it seems
@@ -127,7 +129,7 @@ func (s *Source) Trouble() error {
 	return nil
 }
 
-// Follow implements registry.Source: it lists the file, and lists it again
+// Follow implements follow.Source: it lists the file, and lists it again
 // whenever its content changes.
 //
 // A file that is missing, cannot be read or does not parse changes nothing and
@@ -136,7 +138,7 @@ func (s *Source) Trouble() error {
 // growing pauses would then lie between the repair and its effect, while Follow
 // sees the repair within a second. A host whose file is not there yet therefore
 // starts, says so, answers outside names, and is ready as soon as the file is.
-func (s *Source) Follow(ctx context.Context, feed registry.Feed, _ bool) error {
+func (s *Source) Follow(ctx context.Context, feed follow.Feed, _ bool) error {
 	w := newWatch(s.path, s.log)
 	defer w.close()
 	s.seen = look{}
@@ -197,7 +199,7 @@ func earlier(a, b time.Time) time.Time {
 
 // look reads the file if it may have changed, and tells the feed. It returns how
 // long the next look can wait, and an error only when ctx has ended.
-func (s *Source) look(ctx context.Context, feed registry.Feed, forced bool) (time.Duration, error) {
+func (s *Source) look(ctx context.Context, feed follow.Feed, forced bool) (time.Duration, error) {
 	now := time.Now()
 	info, err := os.Stat(s.path)
 	s.seen.note(info, err, now)
@@ -230,8 +232,8 @@ func (s *Source) look(ctx context.Context, feed registry.Feed, forced bool) (tim
 
 // list tells the feed what the file holds and returns how many items that are.
 // Where ctx has not ended, the error is the file's, and the feed knows of nothing.
-func list(ctx context.Context, feed registry.Feed, data []byte) (n int, err error) {
-	err = registry.EachBatch(data, func(items []registry.Item) error {
+func list(ctx context.Context, feed follow.Feed, data []byte) (n int, err error) {
+	err = machinejson.EachBatch(data, func(items []registry.Item) error {
 		n += len(items)
 		return feed.List(ctx, items)
 	})

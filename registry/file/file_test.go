@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"dnsd/registry/follow"
 	"fmt"
 	"io"
 	"log/slog"
@@ -109,7 +110,7 @@ func TestNotified(t *testing.T) {
 			} else {
 				c.before(t, dir)
 			}
-			_, f, l := follow(t, path, never)
+			_, f, l := begin(t, path, never)
 			f.until(t, "a")
 			c.change(t, dir, path)
 			f.until(t, "b c")
@@ -134,7 +135,7 @@ func TestSameSizeAndTime(t *testing.T) {
 	write(t, path, content("a"))
 	info, err := os.Stat(path)
 	ok(t, err)
-	_, f, _ := follow(t, path, never)
+	_, f, _ := begin(t, path, never)
 	f.until(t, "a")
 	write(t, path, content("b"))
 	ok(t, os.Chtimes(path, info.ModTime(), info.ModTime()))
@@ -147,7 +148,7 @@ func TestPollSeesWhatIsNotNotified(t *testing.T) {
 	path := filepath.Join(top, "etc", "registry.json")
 	ok(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	write(t, path, content("a"))
-	_, f, _ := follow(t, path, 20*time.Millisecond)
+	_, f, _ := begin(t, path, 20*time.Millisecond)
 	f.until(t, "a")
 	ok(t, os.MkdirAll(filepath.Join(top+".new", "etc"), 0o755))
 	write(t, filepath.Join(top+".new", "etc", "registry.json"), content("b"))
@@ -160,7 +161,7 @@ func TestUnchangedFileIsAliveAndNotListedAgain(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	write(t, path, content("a"))
-	_, f, _ := follow(t, path, 100*time.Millisecond)
+	_, f, _ := begin(t, path, 100*time.Millisecond)
 	until(t, "it proves alive long after it has settled", func() bool { return f.alive() > 30 })
 	ok(t, os.Chtimes(path, time.Now(), time.Now()))
 	replace(t, path, content("a"))
@@ -174,7 +175,7 @@ func TestUnchangedFileIsAliveAndNotListedAgain(t *testing.T) {
 func TestUnusableFileChangesNothing(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
-	s, f, l := follow(t, path, 100*time.Millisecond)
+	s, f, l := begin(t, path, 100*time.Millisecond)
 	const complaint = "the registry file cannot be used"
 	troubled := func(reason string, lasting time.Duration) {
 		t.Helper()
@@ -222,7 +223,7 @@ func TestReload(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	write(t, path, content("a"))
-	s, f, l := follow(t, path, never)
+	s, f, l := begin(t, path, never)
 	f.until(t, "a")
 	s.Reload()
 	s.Reload() // does not block
@@ -288,7 +289,7 @@ func TestRandomHistories(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	dir := filepath.Join(t.TempDir(), "etc")
 	path := filepath.Join(dir, "registry.json")
-	_, f, _ := follow(t, path, never)
+	_, f, _ := begin(t, path, never)
 	whole := map[string]bool{}
 	for round := range 12 {
 		last := ""
@@ -353,7 +354,7 @@ func TestRegistryFollows(t *testing.T) {
 	write(t, path, content("a", "b"))
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	reg := registry.New()
-	follower := registry.NewFollower(reg, New(Config{Path: path}, log), registry.FollowerConfig{Log: log})
+	follower := follow.New(reg, New(Config{Path: path}, log), follow.Config{Log: log})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { follower.Run(ctx) })

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -79,8 +80,8 @@ type logs struct {
 func (l *logs) Write(p []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock(); return l.b.Write(p) }
 func (l *logs) String() string              { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
 
-// follow runs a source until the test ends.
-func follow(t *testing.T, path string, poll time.Duration) (*Source, *feed, *logs) {
+// begin runs a source until the test ends.
+func begin(t *testing.T, path string, poll time.Duration) (*Source, *feed, *logs) {
 	t.Helper()
 	l, f := &logs{}, &feed{now: "nothing"}
 	s := New(Config{Path: path, Poll: poll}, slog.New(slog.NewTextHandler(l, nil)))
@@ -88,7 +89,7 @@ func follow(t *testing.T, path string, poll time.Duration) (*Source, *feed, *log
 	return s, f, l
 }
 
-func run(t *testing.T, s *Source, f registry.Feed) {
+func run(t *testing.T, s *Source, f follow.Feed) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Follow(ctx, f, false) }()

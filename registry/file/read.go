@@ -1,18 +1,17 @@
 package file
 
 import (
+	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"io/fs"
 	"syscall"
-
-	"dnsd/registry"
 )
 
 // read returns the content of a regular file, and an error when it was written
 // meanwhile.
 func read(path string) ([]byte, error) {
-	f, err := registry.OpenFile(path, registry.MaxFile)
+	f, err := regular.Open(path, regular.MaxRegistry)
 	if err != nil {
 		return nil, err
 	}
@@ -21,7 +20,7 @@ func read(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := registry.ReadAll(f, registry.MaxFile)
+	data, err := regular.ReadAll(f, regular.MaxRegistry)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"dnsd/registry/machinejson"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -62,7 +63,7 @@ func TestFleetIsTakenWhole(t *testing.T) {
 		networks[a.network] = true
 		for _, m := range a.machines {
 			_, value := a.keyValue(m)
-			got, err := registry.DecodeMachine([]byte(value), registry.Scope{})
+			got, err := machinejson.DecodeMachine([]byte(value), machinejson.Scope{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"dnsd/registry/corrosion/corrosiontest"
 	"dnsd/test/internal/lab"
-
-	"github.com/miekg/dns"
 )
 
 // agentHost is a Corrosion agent that fails: the fake one among others, or a

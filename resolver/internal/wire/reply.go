@@ -43,14 +43,12 @@ func (w *Reply) Begin(dst []byte, id uint16, question []byte, limit int) {
 	w.buf = append(b, question...)
 }
 
-// Reserve keeps n bytes more from the records, for the OPT. It reports false,
-// and keeps none, where so many are not left.
-func (w *Reply) Reserve(n int) bool {
-	if len(w.buf)+n > w.room {
-		return false
+// Reserve keeps n bytes more from the records, for the OPT. Where so many are not
+// left it keeps none.
+func (w *Reply) Reserve(n int) {
+	if len(w.buf)+n <= w.room {
+		w.room -= n
 	}
-	w.room -= n
-	return true
 }
 
 // Room is how many bytes are left for records.

@@ -131,9 +131,7 @@ func TestReplyFitsEveryLimit(t *testing.T) {
 		w.Begin(buf, 1, []byte(question), limit)
 		w.Flags = QR | AA
 		w.SetRcode(16)
-		if !w.Reserve(OPTLen()) {
-			t.Fatalf("no room for an OPT in %d", limit)
-		}
+		w.Reserve(OPTLen())
 		records := 0
 		for range 5 {
 			if w.Record(Answer, ToQuestion, dns.TypeAAAA, 1, 5, make([]byte, 16)) {

@@ -1,0 +1,89 @@
+// Package contain turns panics into errors, so that a bug costs what was being
+// worked on and not the process.
+package contain
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Error is a panic that has been contained: it costs what was being worked
+// on, and not the process, which answers for everybody.
+type Error struct {
+	Value any    // what panic was called with
+	Place string // where: "registry.(*edit).putMachine, registry.go:312"
+	Stack []byte
+
+	noted atomic.Bool
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	return fmt.Sprintf("dnsd failed at it, which is a bug, in %s: %v", e.Place, e.Value)
+}
+
+// Run calls do and returns its error, or its panic as a *Error. It is for
+// code that works on what others have sent, a piece at a time, and whose caller
+// can do without the piece. do must leave no lock behind.
+func Run(do func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &Error{Value: v, Place: placeOfPanic(), Stack: debug.Stack()}
+		}
+	}()
+	return do()
+}
+
+// placeOfPanic returns where the panic was that is being recovered.
+func placeOfPanic() string {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for panicked := false; ; {
+		frame, more := frames.Next()
+		inRuntime := strings.HasPrefix(frame.Function, "runtime.")
+		if panicked && !inRuntime || !more {
+			return fmt.Sprintf("%s, %s:%d", lastPart(frame.Function), lastPart(frame.File), frame.Line)
+		}
+		panicked = panicked || frame.Function == "runtime.gopanic"
+	}
+}
+
+// lastPart is what follows the last slash.
+func lastPart(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
+
+// Counter counts the panics that were contained, and logs the first at each place
+// with its stack. Safe for concurrent use.
+type Counter struct {
+	Log    *slog.Logger // set once
+	count  atomic.Int64
+	mu     sync.Mutex
+	places map[string]bool // as many as the program has, at most
+}
+
+// Note takes err where it is a panic, once.
+func (p *Counter) Note(err error) {
+	var e *Error
+	if !errors.As(err, &e) || e.noted.Swap(true) {
+		return
+	}
+	p.count.Add(1)
+	p.mu.Lock()
+	first := !p.places[e.Place]
+	if p.places == nil {
+		p.places = map[string]bool{}
+	}
+	p.places[e.Place] = true
+	p.mu.Unlock()
+	if first {
+		p.Log.Error("a panic was contained; this is a bug in dnsd", "in", e.Place, "panic", e.Value, "stack", string(e.Stack))
+	}
+}
+
+// Count returns how many panics were noted.
+func (p *Counter) Count() int64 { return p.count.Load() }

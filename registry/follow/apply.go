@@ -1,0 +1,428 @@
+package follow
+
+import (
+	"context"
+	"dnsd/registry"
+	"dnsd/registry/contain"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+)
+
+// applyLoop is the registry's only writer: it takes what the source sent in
+// natural batches and keeps the status. No lock is held and nothing is read
+// from outside while it works.
+func (f *Follower) applyLoop(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		f.stats.round.Store(time.Now().UnixNano())
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-f.ops:
+			f.batch(o)
+		case <-f.release:
+			f.contain(func() { f.releaseHeld("SIGUSR1") })
+		case <-ticker.C:
+		}
+		f.contain(func() {
+			f.settle(time.Now())
+			f.offerState()
+		})
+	}
+}
+
+// contain does a part of the apply loop's work, and reports a panic of it, which
+// must not end the loop.
+func (f *Follower) contain(do func()) error {
+	err := contain.Run(func() error { do(); return nil })
+	f.panics.Note(err)
+	return err
+}
+
+// offerState has the registry saved where that is due.
+func (f *Follower) offerState() {
+	if f.saver.failed.CompareAndSwap(true, false) {
+		f.dirty = true
+	}
+	if f.worthSaving() && f.saver.offer() {
+		f.dirty = false
+	}
+}
+
+// batch applies o and what else is queued behind it, at most batchItems changes
+// in one transaction, up to a listing.
+func (f *Follower) batch(o op) {
+	var items []registry.Item
+	var done []chan<- error
+	for {
+		items = append(items, o.items...)
+		if o.done != nil {
+			done = append(done, o.done)
+		}
+		if len(items) >= batchItems || o.listing != nil {
+			break
+		}
+		select {
+		case o = <-f.ops:
+			continue
+		default:
+		}
+		break
+	}
+	err := f.contain(func() {
+		f.streamed(items)
+		if o.listing != nil {
+			f.complete(o.listing)
+		}
+	})
+	if err != nil {
+		f.lost(err)
+	}
+	for _, d := range done {
+		d <- err // which has room
+	}
+}
+
+// lost ends the stream of which something could not be applied, and has all
+// listed when the source is followed again, after a pause.
+func (f *Follower) lost(err error) {
+	f.owed.Store(true)
+	if d := f.stream.Load(); d != nil {
+		d.end(err)
+	}
+}
+
+// streamed applies what came as changes, each of which decides by itself.
+func (f *Follower) streamed(items []registry.Item) {
+	f.changes(items)
+	f.guard.back(objectsOf(items))
+}
+
+// objectsOf yields the objects that items put.
+func objectsOf(items []registry.Item) iter.Seq[registry.Object] {
+	return func(yield func(registry.Object) bool) {
+		for i := range items {
+			if o := items[i].Object; o != nil && !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// changes applies items as one transaction, notes what was rejected, and
+// returns how many objects changed. An item that makes dnsd panic is rejected.
+func (f *Follower) changes(items []registry.Item) int {
+	if len(items) == 0 {
+		return 0
+	}
+	named, logged := keeper{}, 0
+	for i := range items {
+		if err := contain.Run(func() error { f.take(&items[i], named, &logged); return nil }); err != nil {
+			items[i] = registry.Reject(registry.Key{}, items[i].Where, err)
+			f.take(&items[i], named, &logged)
+		}
+	}
+	f.guard.spare(named)
+	if logged > maxLogged {
+		f.log.Error("more objects of the registry's source cannot be used, as a whole or in part", "objects", logged-maxLogged, "source", f.src)
+	}
+	n := f.apply(items)
+	if n > 0 {
+		f.stats.changes.Add(int64(n))
+		f.dirty = true
+	}
+	return n
+}
+
+// take does what an item calls for beside its being applied.
+func (f *Follower) take(item *registry.Item, named keeper, logged *int) {
+	if item.Err == nil {
+		f.guard.settle(item)
+	}
+	var source *sourceError
+	err := trouble(item)
+	switch {
+	case err == nil:
+		delete(f.rejected, item.About())
+		return
+	case err == errTold:
+		return
+	case errors.As(err, &source):
+		f.status.Problem, f.problemAt = source.Error(), time.Now()
+		return
+	}
+	f.panics.Note(err)
+	if !isPart(err) {
+		named.add(item.Key)
+	}
+	if f.reject(item, err) {
+		if *logged++; *logged <= maxLogged {
+			f.logTrouble(item, err)
+		}
+	}
+}
+
+// apply makes changes as one transaction and returns how many objects changed.
+// Where one of them makes the registry panic, the transaction is undone, and they
+// are made in halves, until that one is found and left out.
+func (f *Follower) apply(items []registry.Item) (n int) {
+	err := contain.Run(func() error { n = f.reg.Apply(items); return nil })
+	if err == nil {
+		return n
+	}
+	f.reg.Wake()
+	if len(items) > 1 {
+		half := len(items) / 2
+		return f.apply(items[:half]) + f.apply(items[half:])
+	}
+	logged := 0
+	item := registry.Reject(items[0].About(), items[0].Where, err)
+	f.take(&item, keeper{}, &logged)
+	return 0
+}
+
+const (
+	// maxLogged is how many unusable objects of one transaction are logged one
+	// by one: a mistake in an app's network rejects its thousand machines too,
+	// and the first few lines say what all of them would.
+	maxLogged = 20
+
+	// maxReasons bounds the memory of reasons already logged; beyond it a
+	// reason may be logged again.
+	maxReasons = 10_000
+)
+
+// errTold stands for a note that was told when its object was listed, where the
+// object stood in the source.
+var errTold = errors.New("told already")
+
+// partError is why an object is used in part.
+type partError struct{ error }
+
+func isPart(err error) bool { return errors.As(err, new(*partError)) }
+
+// trouble returns why the object, or a part of it, could not be used.
+func trouble(i *registry.Item) error {
+	switch {
+	case i.Err != nil:
+		return i.Err
+	case i.Note == nil || i.Note == errTold:
+		return i.Note
+	}
+	return &partError{i.Note}
+}
+
+// logTrouble logs an object that cannot be used, as a whole or in part.
+func (f *Follower) logTrouble(item *registry.Item, err error) {
+	key, level := item.About(), slog.LevelError
+	msg := "an object of the registry's source cannot be used; the version known before stays"
+	switch {
+	case isPart(err):
+		msg, level = "an object of the registry's source is used in part", slog.LevelWarn
+	case key.Name == "" && key.ID == "":
+		msg = "an object of the registry's source cannot be used, nor can be told which it is"
+	}
+	f.log.Log(context.Background(), level, msg, "object", key.String(), "where", item.Where, "reason", err)
+}
+
+// reject counts an object that cannot be used, as a whole or in part, and
+// reports whether its reason is new.
+func (f *Follower) reject(item *registry.Item, err error) bool {
+	logKey, reason := item.About(), err.Error()
+	if isPart(err) {
+		f.stats.partial[logKey.Kind].Add(1)
+	} else {
+		f.stats.rejected[logKey.Kind].Add(1)
+	}
+	if logKey.Name == "" { // not even its name could be read: tell them apart by their place
+		logKey.ID = item.Where
+	}
+	if f.rejected[logKey] == reason {
+		return false
+	}
+	if len(f.rejected) >= maxReasons {
+		clear(f.rejected)
+	}
+	f.rejected[logKey] = reason
+	return true
+}
+
+// complete applies a complete listing as one transaction: what it has, and the
+// loss of what it lacks or has in a state of fewer answers, unless the sweep
+// guard holds that back.
+func (f *Follower) complete(l *listing) {
+	now, doubted := time.Now(), l.doubt != ""
+	var sizes [registry.Classes]int
+	for c := range registry.Classes {
+		sizes[c] = f.reg.Size(registry.Class(c))
+	}
+	view := f.reg.View()
+	losses, rest := l.losses(view)
+	f.guard.back(slices.Values(l.puts))
+	pass := f.guard.judge(losses, sizes, l.began, now, doubted)
+	items, removed := f.itemsOf(l, view, losses, rest)
+	f.reg.Heard(now)
+	changed := f.changes(items)
+	f.guard.note(pass, losses, now)
+	f.guard.back(objectsOf(l.late))
+	f.stats.listings.Add(1)
+	f.owed.Store(false)
+	f.status.Problem = ""
+	f.log.Info("the registry is listed", "source", f.src, "changed", changed, "removed", removed,
+		"rejected", len(l.rejected), "held", len(f.guard.held))
+	f.doubt(l.doubt)
+	if !doubted {
+		f.logHeld(sizes)
+		f.dirty = true // a listing is saved even where it changed nothing: it is proven
+		f.status.SyncedAt, f.status.State = now, registry.Live
+	}
+}
+
+// logHeld says loudly what is held back: of each class once, and again when it
+// has doubled.
+func (f *Follower) logHeld(sizes [registry.Classes]int) {
+	for c, n := range f.guard.counts {
+		if n > 2*f.loud[c] {
+			f.log.Error("a listing takes away most of what answers hold: it stays until a listing at least 30 s later agrees, or SIGUSR1 lets it go",
+				"what", registry.Class(c).Plural(), "held", n, "of", sizes[c], "source", f.src)
+			f.loud[c] = n
+		} else if n == 0 {
+			f.loud[c] = 0
+		}
+	}
+}
+
+// itemsOf returns what a listing that has been judged changes, and how many
+// objects it removes.
+func (f *Follower) itemsOf(l *listing, view *registry.View, losses map[registry.Key]loss, rest []registry.Key) (items []registry.Item, removed int) {
+	items = make([]registry.Item, 0, len(l.puts)+len(rest)+len(l.late))
+	for _, o := range l.undone(view, losses) { // before puts, which are newer
+		items = append(items, registry.Put(o))
+	}
+	held := f.guard.held
+	for _, o := range l.puts {
+		if len(held) > 0 {
+			if _, ok := held[o.Key()]; ok {
+				continue
+			}
+		}
+		item := registry.Put(o)
+		if item.Note != nil {
+			item.Note = errTold
+		}
+		items = append(items, item)
+	}
+	for key, loss := range losses {
+		if _, ok := held[key]; !ok && loss.put == nil {
+			items = append(items, registry.Delete(key))
+			removed++
+		}
+	}
+	if l.doubt == "" {
+		for _, key := range rest {
+			items = append(items, registry.Delete(key))
+		}
+		removed += len(rest)
+	}
+	return append(items, l.late...), removed
+}
+
+// doubt notes why the last listing may lack what is there, if it may.
+func (f *Follower) doubt(why string) {
+	switch old := f.status.Doubt; {
+	case why != "" && old == "":
+		f.log.Warn("the registry's source doubts that its listing is whole: what it lacks stays until the source is sure, or SIGUSR1",
+			"source", f.src, "doubt", why)
+	case why == "" && old != "":
+		f.log.Info("the registry's source has no doubt any more", "source", f.src)
+	}
+	f.status.Doubt = why
+}
+
+// releaseHeld lets go of all that is held back. Who asks for that vouches for the
+// last listing, so that a registry which waits for one without doubt is ready.
+func (f *Follower) releaseHeld(why string) {
+	ready := false
+	if s := &f.status; s.Doubt != "" && (s.State == registry.Listing || s.State == registry.Cached) {
+		s.State, s.SyncedAt, ready = registry.Live, time.Now(), true
+	}
+	items := f.guard.take()
+	if len(items) == 0 && !ready {
+		f.log.Info("nothing is held back that could be let through", "by", why)
+		return
+	}
+	f.log.Warn("what was held back is let through", "objects", len(items), "by", why)
+	f.changes(items)
+}
+
+// hold says what the guard holds back and what lets it go, in a sentence.
+func (f *Follower) hold() string {
+	if len(f.guard.held) == 0 {
+		return ""
+	}
+	var parts []string
+	for c, n := range f.guard.counts {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d of %d %s", n, f.reg.Size(registry.Class(c)), registry.Class(c).Plural()))
+		}
+	}
+	until := "a listing at least 30 s later agrees"
+	if f.guard.due.IsZero() {
+		until = "the source lists without doubt"
+	}
+	return fmt.Sprintf("the last listing takes away %s: they stay until %s, or SIGUSR1", strings.Join(parts, ", "), until)
+}
+
+// settle brings the status up to date with the clock.
+func (f *Follower) settle(now time.Time) {
+	s := &f.status
+	if s.Problem != "" && f.reg.LastAlive().After(f.problemAt) {
+		s.Problem = "" // heard since
+	}
+	s.Held, s.Hold = len(f.guard.held), f.hold()
+	for c, n := range f.guard.counts {
+		f.stats.held[c].Store(int64(n))
+	}
+	f.guard.expire(now)
+	s.Unsaved = f.saver.problem(now)
+	if s.State != registry.Listing && s.State != registry.Cached {
+		silent := now.Sub(f.reg.LastAlive()) > f.cfg.StaleAfter
+		switch {
+		case silent && s.State != registry.Stale:
+			f.log.Warn("the registry's source is silent; the last known state is served and marked stale",
+				"source", f.src, "since", f.reg.LastAlive(), "problem", s.Problem)
+			s.State = registry.Stale
+		case silent:
+		case s.State == registry.Stale:
+			f.log.Info("the registry's source is heard again", "source", f.src)
+			s.State = registry.Live
+		}
+		if s.State == registry.Live && s.Held > 0 {
+			s.State = registry.Held
+		} else if s.State == registry.Held && s.Held == 0 {
+			s.State = registry.Live
+		}
+	}
+	f.relist(now)
+	f.reg.SetStatus(*s)
+}
+
+// relist ends the stream where everything is to be listed again: it is time, or
+// owed, or the guard waits for a second opinion. A source that doubts itself is
+// waited for instead. A listing that is under way is let end: to begin it again
+// would be to never end it, where it takes longer than the guard's pause.
+func (f *Follower) relist(now time.Time) {
+	d := f.stream.Load()
+	if d == nil || !d.streaming.Load() { // which is set after the listing has been judged
+		return
+	}
+	if f.owed.Load() || now.After(d.until) || f.guard.wantsListing(now) && f.status.Doubt == "" {
+		d.end(errRelist)
+	}
+}

@@ -1,0 +1,181 @@
+package follow
+
+import (
+	"bytes"
+	"context"
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
+	"errors"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// disk is a state directory that does as it is told.
+type disk struct {
+	full   atomic.Bool // of large files
+	broken atomic.Bool // of all
+	tries  atomic.Int32
+	saved  atomic.Int32
+}
+
+func (d *disk) use(f *Follower) {
+	fails := func(dir string, is *atomic.Bool, why syscall.Errno) error {
+		if !is.Load() {
+			return nil
+		}
+		return &fs.PathError{Op: "open", Path: dir + "/" + time.Now().String(), Err: why} // a name that is new each time
+	}
+	f.saver.probe = func(dir string) error {
+		d.tries.Add(1)
+		return fails(dir, &d.broken, syscall.EROFS)
+	}
+	f.saver.write = func(dir string, _ *registry.View, _ string, _ time.Time) error {
+		d.tries.Add(1)
+		if err := errors.Join(fails(dir, &d.broken, syscall.EROFS), fails(dir, &d.full, syscall.ENOSPC)); err != nil {
+			return err
+		}
+		d.saved.Add(1)
+		return nil
+	}
+}
+
+// A disk that fails is said once, counted, shown and tried again; the serving goes on.
+func TestADyingDiskCostsTheSaving(t *testing.T) {
+	for name, c := range map[string]struct {
+		fail func(d *disk) *atomic.Bool
+		says string
+	}{
+		"from the start":      {func(d *disk) *atomic.Bool { return &d.broken }, "read-only file system"},
+		"of the state's size": {func(d *disk) *atomic.Bool { return &d.full }, "no space left on device"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, log := &disk{}, &bytes.Buffer{}
+			fails := c.fail(d)
+			fails.Store(true)
+			src := newPuppet(fleetOf(t, 3))
+			follow(t, src, Config{StateDir: "/state", Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
+				g := &guarded{src, t, r, f}
+				for range 5 {
+					src.change(t, registry.Put(registrytest.Machine(t, time.Now().String()[11:19])))
+					pass(time.Minute)
+				}
+				s := r.Status()
+				if s.State != registry.Live || r.Count(registry.KindMachine) != 8 || !strings.Contains(s.Unsaved, c.says) {
+					t.Errorf("%s, %d machines, unsaved because %q, want %q", s.State, r.Count(registry.KindMachine), s.Unsaved, c.says)
+				}
+				if n := d.tries.Load(); n < 5 || n > 14 {
+					t.Errorf("%d attempts within five minutes", n)
+				}
+				if n := g.metric("dnsd_registry_state_failing", ""); n != 1 {
+					t.Errorf("the metric says %v", n)
+				}
+				if n := f.stats.saveErrors.Load(); n < 5 {
+					t.Errorf("%d failures are counted", n)
+				}
+				fails.Store(false)
+				pass(2 * time.Minute)
+				if s := r.Status(); s.Unsaved != "" || d.saved.Load() == 0 || g.metric("dnsd_registry_state_failing", "") != 0 {
+					t.Errorf("mended: unsaved because %q, saved %d times", s.Unsaved, d.saved.Load())
+				}
+			}, d.use)
+			if n := strings.Count(log.String(), "level=ERROR"); n != 1 || strings.Count(log.String(), "can be written again") != 1 {
+				t.Errorf("%d errors are logged:\n%s", n, log)
+			}
+		})
+	}
+}
+
+// A disk that fails is known and tried again also where there is nothing to save.
+func TestADyingDiskIsKnownAtTheStart(t *testing.T) {
+	d := &disk{}
+	d.broken.Store(true)
+	follow(t, dead(), Config{StateDir: "/state"}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		pass(2 * time.Second)
+		if s := r.Status(); !strings.Contains(s.Unsaved, "read-only") {
+			t.Errorf("unsaved because %q", s.Unsaved)
+		}
+		d.broken.Store(false)
+		pass(2 * time.Minute)
+		if s := r.Status(); s.Unsaved != "" {
+			t.Errorf("mended, and unsaved because %q", s.Unsaved)
+		}
+		if n := d.tries.Load(); n != 2 {
+			t.Errorf("%d attempts, want one more after the one that failed", n)
+		}
+	}, d.use)
+}
+
+// A disk that does not answer holds up neither the start nor the serving nor the
+// end for long.
+func TestADiskThatHangs(t *testing.T) {
+	for _, what := range []string{"load", "probe", "write"} {
+		t.Run(what, func(t *testing.T) {
+			log := &bytes.Buffer{}
+			synctest.Test(t, func(t *testing.T) {
+				r := registry.New()
+				f := New(r, newPuppet(fleetOf(t, 3)), Config{StateDir: "/state", Log: registrytest.TextLog(log)})
+				d := &disk{}
+				d.use(f)
+				hang := make(chan struct{})
+				switch what {
+				case "load":
+					f.saver.load = func() *lastState { <-hang; return nil }
+				case "probe":
+					f.saver.probe = func(string) error { <-hang; return nil }
+				default:
+					f.saver.write = func(string, *registry.View, string, time.Time) error { <-hang; return nil }
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- f.Run(ctx) }()
+				pass(loadPatience + time.Second)
+				if s := r.Status(); s.State != registry.Live || r.Count(registry.KindMachine) != 3 {
+					t.Errorf("%s with %d machines after the start", s.State, r.Count(registry.KindMachine))
+				}
+				pass(10 * time.Minute)
+				if s := r.Status(); s.State != registry.Live || strings.Contains(s.Unsaved, "does not answer") != (what != "load") {
+					t.Errorf("%s, unsaved because %q", s.State, s.Unsaved)
+				}
+				began := time.Now()
+				cancel()
+				<-done
+				if took := time.Since(began); took > lastPatience {
+					t.Errorf("the end took %v", took)
+				}
+				close(hang)
+				synctest.Wait()
+			})
+			want := 2 // while it serves, and at the end
+			if what == "load" {
+				want = 1
+			}
+			if n := strings.Count(log.String(), "does not answer"); n != want {
+				t.Errorf("said %d times, want %d:\n%s", n, want, log)
+			}
+		})
+	}
+	// Nor does one that hangs at the start hold up a shutdown.
+	synctest.Test(t, func(t *testing.T) {
+		f := New(registry.New(), dead(), Config{StateDir: "/state"})
+		(&disk{}).use(f)
+		hang := make(chan struct{})
+		f.saver.load = func() *lastState { <-hang; return nil }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- f.Run(ctx) }()
+		synctest.Wait()
+		began := time.Now()
+		cancel()
+		<-done
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the end took %v", took)
+		}
+		close(hang)
+		synctest.Wait()
+	})
+}

@@ -1,0 +1,61 @@
+// Package follow keeps a registry current from one source: it follows the
+// source again when that breaks off, batches what comes, guards against listings
+// that take away most of what answers hold, measures how old everything is, and
+// keeps the last known state on disk.
+package follow
+
+import (
+	"context"
+	"dnsd/registry"
+)
+
+// A Source streams the world into a feed: first everything, then every change.
+// File, etcd and Corrosion are one each.
+type Source interface {
+	// Follow sends a complete listing and then every change after it. It
+	// returns when ctx ends or the stream breaks, with the reason; it never
+	// returns nil while ctx lives. When resume is true and the source still
+	// knows where its last stream ended, it may send the changes since then
+	// instead of a listing; when false it must list afresh.
+	//
+	// The follower calls Follow again, after a pause, for ever: a source does
+	// not retry by itself. Calls never overlap. Whatever Follow started has
+	// ended when it returns.
+	Follow(ctx context.Context, feed Feed, resume bool) error
+
+	// String returns the source for logs and for _dnsd.internal, without
+	// secrets: "etcd://h1:2379/dnsd/v1/".
+	String() string
+}
+
+// A Feed takes what a source reads. Its methods block while the registry is
+// behind, which is the source's back-pressure, and return an error only when
+// ctx has ended. The items belong to the feed afterwards; the slice stays the
+// caller's. All methods may be called from one goroutine at a time.
+type Feed interface {
+	// List adds items to the listing under way, or begins one; of an object
+	// listed twice the last one counts. A listing that is not completed before
+	// Follow returns is dropped without a trace.
+	List(ctx context.Context, items []registry.Item) error
+
+	// Listed completes the listing: what it held is applied as one transaction,
+	// and what it lacked is removed, subject to the sweep guard. It returns when
+	// that has happened.
+	//
+	// A source that has reason to think that it may not have been told
+	// everything says so: doubt is a sentence for the log and for /readyz, such
+	// as "the agent has gaps in what it knows", and empty for a listing that is
+	// whole. What a listing in doubt has is applied as ever; what it lacks stays,
+	// however little it is, until a listing without doubt decides on it by the
+	// ordinary rules, or SIGUSR1. A registry that was listing or cached before
+	// remains so, because nobody may be told yet that a name does not exist. The
+	// source lists again, by List and Listed or by returning, when its doubt has
+	// gone: the follower does not ask for that, and resumes no stream behind a
+	// listing in doubt.
+	Listed(ctx context.Context, doubt string) error
+
+	// Change applies items, in order, as (part of) one transaction. A call
+	// without items changes nothing and says that the source has just proven
+	// to be alive and its stream complete up to now; so does every other call.
+	Change(ctx context.Context, items []registry.Item) error
+}

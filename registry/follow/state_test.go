@@ -1,0 +1,271 @@
+package follow
+
+import (
+	"bytes"
+	"context"
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// run follows src in a bubble with a state directory for d and returns what the
+// registry held and its status at the end.
+func run(t *testing.T, src Source, dir string, d time.Duration, log *bytes.Buffer) (map[registry.Key]string, *registry.Status) {
+	var held map[registry.Key]string
+	var status *registry.Status
+	cfg := Config{StateDir: dir, Log: slog.New(slog.NewTextHandler(log, nil))}
+	follow(t, src, cfg, func(t *testing.T, r *registry.Registry, _ *Follower) {
+		pass(d)
+		held, status = registrytest.Objects(r), r.Status()
+	})
+	return held, status
+}
+
+func dead() *script {
+	return &script{steps: []func(context.Context, Feed, bool) error{
+		func(context.Context, Feed, bool) error { return errors.New("connection refused") },
+	}}
+}
+
+func TestLastKnownStateIsServedWhenTheSourceIsDead(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	all := fleetOf(t, 30)
+	peer, _ := registry.NewPeer(registry.PeerSpec{Name: "p", PrivateIP: "fdaa:0:18::2"})
+	all = append(all, registry.Put(peer), registry.Put(&registry.App{Name: "empty", Network: 24}))
+	before, _ := run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return all })}}, dir, time.Second, log)
+	after, status := run(t, dead(), dir, time.Hour, log)
+	if !reflect.DeepEqual(before, after) || len(after) != 32 {
+		t.Errorf("loaded %d objects, saved %d", len(after), len(before))
+	}
+	if status.State != registry.Cached || !status.Stale() || status.SyncedAt.IsZero() || !strings.Contains(status.Problem, "refused") {
+		t.Errorf("status %+v, want cached, stale, with its time", status)
+	}
+	// And a live source takes over from it, removals included.
+	now, status := run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return all[:20] })}}, dir, time.Second, log)
+	if len(now) != 20 || status.State != registry.Live {
+		t.Errorf("after the source is back: %d objects, %s; want 20, live", len(now), status.State)
+	}
+}
+
+func TestDamagedStateIsPassedOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(data []byte) []byte
+		says   string
+	}{
+		"cut short":    {func(d []byte) []byte { return d[:len(d)/2] }, "cut short"},
+		"empty":        {func([]byte) []byte { return nil }, "cut short"},
+		"a bit turned": {func(d []byte) []byte { d[len(d)/3] ^= 1; return d }, "checksum"},
+		"other source": {func(d []byte) []byte {
+			return bytes.Replace(d, []byte("script://"), []byte("other://"), 1)
+		}, "another source"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, log := t.TempDir(), &bytes.Buffer{}
+			listing := func(n int) Source {
+				return &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, n) })}}
+			}
+			run(t, listing(3), dir, time.Second, log)
+			run(t, listing(4), dir, time.Second, log)
+			path := filepath.Join(dir, stateName)
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, c.damage(data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, status := run(t, dead(), dir, time.Second, log)
+			if len(got) != 3 || status.State != registry.Cached {
+				t.Errorf("loaded %d objects in state %s, want the 3 of the previous file", len(got), status.State)
+			}
+			if !strings.Contains(log.String(), c.says) {
+				t.Errorf("the log does not say %q:\n%s", c.says, log)
+			}
+		})
+	}
+}
+
+func TestNoStateAndNoDirectory(t *testing.T) {
+	log := &bytes.Buffer{}
+	if got, status := run(t, dead(), t.TempDir(), time.Second, log); len(got) != 0 || status.Synced() {
+		t.Errorf("without a state: %d objects, %s", len(got), status.State)
+	}
+	all := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, 2) })}}
+	if got, status := run(t, all, filepath.Join(t.TempDir(), "absent"), time.Minute, log); len(got) != 2 || status.State != registry.Live {
+		t.Errorf("with a directory that is not there: %d objects, %s; want 2, live", len(got), status.State)
+	}
+	if !strings.Contains(log.String(), "cannot be written") {
+		t.Error("nothing says that the state cannot be written")
+	}
+	r := registry.New()
+	r.Apply(fleetOf(t, 3))
+	for most, fits := range map[int64]bool{100: false, 10_000: true} {
+		dir := t.TempDir()
+		err := writeBounded(dir, r.View(), "", time.Now(), most)
+		left, _ := os.ReadDir(dir)
+		if (err == nil) != fits || !fits && !strings.Contains(err.Error(), "larger than") || (len(left) == 1) != fits {
+			t.Errorf("a state with a bound of %d: %v, left is %v", most, err, left)
+		}
+	}
+}
+
+// The state is written once a minute while changing, at shutdown, and never
+// while removals are held: the next start would believe what the guard doubts.
+func TestWhenTheStateIsWritten(t *testing.T) {
+	dir := t.TempDir()
+	change := func(ctx context.Context, feed Feed, _ bool) error {
+		_ = errors.Join(feed.List(ctx, fleetOf(t, 1)), feed.Listed(ctx, ""))
+		for i := 0; ctx.Err() == nil; i++ {
+			_ = feed.Change(ctx, []registry.Item{registry.Put(registrytest.Machine(t, fmt.Sprint("x", i)))})
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+		return ctx.Err()
+	}
+	written := map[time.Time]bool{}
+	synctest.Test(t, func(t *testing.T) {
+		r := registry.New()
+		f := New(r, &script{steps: []func(context.Context, Feed, bool) error{change}}, Config{StateDir: dir})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- f.Run(ctx) }()
+		for range 290 {
+			pass(time.Second)
+			written[time.Unix(0, f.stats.saved.Load())] = true
+		}
+		cancel()
+		<-done
+		items, _, err := readState(filepath.Join(dir, stateName), "script://")
+		if err != nil || len(items) != r.Count(registry.KindMachine) {
+			t.Errorf("at shutdown %d objects were saved of %d (%v)", len(items), r.Count(registry.KindMachine), err)
+		}
+	})
+	if len(written) < 4 || len(written) > 6 {
+		t.Errorf("written %d times in some five minutes, want 5", len(written))
+	}
+	log := &bytes.Buffer{}
+	held := t.TempDir()
+	run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, 100) })}}, held, time.Second, log)
+	run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return nil })}}, held, 20*time.Second, log)
+	if items, _, err := readState(filepath.Join(held, stateName), "script://"); err != nil || len(items) != 100 {
+		t.Errorf("while held the state was replaced: %d objects (%v)", len(items), err)
+	}
+}
+
+func TestCachedTellsItsAge(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	run(t, &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, 3) })}}, dir, time.Second, log)
+	follow(t, dead(), Config{StateDir: dir}, func(t *testing.T, r *registry.Registry, _ *Follower) {
+		if r.LastAlive().IsZero() || !r.LastAlive().Equal(r.Status().SyncedAt) {
+			t.Errorf("last alive %v, saved %v", r.LastAlive(), r.Status().SyncedAt)
+		}
+	})
+}
+
+// A shutdown saves what was offered and not yet taken, and what failed before.
+func TestStateIsSavedAtShutdown(t *testing.T) {
+	step := list(func() []registry.Item { return fleetOf(t, 3) })
+	for range 20 {
+		dir := t.TempDir()
+		run(t, &script{steps: []func(context.Context, Feed, bool) error{step}}, dir, 0, &bytes.Buffer{})
+		if _, _, err := readState(filepath.Join(dir, stateName), "script://"); err != nil {
+			t.Fatalf("right after a listing: %v", err)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "later")
+	follow(t, &script{steps: []func(context.Context, Feed, bool) error{step}}, Config{StateDir: dir}, func(t *testing.T, _ *registry.Registry, f *Follower) {
+		pass(time.Second)
+		if f.stats.saveErrors.Load() == 0 {
+			t.Error("the state was saved in a directory that is not there")
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, _, err := readState(filepath.Join(dir, stateName), "script://"); err != nil {
+		t.Errorf("after a save that failed: %v", err)
+	}
+}
+
+func TestLeftoversAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{stateName + ".123.tmp", previousName + ".tmp", "mine.tmp"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, dead(), dir, time.Second, &bytes.Buffer{})
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 1 {
+		t.Errorf("left are %v, want only what is not dnsd's", left)
+	}
+}
+
+// A clock that was wrong when the state was saved does not make it come from
+// the future; other end points of the same cluster do not make it another's.
+func TestStateOfAnotherClockAndOtherEndPoints(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	src := func() Source { return named{dead(), "etcd://" + t.Name()} }
+	all := registry.New()
+	all.Apply(fleetOf(t, 3))
+	if err := writeState(dir, all.View(), "cluster", time.Now().AddDate(99, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, src(), Config{StateDir: dir, Log: slog.New(slog.NewTextHandler(log, nil))}, func(t *testing.T, r *registry.Registry, _ *Follower) {
+		if r.Count(registry.KindMachine) != 3 || time.Since(r.LastAlive()) < 0 {
+			t.Errorf("%d machines, last heard %v; log:\n%s", r.Count(registry.KindMachine), r.LastAlive(), log)
+		}
+	})
+}
+
+// named is a source whose identity is not its name.
+type named struct {
+	Source
+	name string
+}
+
+func (n named) String() string   { return n.name }
+func (n named) Identity() string { return "cluster" }
+
+// A state on disk that is no file, or has no end, is passed over at the start, and
+// replaced by one that is good, but for a directory.
+func TestStateThatIsNoFile(t *testing.T) {
+	for name, says := range registrytest.OddFiles(t, t.TempDir()) {
+		for _, which := range []string{stateName, previousName} {
+			dir, log := t.TempDir(), &strings.Builder{}
+			registrytest.OddFiles(t, dir)
+			if err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, which)); err != nil && name != "none" {
+				t.Fatal(err)
+			}
+			src := newPuppet(fleetOf(t, 3))
+			if err := registrytest.Soon(t, name, func() error {
+				follow(t, src, Config{StateDir: dir, Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, _ *Follower) {
+					pass(time.Second)
+					if r.Count(registry.KindMachine) != 3 || r.Status().State != registry.Live {
+						t.Errorf("%s: %d machines, %s", name, r.Count(registry.KindMachine), r.Status().State)
+					}
+				})
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if name != "none" && !strings.Contains(log.String(), says) {
+				t.Errorf("%s as %s: the log does not say %q:\n%s", name, which, says, log)
+			}
+			items, _, err := readState(filepath.Join(dir, stateName), src.String())
+			if (err != nil || len(items) != 3) && name != "directory" {
+				t.Errorf("%s as %s: afterwards %d objects are saved, %v", name, which, len(items), err)
+			}
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package machinejson
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"dnsd/registry"
+	"encoding/json"
+	"io"
+)
+
+// Export writes what the registry holds as a registry file, from which
+// Parse makes the same objects. The order depends on nothing but the
+// objects, and a machine, a peer or an address is one line, so that two exports
+// can be compared and an error's line number names one object.
+func Export(w io.Writer, v *registry.View) error {
+	e := &exporter{w: bufio.NewWriterSize(w, 64<<10)}
+	e.encoder = json.NewEncoder(&e.line)
+	e.encoder.SetEscapeHTML(false) // the file is read by people, not by browsers
+	e.apps(v)
+	for _, m := range e.machines {
+		e.element("machines", jsonOf(m))
+	}
+	v.Each(registry.KindPeer, func(o registry.Object) bool {
+		p := o.(*registry.Peer)
+		e.element("peers", peerJSON{Name: p.Name, Network: p.Network.String(), PrivateIP: p.Addr.String(), Region: p.Region})
+		return e.err == nil
+	})
+	for _, a := range e.addresses {
+		e.element("addresses", addressJSON{App: a.App, Network: a.Network.String(), Address: a.Addr.String()})
+	}
+	if e.list == "" {
+		e.print("{\n\"apps\": [")
+	}
+	e.print("\n]\n}\n")
+	return cmp.Or(e.err, e.w.Flush())
+}
+
+// exporter writes lists of objects, one after the other.
+type exporter struct {
+	w       *bufio.Writer
+	err     error // the first; nothing is written after it
+	line    bytes.Buffer
+	encoder *json.Encoder // into line
+	list    string        // the list that is open
+
+	machines  []*registry.Machine // of apps that are not registered
+	addresses []*registry.Address // that stand under no app of their network
+}
+
+func (e *exporter) print(s string) {
+	if e.err == nil {
+		_, e.err = e.w.WriteString(s)
+	}
+}
+
+// json returns value on one line.
+func (e *exporter) json(value any) string {
+	e.line.Reset()
+	if err := e.encoder.Encode(value); err != nil && e.err == nil {
+		e.err = err
+	}
+	return string(bytes.TrimSuffix(e.line.Bytes(), []byte("\n")))
+}
+
+// open begins the next element of a list, and the list where it is another.
+func (e *exporter) open(list string) {
+	switch e.list {
+	case list:
+		e.print(",\n  ")
+	case "":
+		e.print("{\n\"" + list + "\": [\n  ")
+	default:
+		e.print("\n],\n\"" + list + "\": [\n  ")
+	}
+	e.list = list
+}
+
+func (e *exporter) element(list string, value any) {
+	e.open(list)
+	e.print(e.json(value))
+}
+
+// apps writes the registered apps with their machines and flycast addresses,
+// and puts aside what belongs to no registered app.
+func (e *exporter) apps(v *registry.View) {
+	names := map[registry.Key]string{}
+	v.Each(registry.KindApp, func(o registry.Object) bool { names[o.Key()] = o.(*registry.App).Name; return true })
+	machines, flycast := map[registry.Key][]*registry.Machine{}, map[registry.Key][]string{}
+	v.Each(registry.KindMachine, func(o registry.Object) bool {
+		m := o.(*registry.Machine)
+		key := (&registry.App{Name: m.App, Network: m.Network}).Key()
+		if _, ok := names[key]; ok {
+			machines[key] = append(machines[key], m)
+		} else {
+			e.machines = append(e.machines, m)
+		}
+		return true
+	})
+	v.Each(registry.KindAddress, func(o registry.Object) bool {
+		a := o.(*registry.Address)
+		key := (&registry.App{Name: a.App, Network: a.Network}).Key()
+		if names[key] == a.App { // one that spells the app otherwise keeps its own spelling
+			flycast[key] = append(flycast[key], a.Addr.String())
+		} else {
+			e.addresses = append(e.addresses, a)
+		}
+		return true
+	})
+	v.Each(registry.KindApp, func(o registry.Object) bool {
+		key := o.Key()
+		e.app(o.(*registry.App), machines[key], flycast[key])
+		return e.err == nil
+	})
+}
+
+// app writes one app. Its machines take their app and network from it.
+func (e *exporter) app(a *registry.App, machines []*registry.Machine, flycast []string) {
+	e.open("apps")
+	e.print(`{"name":` + e.json(a.Name) + `,"network":"` + a.Network.String() + `"`)
+	if len(flycast) > 0 {
+		e.print(`,"flycast":` + e.json(flycast))
+	}
+	for i, m := range machines {
+		if i == 0 {
+			e.print(`,"machines":[`)
+		} else {
+			e.print(",")
+		}
+		j := jsonOf(m)
+		if m.App == a.Name {
+			j.App = ""
+		}
+		j.Network = ""
+		e.print("\n    " + e.json(j))
+	}
+	if len(machines) > 0 {
+		e.print("]")
+	}
+	e.print("}")
+}
+
+// jsonOf returns a machine in the Machines API's form.
+func jsonOf(m *registry.Machine) machineJSON {
+	j := machineJSON{ID: m.ID, App: m.App, Network: m.Network.String(), State: m.State, Region: m.Region}
+	if m.Addr.IsValid() {
+		j.PrivateIP = m.Addr.String()
+	}
+	if len(m.Metadata) == 0 && !m.Skip {
+		return j
+	}
+	j.Config = &machineConfig{}
+	if m.Skip {
+		j.Config.DNS = &machineDNS{SkipRegistration: true}
+	}
+	if len(m.Metadata) > 0 {
+		j.Config.Metadata = make(map[string]string, len(m.Metadata))
+		for _, p := range m.Metadata {
+			j.Config.Metadata[p.Key] = p.Value
+		}
+	}
+	return j
+}
