@@ -382,6 +382,15 @@ func TestNewEmptyAgent(t *testing.T) {
 		t.Errorf("listed with doubts %q", got)
 	}
 
+	// Nobody else has anything to give to one that is alone.
+	f = start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.src.whole.pace = p })
+	f.waitTrouble("database is empty")
+	f.agent.Put("machines", row("m1", "started"))
+	f.waitListed(1)
+	if f.lastDoubt() != "" {
+		t.Errorf("doubt %q", f.lastDoubt())
+	}
+
 	p.standstillEmpty = 20 * time.Millisecond
 	f = start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.src.whole.pace = p })
 	f.waitListed(1) // nothing was ever written
