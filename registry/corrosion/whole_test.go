@@ -3,13 +3,11 @@ package corrosion
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"dnsd/registry"
@@ -193,6 +191,27 @@ func TestDoubtedListing(t *testing.T) {
 	// That the row which was of no use is mended is no reason to list again.
 	if s := strings.TrimPrefix(f.failed(), before); s != "" {
 		t.Errorf("Follow returned %q", s)
+	}
+}
+
+// One that gets nearer too slowly is listed in doubt as well: new names must not
+// wait for it for ever.
+func TestSlowRefill(t *testing.T) {
+	p := quick
+	p.standstill, p.waitMost, p.giveUp = patience, 100*time.Millisecond, patience
+	f := cluster(t, corrosiontest.Options{}, Config{}, p)
+	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v != nil })
+	f.agent.Wipe()
+	if err := f.agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.waitTrouble("lacks")
+	for f.world.get(listings) < 2 && f.agent.Refill(1) > 0 {
+		time.Sleep(20 * time.Millisecond)
+	}
+	f.waitListed(2)
+	if f.lastDoubt() != doubt || f.world.get(known) != 20 {
+		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
 	}
 }
 
@@ -402,75 +421,6 @@ func TestNewEmptyAgent(t *testing.T) {
 	f.waitTrouble("")
 }
 
-// An agent whose internal tables cannot be read is judged by its health.
-func TestMuteAgent(t *testing.T) {
-	f := cluster(t, corrosiontest.Options{Mute: true}, Config{}, quick)
-	f.agent.Wipe()
-	if err := f.agent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if f.agent.Refill(5) == 0 {
-		t.Fatal("there are no gaps")
-	}
-	f.wait("a listing in doubt, or the guard's chance", func() bool { return f.world.get(listings) > 1 })
-	f.agent.Forget()
-	f.wait("doubt", func() bool { return f.lastDoubt() == doubt })
-	f.agent.Refill(100)
-	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.get(known) == 20 })
-}
-
-// An agent that is cut off goes on answering: that proves it, and not the rest
-// of the world.
-func TestCutOffAgent(t *testing.T) {
-	f := cluster(t, corrosiontest.Options{}, Config{}, quick)
-	f.wait("a sign of life", func() bool { return f.world.get(proofs) > 0 })
-	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v != nil && v.known.Members > 0 })
-	f.agent.Isolate()
-	f.waitTrouble("sees no other agent")
-	before, asked := f.world.get(proofs), f.agent.Counts().Queries
-	f.wait("further questions", func() bool { return f.agent.Counts().Queries > asked+10 })
-	if n := f.world.get(proofs); n > before+1 {
-		t.Errorf("a cut-off agent was taken for proof %d times", n-before)
-	}
-	f.agent.Put("machines", row("mff", "started"))
-	f.agent.Rejoin()
-	f.waitState("mff", "started")
-	f.waitTrouble("")
-	before = f.world.get(proofs)
-	f.wait("a sign of life", func() bool { return f.world.get(proofs) > before })
-	if n := f.world.get(listings); n != 1 || f.failed() != "" {
-		t.Errorf("%d listings; Follow returned %q", n, f.failed())
-	}
-}
-
-// A dnsd that never saw the others is told by the agent that there were some.
-func TestCutOffBefore(t *testing.T) {
-	f := start(t, corrosiontest.Options{Members: 2}, Config{}, put, func(f *fixture) {
-		f.src.whole.pace = quick
-		f.agent.Isolate()
-	})
-	f.waitListed(1)
-	f.waitTrouble("sees no other agent")
-	asked := f.agent.Counts().Queries
-	f.wait("further questions", func() bool { return f.agent.Counts().Queries > asked+10 })
-	if n := f.world.get(proofs); n > 0 {
-		t.Errorf("a cut-off agent was taken for proof %d times", n)
-	}
-}
-
-// The agent logs an error for each question about its health that it cannot
-// answer: it is asked when it has learned something.
-func TestHealthIsAskedWhenThereIsSome(t *testing.T) {
-	f := cluster(t, corrosiontest.Options{}, Config{}, quick)
-	asked := f.agent.Counts().Queries
-	f.wait("looks", func() bool { return f.agent.Counts().Queries > asked+20 })
-	if n := f.agent.Counts().Health; n > 0 {
-		t.Errorf("asked %d times though nothing was learned", n)
-	}
-	f.agent.Put("machines", row("mff", "started"))
-	f.wait("health", func() bool { v := f.src.whole.view.Load(); return v.health != nil && v.health.Lag > 0 })
-}
-
 // What the registry makes of it: nothing is lost to a doubt, whatever its state;
 // an operator's word lets go of it.
 func TestDoubtHoldsUntilReleased(t *testing.T) {
@@ -497,103 +447,4 @@ func TestDoubtHoldsUntilReleased(t *testing.T) {
 	f.wait("what is new", func() bool { return machines() == 21 })
 	follower.Release()
 	f.wait("the release", func() bool { return machines() == 1 && reg.Status().Held == 0 })
-}
-
-func TestMembersAreRemembered(t *testing.T) {
-	var w wholeness
-	w.remember(&knowledge{Self: "B", Members: 2, Sites: map[string]site{"B": {Head: 1}}})
-	w.remember(&knowledge{Self: "B", Members: 0, Sites: map[string]site{"B": {Head: 2}}})
-	if w.known.Members != 2 || w.known.Sites["B"].Head != 2 || w.known.alone() {
-		t.Errorf("remembered: %+v", w.known)
-	}
-	for _, k := range []*knowledge{{Self: "B"}, {Self: "B", Sites: map[string]site{"B": {Head: 1}}}} {
-		if !k.alone() {
-			t.Errorf("%+v is not alone", k)
-		}
-	}
-}
-
-// What is missing of one site after the other shows as each is heard of.
-func TestNewAgentLearnsOfSites(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := wholeness{pace: defaultPace}
-		look := func(k *knowledge) {
-			w.note(k, w.lacking(k))
-			time.Sleep(15 * time.Second)
-		}
-		k := &knowledge{Self: "B", Members: 2, Sites: map[string]site{}}
-		look(k)
-		for i := range 5 {
-			k.Sites[fmt.Sprint("A", i)] = site{Head: 10, Gaps: []span{{1, 9}}}
-			look(k)
-			if d := time.Since(w.since.nearer); d != 15*time.Second || w.patience(k) < d {
-				t.Errorf("with %d sites: no nearer for %v, and the patience is %v", i+1, d, w.patience(k))
-			}
-		}
-		look(k)
-		if d := time.Since(w.since.nearer); d != 30*time.Second || w.patience(k) > d {
-			t.Errorf("with nothing new: no nearer for %v, and the patience is %v", d, w.patience(k))
-		}
-	})
-}
-
-func TestLacks(t *testing.T) {
-	one := func(head uint64, gaps ...span) *knowledge {
-		return &knowledge{Self: "B", Sites: map[string]site{"A": {head, gaps}}}
-	}
-	for _, test := range []struct {
-		name        string
-		before, now *knowledge
-		want        uint64
-	}{
-		{"the same", one(10), one(10), 0},
-		{"more", one(10), one(12), 0},
-		{"a gap above", one(10), one(20, span{11, 19}), 0},
-		{"nothing", one(10), &knowledge{}, 10},
-		{"nothing of a site with gaps", one(10, span{2, 3}), &knowledge{}, 8},
-		{"less", one(10), one(7), 3},
-		{"less, and a gap that was there", one(10, span{8, 9}), one(7), 1},
-		{"a gap", one(10), one(10, span{3, 5}), 3},
-		{"a gap that was there", one(10, span{3, 5}), one(10, span{3, 5}), 0},
-		{"a gap that has grown", one(10, span{4, 4}), one(10, span{3, 5}), 2},
-		{"a gap across the head", one(10), one(20, span{9, 12}), 2},
-		{"a gap across both heads", one(10), one(5, span{4, 12}), 7},
-		{"another site", one(10), &knowledge{Sites: map[string]site{"C": {99, nil}}}, 10},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := test.now.lacks(test.before); got != test.want {
-				t.Errorf("lacks %d, want %d", got, test.want)
-			}
-		})
-	}
-}
-
-// The same of random knowledge, as sets.
-func TestLacksIsADifferenceOfSets(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 2))
-	random := func() (*knowledge, map[uint64]bool) {
-		head, set := rng.Uint64N(30), map[uint64]bool{}
-		var gaps []span
-		for range rng.IntN(5) {
-			first := 1 + rng.Uint64N(30)
-			gaps = append(gaps, span{first, first + rng.Uint64N(5)})
-		}
-		for n := uint64(1); n <= head; n++ {
-			set[n] = !slices.ContainsFunc(gaps, func(g span) bool { return g.First <= n && n <= g.Last })
-		}
-		return &knowledge{Sites: map[string]site{"A": {head, union(gaps)}}}, set
-	}
-	for range 10_000 {
-		before, had := random()
-		now, has := random()
-		want := uint64(0)
-		for n, ok := range had {
-			if ok && !has[n] {
-				want++
-			}
-		}
-		if got := now.lacks(before); got != want {
-			t.Fatalf("%v after %v lacks %d, want %d", now.Sites, before.Sites, got, want)
-		}
-	}
 }
