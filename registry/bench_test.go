@@ -1,11 +1,12 @@
 package registry_test
 
 import (
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"fmt"
 	"runtime"
 	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // BenchmarkRegistryMemory reports what a machine costs in memory and in time to

@@ -11,7 +11,7 @@ type Counts struct {
 
 // Counts returns the counts of a network, without a look at what is counted.
 // They change only when a channel of Fleets or Peers closes.
-func (v *View) Counts(n Network) Counts {
+func (v *Snapshot) Counts(n Network) Counts {
 	row, err := v.txn.First(tableNetworks, indexID, networkKey(n))
 	must(err)
 	if row == nil {
@@ -57,7 +57,7 @@ func (e *edit) countPeer(o Object, by int) {
 
 // writeCounts writes the row of each network whose counts change.
 func (e *edit) writeCounts() {
-	v := View{e.txn}
+	v := Snapshot{e.txn}
 	for n, by := range e.networks {
 		switch sum := v.Counts(n).plus(by); {
 		case by == (Counts{network: n}):

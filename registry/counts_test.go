@@ -12,16 +12,16 @@ func TestCountsAreOfWhatIsThere(t *testing.T) {
 	r := New()
 	nets := []Network{network(t, "fdaa:0:18::/48"), network(t, "fdaa:0:99::/48")}
 	apps := []string{"a", "b", "interactive-x"}
-	row := func(v *View, n Network) any {
+	row := func(v *Snapshot, n Network) any {
 		row, err := v.txn.First(tableNetworks, indexID, networkKey(n))
 		must(err)
 		return row
 	}
 	same, changed := 0, 0
 	for step := range 5000 {
-		before := r.View()
+		before := r.Snapshot()
 		r.Apply(randomItems(t, rng, nets, apps))
-		v := r.View()
+		v := r.Snapshot()
 		for _, n := range nets {
 			want := Counts{network: n}
 			for _, f := range rowsOf(v.Fleets(n)) {

@@ -69,7 +69,7 @@ func patient() *Budget { b := NewBudget(0, func() {}); return &b }
 // objects returns everything a registry holds as strings.
 func objects(r *Registry) map[Key]string {
 	all := map[Key]string{}
-	v := r.View()
+	v := r.Snapshot()
 	for _, k := range Kinds() {
 		v.Each(k, func(o Object) bool {
 			all[o.Key()] = fmt.Sprintf("%+v", o)

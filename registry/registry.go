@@ -16,32 +16,39 @@ import (
 // Registry is the database. Reading is safe for concurrent use and takes no
 // lock; there is one writer at a time.
 type Registry struct {
-	db      *memdb.MemDB
-	writer  sync.Mutex // held while a change is made; guards nothing that readers touch
-	version atomic.Uint64
-	counts  [4]atomic.Int64
-	sizes   [Classes]atomic.Int64 // how much answers hold, by class
-	status  atomic.Pointer[Status]
-	alive   atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
+	db     *memdb.MemDB
+	shown  atomic.Pointer[Snapshot] // db as of the last change whose channels have all closed
+	writer sync.Mutex               // held while a change is made; guards nothing that readers touch
+	epoch  atomic.Uint64
+	counts [4]atomic.Int64
+	sizes  [Classes]atomic.Int64 // how much answers hold, by class
+	status atomic.Pointer[Status]
+	alive  atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
 }
 
-// Version returns a number that is odd while a change is being published and
-// goes up by two with each. While it is even and the same, no channel that a
-// view or a status has handed out can have closed: looking at one number saves
-// looking at many channels. Safe for concurrent use.
-func (r *Registry) Version() uint64 { return r.version.Load() }
+// Epoch returns a number that goes up with each change, after the channels of what
+// was before have closed and before anybody can see what is new. So while it is the
+// same, what was kept with a channel that was open is not older than what anybody
+// else sees: looking at one number saves looking at many channels. Safe for
+// concurrent use.
+func (r *Registry) Epoch() uint64 { return r.epoch.Load() }
 
 // New returns an empty registry in state listing.
 func New() *Registry {
 	db, err := memdb.NewMemDB(schema())
 	must(err)
 	r := &Registry{db: db}
+	r.show()
 	r.status.Store(&Status{State: Listing, changed: make(chan struct{})})
 	return r
 }
 
-// View begins a read transaction.
-func (r *Registry) View() *View { return &View{r.db.Txn(false)} }
+// Snapshot returns the registry as it is now. Whoever sees a change in it finds the
+// channels of every snapshot before it closed: no kept answer that vouches by them is older.
+func (r *Registry) Snapshot() *Snapshot { return r.shown.Load() }
+
+// show lets snapshots see all that was committed.
+func (r *Registry) show() { r.shown.Store(&Snapshot{r.db.Txn(false)}) }
 
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
@@ -117,10 +124,9 @@ func (r *Registry) SetStatus(s Status) {
 		return
 	}
 	s.changed = make(chan struct{})
-	r.version.Add(1)
-	r.status.Store(&s)
 	close(old.changed)
-	r.version.Add(1)
+	r.epoch.Add(1)
+	r.status.Store(&s)
 }
 
 // Wake closes the channel of the status, which all answers watch, so that each is
@@ -129,12 +135,10 @@ func (r *Registry) Wake() {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	s := *r.status.Load()
-	old := s.changed
+	close(s.changed)
 	s.changed = make(chan struct{})
-	r.version.Add(1)
+	r.epoch.Add(1)
 	r.status.Store(&s)
-	close(old)
-	r.version.Add(1)
 }
 
 // Apply makes changes in one transaction, in order, and returns how many
@@ -362,7 +366,7 @@ func (e *edit) deleteMachine(key Key) {
 	e.changed++
 }
 
-// commit writes the fleets and swaps the root; after that the channels of what
+// commit writes the fleets and swaps the root; then the channels of what
 // changed close. It returns how many objects changed.
 func (e *edit) commit() int {
 	for key, f := range e.fleets {
@@ -392,8 +396,12 @@ func (e *edit) commit() int {
 	return e.changed
 }
 
+// publish makes the change, in the order that Epoch promises. Commit swaps the
+// database's root and then closes the channels; readers are shown the root last.
 func (e *edit) publish() {
-	e.r.version.Add(1)
-	defer e.r.version.Add(1)
+	defer func() {
+		e.r.epoch.Add(1)
+		e.r.show()
+	}()
 	e.txn.Commit()
 }

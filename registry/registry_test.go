@@ -42,7 +42,7 @@ func TestMetadataAreSharedInGroups(t *testing.T) {
 			items = append(items, Put(machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"group": fmt.Sprint(i % groups)} })))
 		}
 		r.Apply(items)
-		f, _ := r.View().Fleet(network(t, "fdaa:0:18::/48"), "web")
+		f, _ := r.Snapshot().Fleet(network(t, "fdaa:0:18::/48"), "web")
 		held := map[*Pair]bool{}
 		for i, m := range f.Deployed() {
 			if held[&m.Metadata[0]] = true; m.Metadata[0].Value != fmt.Sprint(i%groups) {
@@ -78,7 +78,7 @@ func TestApplyAndLookUp(t *testing.T) {
 	if got := r.Apply(items); got != 0 {
 		t.Errorf("the same again changed %d objects, want 0", got)
 	}
-	v := r.View()
+	v := r.Snapshot()
 	f, _ := v.Fleet(n, "web")
 	if got := ids(f.Deployed()); got != "[A1 b2]" {
 		t.Errorf("deployed %s, want [A1 b2]", got)
@@ -126,7 +126,7 @@ func TestApplyAndLookUp(t *testing.T) {
 	if left := objects(r); len(left) != 0 {
 		t.Errorf("left after deleting everything: %v", left)
 	}
-	if f, _ := r.View().Fleet(n, "web"); f != nil {
+	if f, _ := r.Snapshot().Fleet(n, "web"); f != nil {
 		t.Error("a fleet without machines is left")
 	}
 	for _, kind := range Kinds() {
@@ -144,11 +144,11 @@ func TestTwoMachinesOfOneAddress(t *testing.T) {
 	old, renamed := machine(t, "m1", at(ip), inApp("old")), machine(t, "m1", at(ip), inApp("new"))
 	r.Apply([]Item{Put(old)})
 	r.Apply([]Item{Put(renamed)})
-	if near := rowsOf(r.View().MachinesAt(old.Addr, true)); len(near) != 2 {
+	if near := rowsOf(r.Snapshot().MachinesAt(old.Addr, true)); len(near) != 2 {
 		t.Fatalf("%d machines at the address, want both", len(near))
 	}
 	r.Apply([]Item{Delete(old.Key())})
-	if near := rowsOf(r.View().MachinesAt(old.Addr, true)); len(near) != 1 || near[0] != renamed {
+	if near := rowsOf(r.Snapshot().MachinesAt(old.Addr, true)); len(near) != 1 || near[0] != renamed {
 		t.Fatalf("machines at the address: %s, want the renamed one", ids(near))
 	}
 }
@@ -164,14 +164,14 @@ func TestMachinesOfOneAddressByState(t *testing.T) {
 	} {
 		put(step.id, step.state)
 		addr := netip.MustParseAddr(ip)
-		got := ids(append(rowsOf(r.View().MachinesAt(addr, true)), rowsOf(r.View().MachinesAt(addr, false))...))
-		owner, _ := r.View().MachineNear(addr)
+		got := ids(append(rowsOf(r.Snapshot().MachinesAt(addr, true)), rowsOf(r.Snapshot().MachinesAt(addr, false))...))
+		owner, _ := r.Snapshot().MachineNear(addr)
 		if got != step.want || !strings.HasPrefix(got, "["+owner.ID) && got != "[]" {
 			t.Fatalf("with %s %s: %s, of which %s owns the /112; want %s", step.id, step.state, got, owner.ID, step.want)
 		}
 	}
 	r.Apply([]Item{Delete(machine(t, "m0").Key()), Delete(machine(t, "m1").Key()), Delete(machine(t, "m2").Key())})
-	if m, _ := r.View().MachineNear(netip.MustParseAddr(ip)); m != nil {
+	if m, _ := r.Snapshot().MachineNear(netip.MustParseAddr(ip)); m != nil {
 		t.Errorf("%+v is left", m)
 	}
 }
@@ -196,17 +196,17 @@ func TestAddressMovesOverARestart(t *testing.T) {
 	r := New()
 	before, after := machine(t, "m1", at("fdaa:0:18:1::2")), machine(t, "m1", at("fdaa:0:18:2::2"))
 	r.Apply([]Item{Put(before)})
-	_, watch := r.View().MachinesAt(after.Addr, true)
+	_, watch := r.Snapshot().MachinesAt(after.Addr, true)
 	r.Apply([]Item{Put(after)})
 	if !closed(watch) {
 		t.Error("nobody heard that the new address is taken")
 	}
-	if near := rowsOf(r.View().MachinesAt(before.Addr, true)); len(near) != 0 {
+	if near := rowsOf(r.Snapshot().MachinesAt(before.Addr, true)); len(near) != 0 {
 		t.Error("the old address still has an owner")
 	}
 	without := machine(t, "m1")
 	r.Apply([]Item{Put(without)})
-	if near := rowsOf(r.View().MachinesAt(after.Addr, true)); len(near) != 0 {
+	if near := rowsOf(r.Snapshot().MachinesAt(after.Addr, true)); len(near) != 0 {
 		t.Error("an address taken away still has an owner")
 	}
 }
@@ -230,35 +230,35 @@ func TestChannelsCloseWhenWhatWasReadChanges(t *testing.T) {
 		}
 		for _, n := range nets {
 			for _, app := range apps {
-				add(func() (any, <-chan struct{}) { f, w := r.View().Fleet(n, app); return fleetString(f), w })
+				add(func() (any, <-chan struct{}) { f, w := r.Snapshot().Fleet(n, app); return fleetString(f), w })
 				add(func() (any, <-chan struct{}) {
-					l, w := r.View().Addresses(n, app)
+					l, w := r.Snapshot().Addresses(n, app)
 					return fmt.Sprint(len(slices.Collect(l.All))), w
 				})
-				add(func() (any, <-chan struct{}) { p, w := r.View().Peer(n, app); return p, w })
+				add(func() (any, <-chan struct{}) { p, w := r.Snapshot().Peer(n, app); return p, w })
 			}
 			add(func() (any, <-chan struct{}) {
-				l, w := r.View().Fleets(n)
+				l, w := r.Snapshot().Fleets(n)
 				return fleetsString(slices.Collect(l.All)), w
 			})
 			add(func() (any, <-chan struct{}) {
-				l, w := r.View().Peers(n)
+				l, w := r.Snapshot().Peers(n)
 				return fmt.Sprint(len(slices.Collect(l.All))), w
 			})
 			for i := range 8 {
 				addr := testAddr(n, i)
 				add(func() (any, <-chan struct{}) {
-					l, w := r.View().MachinesAt(addr, i%2 == 0)
+					l, w := r.Snapshot().MachinesAt(addr, i%2 == 0)
 					return ids(slices.Collect(l.All)), w
 				})
-				add(func() (any, <-chan struct{}) { m, w := r.View().MachineNear(addr); return m, w })
+				add(func() (any, <-chan struct{}) { m, w := r.Snapshot().MachineNear(addr); return m, w })
 				add(func() (any, <-chan struct{}) {
-					l, w := r.View().PeersAt(addr)
+					l, w := r.Snapshot().PeersAt(addr)
 					return fmt.Sprint(len(slices.Collect(l.All))), w
 				})
-				add(func() (any, <-chan struct{}) { p, w := r.View().PeerAt(addr); return p, w })
+				add(func() (any, <-chan struct{}) { p, w := r.Snapshot().PeerAt(addr); return p, w })
 				add(func() (any, <-chan struct{}) {
-					l, w := r.View().AddressesAt(addr)
+					l, w := r.Snapshot().AddressesAt(addr)
 					return fmt.Sprint(len(slices.Collect(l.All))), w
 				})
 			}

@@ -27,7 +27,7 @@ type aside struct {
 	steer func([]origin) error // set once, as is log; nil: nobody can be set aside
 	log   *slog.Logger
 
-	said once
+	said limitedLog
 
 	mu    sync.Mutex
 	until map[origin]time.Time // guarded by mu; what the program knows

@@ -29,7 +29,7 @@ type connTable struct {
 	open     map[*conn]struct{}
 	clients  map[netip.Prefix]int // connections of each
 	networks map[netip.Prefix]int
-	strange  int // connections in open of strangers, who are no client and of no network
+	strange  int // connections in open of strangers, which are not counted above
 	evicted  uint64
 	refused  uint64
 }

@@ -408,7 +408,7 @@ func TestSlowAnswerOfAViewThatWentAway(t *testing.T) {
 	w.r = r
 	w.req.Parse(query(t, "slow.internal.", dns.TypeAAAA))
 	later := newSlow(&w.exchange, a, &r.zones[0], netip.Addr{})
-	k.forget()
+	k.reset()
 	if k.numberOf(b) != number {
 		t.Fatal("the numbers do not begin anew: this test tests nothing")
 	}

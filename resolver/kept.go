@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 
@@ -40,7 +41,7 @@ const (
 // types that nobody asks for, so that made-up questions cannot push real ones
 // out. The socket's goroutine owns it.
 type keeper struct {
-	version func() uint64 // see Config.Version; nil: channels are always looked at
+	epoch   func() uint64 // see Config.Epoch; nil: channels are always looked at
 	clients map[netip.Addr]*knownClient
 	views   map[View]uint32 // a number for each view: what keys begin with
 	budgets map[netip.Prefix]*budget
@@ -61,12 +62,12 @@ const keyPrefix = 4 + 2
 // guarded is what holds until one of its channels closes.
 type guarded struct {
 	watch []<-chan struct{}
-	// at is the version at which all of watch were last seen open; odd: never.
+	// at is the epoch in which all of watch were last seen open.
 	at uint64
 }
 
-// unseen marks channels that no version vouches for.
-const unseen = 1
+// unseen marks channels that no epoch vouches for.
+const unseen = math.MaxUint64
 
 // knownClient is a client with its view.
 type knownClient struct {
@@ -92,9 +93,9 @@ type kept struct {
 	zone   *zone
 }
 
-func newKeeper(limit int, version func() uint64) *keeper {
-	k := &keeper{version: version, limit: limit / 2}
-	k.forget()
+func newKeeper(limit int, epoch func() uint64) *keeper {
+	k := &keeper{epoch: epoch, limit: limit / 2}
+	k.reset()
 	return k
 }
 
@@ -113,19 +114,19 @@ func (r *Resolver) keptBytes(s *socket) int {
 	return max(mostKeptBytes/max(n, 1), minKeptBytes)
 }
 
-// forget drops everything.
-func (k *keeper) forget() {
+// reset drops everything.
+func (k *keeper) reset() {
 	k.clients, k.views = make(map[netip.Addr]*knownClient), make(map[View]uint32)
 	k.budgets = make(map[netip.Prefix]*budget)
 	k.young, k.old, k.size = make(map[string]*kept), nil, 0
 }
 
-// holds reports whether none of g's channels has closed. Where the version is
-// the one they were last seen open at, there is no need to look again.
+// holds reports whether none of g's channels has closed. In the epoch in which they
+// were last seen open there is no need to look again.
 func (k *keeper) holds(g *guarded) bool {
-	version := uint64(unseen)
-	if k.version != nil {
-		if version = k.version(); version == g.at && version%2 == 0 {
+	epoch := uint64(unseen)
+	if k.epoch != nil {
+		if epoch = k.epoch(); epoch == g.at {
 			return true
 		}
 	}
@@ -136,7 +137,7 @@ func (k *keeper) holds(g *guarded) bool {
 		default:
 		}
 	}
-	g.at = version
+	g.at = epoch
 	return true
 }
 
@@ -147,7 +148,7 @@ func (k *keeper) client(addr netip.Addr, viewer Viewer) *knownClient {
 		return c
 	}
 	if len(k.views) >= maxViews {
-		k.forget() // keys begin with a view's number
+		k.reset() // keys begin with a view's number
 	} else if len(k.clients) >= maxViews {
 		clear(k.clients)
 	}

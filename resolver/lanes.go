@@ -41,7 +41,7 @@ type lanes struct {
 	full  atomic.Int32  // how many of all have been full lately
 	drops atomic.Uint64 // responses that there was no room for
 
-	clogs, opens once
+	clogs, opens limitedLog
 
 	mu   sync.Mutex
 	all  map[netip.Prefix]*lane // guarded by mu; by the client's network, see sharer

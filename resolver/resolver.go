@@ -79,11 +79,10 @@ type Config struct {
 	Zones  []Zone           // the longest matching origin answers
 	Viewer Viewer           // needed where there are zones
 
-	// Version goes up by two with every change that closes a channel of the
-	// zones' or the viewer's, and is odd while that happens. While it is even
-	// and the same, their channels need not be looked at. Nil: they always are.
-	// Safe for concurrent use.
-	Version func() uint64
+	// Epoch returns a number that goes up whenever channels of the zones' or the
+	// viewer's have closed, before anybody can see why. While it is the same,
+	// they need not be looked at. Nil: they always are. Safe for concurrent use.
+	Epoch func() uint64
 
 	// Forward answers the names outside the zones. Nil (and not a nil pointer of
 	// some type): they are REFUSED.
@@ -133,7 +132,7 @@ type Resolver struct {
 	conns *connTable
 	turns *turns.Queue // of requests over TCP, and of answers that take long
 
-	// Tests have another patience.
+	// Shortened by tests.
 	messageTime  time.Duration // defaultMessageTime
 	strangerTime time.Duration // defaultStrangerTime
 
@@ -142,7 +141,7 @@ type Resolver struct {
 	asides    []*aside
 	acceptors []*acceptor // set by Listen
 
-	panicLog once
+	panicLog limitedLog
 
 	mu    sync.Mutex
 	bound []netip.AddrPort // guarded by mu

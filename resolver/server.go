@@ -10,8 +10,8 @@ import (
 
 // Run serves the bound addresses until ctx ends, and then drains: it reads no
 // more, finishes what is in hand for at most Config.Drain, closes everything and
-// returns nil. It returns an error as soon as a socket can no longer be read:
-// half a server would look like a whole one. It binds first where Listen was not
+// returns nil. It returns an error as soon as a socket can no longer be read: a
+// process that serves only some of its sockets would look healthy. It binds first where Listen was not
 // called, and may be called once.
 func (r *Resolver) Run(ctx context.Context) error {
 	if len(r.sockets) == 0 {
@@ -149,14 +149,14 @@ func pause(ctx context.Context, n int) bool {
 // quietFor is how long repeated trouble is only counted after it was logged.
 const quietFor = time.Minute
 
-// once logs a recurring event at most once in quietFor, with how often it was
+// limitedLog logs a recurring event at most limitedLog in quietFor, with how often it was
 // held back. Safe for concurrent use; the zero value is ready.
-type once struct {
+type limitedLog struct {
 	last atomic.Int64 // Unix time in nanoseconds
 	held atomic.Uint64
 }
 
-func (o *once) log(log *slog.Logger, level slog.Level, msg string, args ...any) {
+func (o *limitedLog) log(log *slog.Logger, level slog.Level, msg string, args ...any) {
 	now, last := time.Now().UnixNano(), o.last.Load()
 	if last != 0 && now-last < int64(quietFor) || !o.last.CompareAndSwap(last, now) {
 		o.held.Add(1)

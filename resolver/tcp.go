@@ -55,7 +55,7 @@ type acceptor struct {
 	log      *slog.Logger
 
 	stopping atomic.Bool
-	fails    once
+	fails    limitedLog
 	conns    sync.WaitGroup
 }
 

@@ -46,8 +46,8 @@ type socket struct {
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
 	computed  mailbox
-	readFails once
-	sendFails once
+	readFails limitedLog
+	sendFails limitedLog
 }
 
 // serve answers what the socket receives until stop, and waits for the questions
@@ -59,7 +59,7 @@ func (s *socket) serve(ctx context.Context) error {
 	b.Full = func(resp, control []byte, to netip.AddrPort) { s.sendFailed(to, s.lanes.send(resp, control, to)) }
 	s.batch.Store(b)
 	w := newWorker(s.r, UDP, s.stats)
-	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Version)
+	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
 	w.pause = nil
 	var fails trouble
 	for {

@@ -185,7 +185,7 @@ func cost(t *testing.T, z *Zones, c asked) (bytes uint64, took time.Duration) {
 // each, so that whoever walks one falls, and returns what gives them back.
 func poison(reg *registry.Registry, few int) (antidote func()) {
 	var undo []func()
-	v := reg.View()
+	v := reg.Snapshot()
 	for _, n := range []string{netA, netB} {
 		network, _ := registry.ParseNetwork(n)
 		fleets, _ := v.Fleets(network)

@@ -2,7 +2,6 @@ package zones
 
 import (
 	"context"
-	"dnsd/registry/follow"
 	"net/netip"
 	"strings"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
 
 	"github.com/miekg/dns"
 )

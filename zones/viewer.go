@@ -24,7 +24,7 @@ func (v viewer) View(addr netip.Addr) (resolver.View, []<-chan struct{}) {
 		}
 		return resolver.View{Network: v.cfg.Network.Masked(), Region: v.cfg.Region}, nil
 	}
-	txn := v.reg.View()
+	txn := v.reg.Snapshot()
 	machine, machines := txn.MachineNear(addr)
 	peer, peers := txn.PeerAt(addr)
 	view := resolver.View{Network: n.Prefix(), Region: v.cfg.Region}

@@ -102,7 +102,7 @@ type lookup struct {
 	q       *resolver.Question
 	network registry.Network
 	status  *registry.Status // nil while nothing of the registry is in the answer
-	view    *registry.View
+	view    *registry.Snapshot
 	watch   []<-chan struct{}
 	noStore bool
 
@@ -136,7 +136,7 @@ func (z *zone) respond(q *resolver.Question, answer func(*lookup) *resolver.Answ
 func (l *lookup) open() bool {
 	l.status = l.reg.Status()
 	l.watch = append(make([]<-chan struct{}, 0, 4), l.status.Changed())
-	l.view = l.reg.View()
+	l.view = l.reg.Snapshot()
 	return l.status.Synced()
 }
 
@@ -146,7 +146,7 @@ const (
 	stepsEntry = 2 // of a list, for its text
 )
 
-// watched passes on what a view returned and keeps its channel.
+// watched passes on what a snapshot returned and keeps its channel.
 func watched[T any](l *lookup, v T, ch <-chan struct{}) T {
 	l.watch = append(l.watch, ch)
 	return v

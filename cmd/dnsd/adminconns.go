@@ -39,16 +39,16 @@ func (a *adminConns) state(c net.Conn, s http.ConnState) {
 				return
 			}
 			longest := first.Value.(net.Conn)
-			a.forget(longest)
+			a.drop(longest)
 			longest.Close()
 		}
 		a.open[c] = a.quiet.PushBack(c)
 	case http.StateClosed, http.StateHijacked:
-		a.forget(c)
+		a.drop(c)
 	}
 }
 
-func (a *adminConns) forget(c net.Conn) {
+func (a *adminConns) drop(c net.Conn) {
 	if e := a.open[c]; e != nil {
 		a.quiet.Remove(e)
 	}
@@ -62,7 +62,7 @@ func (a *adminConns) busy(c net.Conn, is bool) {
 	if _, open := a.open[c]; !open { // it has made room meanwhile
 		return
 	}
-	a.forget(c)
+	a.drop(c)
 	if is {
 		a.open[c] = nil
 	} else {

@@ -1,9 +1,10 @@
 package main
 
 import (
-	"dnsd/registry/contain"
 	"log/slog"
 	"sync"
+
+	"dnsd/registry/contain"
 
 	"github.com/prometheus/client_golang/prometheus"
 )

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"dnsd/registry/follow"
-	"dnsd/registry/machinejson"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +12,8 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/file"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
 )
 
 // exportTimeout bounds the wait for the source's first complete listing. A
@@ -45,7 +45,7 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 		return fmt.Errorf("reading %s: %w", source, err)
 	}
 	buffered := bufio.NewWriter(stdout)
-	if err := machinejson.Export(buffered, reg.View()); err != nil {
+	if err := machinejson.Export(buffered, reg.Snapshot()); err != nil {
 		return err
 	}
 	return buffered.Flush()

@@ -19,11 +19,10 @@
 // # Starting
 //
 // Port 53 needs root or the capability CAP_NET_BIND_SERVICE, and the default
-// address must exist: ip -6 addr add fdaa::3/128 dev lo. What cannot come right
-// by itself ends dnsd at once with a message: a mistake in the flags, an address
-// that is not there or in use, a --state-dir that is no directory. What can, does
-// not: a registry file that is missing or broken, an etcd that is down. Then dnsd
-// says so in its log and at /readyz, answers internal names SERVFAIL (never
+// address must exist: ip -6 addr add fdaa::3/128 dev lo. A mistake in the flags, an
+// address that is not there or in use, or a --state-dir that is no directory ends
+// dnsd at once with a message. Errors that may pass do not: a registry file that is
+// missing or broken, an etcd that is down. dnsd then says so in its log and at /readyz, answers internal names SERVFAIL (never
 // NXDOMAIN) and all others as ever, and serves as soon as the source does; with
 // --state-dir it serves the last known state meanwhile. A state directory that is
 // missing, full, read-only or hangs costs the saving and nothing else.

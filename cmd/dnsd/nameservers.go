@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
+	"dnsd/registry/regular"
 	"dnsd/resolver/forward"
 )
 

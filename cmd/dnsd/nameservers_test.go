@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"dnsd/registry/regular"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"dnsd/registry/regular"
 
 	"github.com/miekg/dns"
 )

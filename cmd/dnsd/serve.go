@@ -9,14 +9,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"dnsd/cmd/dnsd/orders"
 	"dnsd/registry"
 	"dnsd/registry/follow"
 	"dnsd/resolver"
 	"dnsd/resolver/forward"
 	"dnsd/zones"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // daemon is all of dnsd at work: newDaemon makes it, listen binds its addresses,
@@ -120,7 +120,7 @@ func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, er
 		outside, panics = d.forwarder, d.forwarder.Panics
 	}
 	return resolver.New(resolver.Config{
-		Version: d.reg.Version, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
+		Epoch: d.reg.Epoch, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
 		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside, Panics: panics, MaxTCPConns: d.share.tcp, MaxLanes: d.share.lanes,
 		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
 		Log:      log,

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"dnsd/registry/follow"
-	"dnsd/registry/regular"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +10,8 @@ import (
 	"dnsd/registry/corrosion"
 	"dnsd/registry/etcd"
 	"dnsd/registry/file"
+	"dnsd/registry/follow"
+	"dnsd/registry/regular"
 )
 
 // registryURL says where the registry comes from.

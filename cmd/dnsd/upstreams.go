@@ -81,9 +81,9 @@ func isLocal(addr netip.Addr) bool {
 	return false
 }
 
-// tryShare is the part of a question's whole time that one query upstream may
-// take, as a divisor in tenths: two whole tries and half a third fit.
-const tryShare = 4
+// tryTenths is how many tenths of a question's time one query to an upstream may
+// take: two whole tries and half of a third one fit.
+const tryTenths = 4
 
 // forwarder returns what answers names outside dnsd's zones, nil for nothing, and the
 // host's nameservers if those are to be followed.
@@ -101,7 +101,7 @@ func (c *config) forwarder(descriptors int, log *slog.Logger) (*forward.Forwarde
 	f, err := forward.New(forward.Config{
 		Upstreams:   list,
 		Timeout:     c.UpstreamTimeout,
-		TryTimeout:  c.UpstreamTimeout * tryShare / 10,
+		TryTimeout:  c.UpstreamTimeout * tryTenths / 10,
 		MaxInflight: c.MaxInflight,
 		Descriptors: descriptors,
 		CacheBytes:  uint64(c.CacheSize),

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"dnsd/registry/machinejson"
 	"encoding/json"
 	"fmt"
 	"strings"
 
 	"dnsd/registry"
+	"dnsd/registry/machinejson"
 )
 
 // object is any of the four kinds, in the words of the Machines API.

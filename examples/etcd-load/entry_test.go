@@ -1,8 +1,9 @@
 package main
 
 import (
-	"dnsd/registry/machinejson"
 	"testing"
+
+	"dnsd/registry/machinejson"
 )
 
 // TestCanonical compares objects with values that a platform may have written.

@@ -14,7 +14,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"dnsd/registry/machinejson"
 	"errors"
 	"flag"
 	"fmt"
@@ -24,6 +23,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"dnsd/registry/machinejson"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"

@@ -4,12 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"time"
+
+	"dnsd/registry/regular"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"

@@ -21,13 +21,14 @@ package etcd
 
 import (
 	"context"
-	"dnsd/registry/follow"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"strings"
 	"time"
+
+	"dnsd/registry/follow"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )

@@ -13,7 +13,7 @@ const (
 	// a change every half millisecond most of what one cost was waking up for
 	// it, in the kernel, the transport, the watch and the registry: read four at
 	// a time it costs half (measured, nobody asking: 110 µs of CPU became 56).
-	// Longer brings little more (4 ms: 48) and is all added to a change's way.
+	// Longer brings little more (4 ms: 48) and delays every change.
 	gatherFor = 2 * time.Millisecond
 
 	// window is how much the server may send ahead of what is taken. It is fixed

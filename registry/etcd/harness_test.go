@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"dnsd/registry/machinejson"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -12,11 +11,12 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
-
 	"dnsd/registry"
 	"dnsd/registry/etcd/etcdtest"
+	"dnsd/registry/machinejson"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {

@@ -1,14 +1,14 @@
 package etcd
 
 import (
-	"dnsd/registry/contain"
-	"dnsd/registry/machinejson"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
+	"dnsd/registry/machinejson"
 )
 
 // errKey is why a key under the prefix names no object.
@@ -80,7 +80,7 @@ func canonical(p parsed, network string) error {
 }
 
 // put turns a key and its value into the item that inserts the object, or
-// rejects it. A key that names no object protects none.
+// rejects it. A malformed key keeps no older version alive.
 func (s *Source) put(key, value []byte) registry.Item {
 	where := string(key)
 	p, err := s.parse(key)

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"dnsd/registry/contain"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,10 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"dnsd/registry"
+	"dnsd/registry/contain"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-
-	"dnsd/registry"
 )
 
 func TestParseURL(t *testing.T) {

@@ -2,15 +2,15 @@ package etcd
 
 import (
 	"context"
-	"dnsd/registry/follow"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/follow"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"dnsd/registry"
 )
 
 // pages says how many objects a page may hold: the first one, and those after

@@ -2,19 +2,19 @@ package etcd
 
 import (
 	"context"
-	"dnsd/registry/contain"
-	"dnsd/registry/follow"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"dnsd/registry"
+	"dnsd/registry/contain"
+	"dnsd/registry/follow"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"dnsd/registry"
 )
 
 // pace says when a watch asks for proof of life and when it stops waiting.

@@ -2,10 +2,11 @@ package etcd
 
 import (
 	"context"
-	"dnsd/registry/contain"
 	"errors"
 	"testing"
 	"time"
+
+	"dnsd/registry/contain"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"

@@ -11,8 +11,6 @@ package file
 
 import (
 	"context"
-	"dnsd/registry/follow"
-	"dnsd/registry/machinejson"
 	"errors"
 	"hash/maphash"
 	"io/fs"
@@ -23,6 +21,8 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/follow"
+	"dnsd/registry/machinejson"
 )
 
 const (
@@ -49,9 +49,9 @@ const (
 	// of only when the next look finds the very same. Within the 1 s promised.
 	again = 500 * time.Millisecond
 
-	// patience is how long a file may keep changing before that is complained
+	// changesFor is how long a file may keep changing before that is complained
 	// of: longer than it takes to write a large one.
-	patience = 10 * time.Second
+	changesFor = 10 * time.Second
 
 	// granule is the coarsest time stamp of the file systems in use (FAT: 2 s).
 	// Two writes within one can leave the same size and time, so unchanged
@@ -206,7 +206,7 @@ func (s *Source) look(ctx context.Context, feed follow.Feed, forced bool) (time.
 	if err != nil {
 		return s.fail(plain(err), forced), nil
 	}
-	if s.seen.settled() && !forced {
+	if s.seen.proven() && !forced {
 		return s.poll, feed.Change(ctx, nil)
 	}
 	s.seen.readAt = now
@@ -255,8 +255,8 @@ func (l *look) note(info fs.FileInfo, err error, now time.Time) {
 	l.info, l.err = info, text
 }
 
-// settled reports whether the content must be what it was when last read.
-func (l *look) settled() bool { return l.good && l.readAt.Sub(l.since) >= granule }
+// proven reports whether the content must be what it was when last read.
+func (l *look) proven() bool { return l.good && l.readAt.Sub(l.since) >= granule }
 
 // same reports whether a file seems untouched.
 func same(a, b fs.FileInfo) bool {
@@ -281,7 +281,7 @@ func (s *Source) fail(err error, forced bool) time.Duration {
 	if now.Sub(s.seen.since) < again {
 		wait = min(again, s.poll)
 		if !forced {
-			if now.Sub(s.failing) < patience {
+			if now.Sub(s.failing) < changesFor {
 				return wait
 			}
 			err = errChanging

@@ -1,11 +1,12 @@
 package file
 
 import (
-	"dnsd/registry/regular"
 	"errors"
 	"fmt"
 	"io/fs"
 	"syscall"
+
+	"dnsd/registry/regular"
 )
 
 // read returns the content of a regular file, and an error when it was written

@@ -2,8 +2,6 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"fmt"
 	"iter"
@@ -11,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 // applyLoop is the registry's only writer: it takes what the source sent in
@@ -31,7 +32,7 @@ func (f *Follower) applyLoop(ctx context.Context) {
 		case <-ticker.C:
 		}
 		f.contain(func() {
-			f.settle(time.Now())
+			f.updateStatus(time.Now())
 			f.offerState()
 		})
 	}
@@ -143,7 +144,7 @@ func (f *Follower) changes(items []registry.Item) int {
 // take does what an item calls for beside its being applied.
 func (f *Follower) take(item *registry.Item, named keeper, logged *int) {
 	if item.Err == nil {
-		f.guard.settle(item)
+		f.guard.decided(item)
 	}
 	var source *sourceError
 	err := trouble(item)
@@ -262,7 +263,7 @@ func (f *Follower) complete(l *listing) {
 	for c := range registry.Classes {
 		sizes[c] = f.reg.Size(registry.Class(c))
 	}
-	view := f.reg.View()
+	view := f.reg.Snapshot()
 	losses, rest := l.losses(view)
 	f.guard.back(slices.Values(l.puts))
 	pass := f.guard.judge(losses, sizes, l.began, now, doubted)
@@ -300,9 +301,9 @@ func (f *Follower) logHeld(sizes [registry.Classes]int) {
 
 // itemsOf returns what a listing that has been judged changes, and how many
 // objects it removes.
-func (f *Follower) itemsOf(l *listing, view *registry.View, losses map[registry.Key]loss, rest []registry.Key) (items []registry.Item, removed int) {
+func (f *Follower) itemsOf(l *listing, view *registry.Snapshot, losses map[registry.Key]loss, rest []registry.Key) (items []registry.Item, removed int) {
 	items = make([]registry.Item, 0, len(l.puts)+len(rest)+len(l.late))
-	for _, o := range l.undone(view, losses) { // before puts, which are newer
+	for _, o := range l.changedSince(view, losses) { // before puts, which are newer
 		items = append(items, registry.Put(o))
 	}
 	held := f.guard.held
@@ -379,8 +380,8 @@ func (f *Follower) hold() string {
 	return fmt.Sprintf("the last listing takes away %s: they stay until %s, or SIGUSR1", strings.Join(parts, ", "), until)
 }
 
-// settle brings the status up to date with the clock.
-func (f *Follower) settle(now time.Time) {
+// updateStatus brings the status up to date with the clock.
+func (f *Follower) updateStatus(now time.Time) {
 	s := &f.status
 	if s.Problem != "" && f.reg.LastAlive().After(f.problemAt) {
 		s.Problem = "" // heard since

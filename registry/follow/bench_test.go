@@ -1,10 +1,11 @@
 package follow
 
 import (
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"runtime"
 	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // BenchmarkListing is a complete listing on its way through the follower: the
@@ -17,7 +18,7 @@ func BenchmarkListing(b *testing.B) {
 		stopped[i].Object.(*registry.Machine).State = "stopped"
 	}
 	list := func(f *Follower, items []registry.Item) {
-		l := newListing(f.reg.View())
+		l := newListing(f.reg.Snapshot())
 		for i := range items {
 			l.add(&items[i])
 		}

@@ -3,14 +3,15 @@ package follow
 import (
 	"bytes"
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 const gaps = "the agent has gaps in what it knows"

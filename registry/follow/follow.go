@@ -269,6 +269,10 @@ func (d *feed) await(ctx context.Context, o op) error {
 	}
 }
 
+// errListedDelete is why a deletion is rejected in the middle of a listing: what is
+// not there is not listed.
+var errListedDelete = errors.New("it is deleted in the middle of a listing")
+
 // List implements Feed.
 func (d *feed) List(ctx context.Context, items []registry.Item) error {
 	if d.listing == nil {
@@ -277,12 +281,15 @@ func (d *feed) List(ctx context.Context, items []registry.Item) error {
 		if err := d.await(ctx, op{}); err != nil {
 			return err
 		}
-		d.listing = newListing(d.f.reg.View())
+		d.listing = newListing(d.f.reg.Snapshot())
 		d.streaming.Store(false)
 	}
 	var rejected []registry.Item
 	for i := range items {
 		item := items[i] // the slice is the caller's
+		if item.Object == nil && item.Err == nil {
+			item.Err = errListedDelete
+		}
 		if err := contain.Run(func() error { d.listing.add(&item); return nil }); err != nil {
 			item = registry.Reject(registry.Key{}, item.Where, err)
 		}

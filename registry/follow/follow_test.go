@@ -1,9 +1,8 @@
 package follow
 
 import (
+	"bytes"
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // script is a source that does what the test says: each call of Follow runs the
@@ -212,7 +214,7 @@ func TestListsAgainEveryQuarterOfAnHour(t *testing.T) {
 	all := fleetOf(t, 50)
 	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return all })}}
 	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, _ *Follower) {
-		_, watch := r.View().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
+		_, watch := r.Snapshot().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
 		pass(11 * time.Minute)
 		if src.called() != 1 {
 			t.Fatalf("%d listings within 11 minutes", src.called())
@@ -285,10 +287,10 @@ func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 			f.owed.Store(true)
 			pass(time.Second)
 		}
-		if f, _ := r.View().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "web"); registrytest.IDs(f.Deployed()) != "[m0001 m0002 m0003]" {
+		if f, _ := r.Snapshot().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "web"); registrytest.IDs(f.Deployed()) != "[m0001 m0002 m0003]" {
 			t.Errorf("left are %s, want the listed one and the two that could not be read", registrytest.IDs(f.Deployed()))
 		}
-		if f, _ := r.View().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "db"); f == nil || registrytest.IDs(f.Deployed()) != "[d1 d2]" {
+		if f, _ := r.Snapshot().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "db"); f == nil || registrytest.IDs(f.Deployed()) != "[d1 d2]" {
 			t.Error("an app whose machines could not be read has lost some")
 		}
 		if n := f.stats.rejected[registry.KindMachine].Load(); n != 12 {
@@ -449,6 +451,23 @@ func TestChangeDuringAListingWins(t *testing.T) {
 	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, _ *Follower) {
 		if r.Count(registry.KindMachine) != 2 {
 			t.Errorf("%d machines, want 2", r.Count(registry.KindMachine))
+		}
+	})
+}
+
+// A deletion has no place in a listing: it is rejected, and what is known stays.
+func TestADeletionInAListingIsRejected(t *testing.T) {
+	log := &bytes.Buffer{}
+	src := newPuppet(fleetOf(t, 3))
+	follow(t, src, Config{Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		items := fleetOf(t, 3)
+		items[1] = registry.Delete(items[1].About())
+		src.list(t, items, "")
+		if n := f.stats.rejected[registry.KindMachine].Load(); r.Count(registry.KindMachine) != 3 || n != 1 {
+			t.Errorf("%d machines, want 3; %d rejected, want 1", r.Count(registry.KindMachine), n)
+		}
+		if !strings.Contains(log.String(), "it is deleted in the middle of a listing") {
+			t.Errorf("the log says:\n%s", log)
 		}
 	})
 }

@@ -1,9 +1,10 @@
 package follow
 
 import (
-	"dnsd/registry"
 	"iter"
 	"time"
+
+	"dnsd/registry"
 )
 
 const (
@@ -148,8 +149,8 @@ func (g *guard) back(objects iter.Seq[registry.Object]) {
 	}
 }
 
-// settle forgets what an item that is about to be applied decides by itself.
-func (g *guard) settle(item *registry.Item) {
+// decided forgets what an item that is about to be applied decides by itself.
+func (g *guard) decided(item *registry.Item) {
 	if len(g.held) > 0 {
 		g.drop(item.About())
 	}

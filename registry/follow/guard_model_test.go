@@ -1,13 +1,14 @@
 package follow
 
 import (
-	"dnsd/registry"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"dnsd/registry"
 )
 
 // model is the guard as its documentation has it: slow, and without a listing's
@@ -215,7 +216,7 @@ func (m *model) compare(r *registry.Registry, f *Follower) bool {
 	}
 	n := 0
 	for _, k := range registry.Kinds() {
-		r.View().Each(k, func(o registry.Object) bool {
+		r.Snapshot().Each(k, func(o registry.Object) bool {
 			n++
 			if want := m.known[o.Key()]; want == nil || !registry.Equal(want, o) {
 				wrong("the registry holds %+v, want %+v", o, want)

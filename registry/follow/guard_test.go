@@ -3,14 +3,15 @@ package follow
 import (
 	"bytes"
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -41,7 +42,7 @@ func others(t testing.TB, n int) (peers, addresses, apps []registry.Item) {
 
 // answering returns how much answers hold, by class, counted from scratch.
 func answering(r *registry.Registry) (sizes [registry.Classes]int) {
-	v := r.View()
+	v := r.Snapshot()
 	for _, k := range registry.Kinds() {
 		v.Each(k, func(o registry.Object) bool {
 			if c := registry.ClassOf(o); c != registry.Unseen {
@@ -126,7 +127,7 @@ func TestAllMachinesStopped(t *testing.T) {
 			after = [registry.Classes]int{}
 		}
 		guarding(t, all, func(g *guarded) {
-			_, watch := g.r.View().Fleet(24, "web")
+			_, watch := g.r.Snapshot().Fleet(24, "web")
 			g.lists(stopped)
 			g.expect(state, [registry.Classes]int{500}, [registry.Classes]int{500})
 			if registrytest.Closed(watch) {
@@ -179,7 +180,7 @@ func TestWhatIsALoss(t *testing.T) {
 				held[registry.StartedMachines] = 100
 			}
 			g.expect(name, [registry.Classes]int{100}, held)
-			fleet, _ := g.r.View().Fleet(24, "web")
+			fleet, _ := g.r.Snapshot().Fleet(24, "web")
 			old := running(t, 1)[0].Object
 			if is := registry.Equal(fleet.Machine("m0000"), old); is != c.loss {
 				t.Errorf("%s: the old version is there: %t", name, is)
@@ -505,7 +506,7 @@ func TestListedTwiceIsJudgedByTheLast(t *testing.T) {
 		g.expect("stopped, then started", [registry.Classes]int{100}, [registry.Classes]int{})
 		g.lists(all, stopped)
 		g.expect("started, then stopped", [registry.Classes]int{100}, [registry.Classes]int{100})
-		fleet, _ := g.r.View().Fleet(24, "web")
+		fleet, _ := g.r.Snapshot().Fleet(24, "web")
 		if m := fleet.Machine("m0000"); m.Region != "syd" {
 			t.Errorf("held in %s, want the version known before", m.Region)
 		}

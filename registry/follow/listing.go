@@ -1,8 +1,9 @@
 package follow
 
 import (
-	"dnsd/registry"
 	"time"
+
+	"dnsd/registry"
 )
 
 // listing is a complete listing under way: what the source has sent so far,
@@ -11,7 +12,7 @@ import (
 // memory. The source's goroutine fills it, the apply loop applies it.
 type listing struct {
 	began    time.Time
-	view     *registry.View
+	view     *registry.Snapshot
 	fleets   map[app]*listedFleet
 	others   map[registry.Key]struct{} // peers and addresses that were listed
 	puts     []registry.Object         // what is new or differs
@@ -36,7 +37,7 @@ type listedFleet struct {
 	seen  []uint64 // one bit for each of fleet.Machines()
 }
 
-func newListing(v *registry.View) *listing {
+func newListing(v *registry.Snapshot) *listing {
 	return &listing{began: time.Now(), view: v, fleets: map[app]*listedFleet{}, others: map[registry.Key]struct{}{}}
 }
 
@@ -140,7 +141,7 @@ func (k keeper) has(o registry.Object) bool {
 // losses returns what the listing takes away from answers, by key, and the keys
 // of what it lacks besides, which is in none. What changes that arrived later
 // decide on is their affair.
-func (l *listing) losses(v *registry.View) (losses map[registry.Key]loss, rest []registry.Key) {
+func (l *listing) losses(v *registry.Snapshot) (losses map[registry.Key]loss, rest []registry.Key) {
 	losses = map[registry.Key]loss{}
 	l.worse(v, losses)
 	kept := keeper{}
@@ -171,7 +172,7 @@ func (l *listing) losses(v *registry.View) (losses map[registry.Key]loss, rest [
 
 // worse adds the machines that the listing has in a class of fewer answers. Of
 // one that is listed twice the last version counts.
-func (l *listing) worse(v *registry.View, losses map[registry.Key]loss) {
+func (l *listing) worse(v *registry.Snapshot, losses map[registry.Key]loss) {
 	var fleet *registry.Fleet
 	var of app
 	for _, o := range l.puts {
@@ -205,7 +206,7 @@ func (l *listing) worse(v *registry.View, losses map[registry.Key]loss) {
 
 // absent calls lacks with every object that the registry holds and the listing
 // has not named, but for those that came after it began.
-func (l *listing) absent(v *registry.View, lacks func(registry.Object)) {
+func (l *listing) absent(v *registry.Snapshot, lacks func(registry.Object)) {
 	v.EachFleet(func(f *registry.Fleet) bool {
 		listed := l.fleet(app{f.Network(), registry.Lower(f.Name())})
 		if listed == nil {
@@ -235,10 +236,10 @@ func (l *listing) absent(v *registry.View, lacks func(registry.Object)) {
 	v.Each(registry.KindAddress, other)
 }
 
-// undone returns what the listing found unchanged and what is no longer so:
+// changedSince returns what the listing found unchanged and what is no longer so:
 // losses that were held have been let through meanwhile. What the listing has as
 // another version may be among it, but none of its own losses.
-func (l *listing) undone(v *registry.View, losses map[registry.Key]loss) []registry.Object {
+func (l *listing) changedSince(v *registry.Snapshot, losses map[registry.Key]loss) []registry.Object {
 	var gone []registry.Object
 	for key, listed := range l.fleets {
 		if listed == nil {

@@ -1,8 +1,9 @@
 package follow
 
 import (
-	"dnsd/registry"
 	"time"
+
+	"dnsd/registry"
 
 	"github.com/prometheus/client_golang/prometheus"
 )

@@ -2,13 +2,14 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // Of a machine with too much metadata no more is lost than that, and it is told
@@ -32,7 +33,7 @@ func TestMachineUsedInPart(t *testing.T) {
 	follow(t, src, Config{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *registry.Registry, f *Follower) {
 		check := func(what, state string, counted int64, told int) {
 			t.Helper()
-			fleet, _ := r.View().Fleet(24, "web")
+			fleet, _ := r.Snapshot().Fleet(24, "web")
 			if m := fleet.Machine("m1"); m == nil || m.State != state || fmt.Sprint(m.Metadata) != "[{role db}]" || len(fleet.Deployed()) != 2 {
 				t.Fatalf("%s: the machine is %+v", what, m)
 			}

@@ -2,10 +2,11 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
 	"sync"
 	"testing"
 	"time"
+
+	"dnsd/registry"
 )
 
 // puppet is a source that lists what it holds when it is told to, by a test or by

@@ -2,13 +2,14 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"io/fs"
 	"os"
 	"sync/atomic"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 const (
@@ -40,11 +41,11 @@ type saver struct {
 	// What is done to the disk; set once, to something else only by tests.
 	load  func() *lastState
 	probe func(dir string) error
-	write func(dir string, v *registry.View, source string, now time.Time) error
+	write func(dir string, v *registry.Snapshot, source string, now time.Time) error
 
-	views   chan *registry.View
-	failed  atomic.Bool // the last attempt did; whoever reads it may clear it
-	offered time.Time   // owned by the apply loop
+	snapshots chan *registry.Snapshot
+	failed    atomic.Bool // the last attempt did; whoever reads it may clear it
+	offered   time.Time   // owned by the apply loop
 
 	trouble atomic.Pointer[string] // why nothing can be saved; nil: it can
 	since   atomic.Int64           // when the attempt under way began, Unix nanoseconds; 0: there is none
@@ -54,7 +55,7 @@ type saver struct {
 }
 
 func newSaver(f *Follower) *saver {
-	return &saver{f: f, load: f.readLast, probe: TryStateDir, write: writeState, views: make(chan *registry.View, 1)}
+	return &saver{f: f, load: f.readLast, probe: TryStateDir, write: writeState, snapshots: make(chan *registry.Snapshot, 1)}
 }
 
 // worthSaving reports whether the registry is something to start from: changed,
@@ -71,7 +72,7 @@ func (s *saver) offer() bool {
 		return false
 	}
 	select {
-	case s.views <- s.f.reg.View():
+	case s.snapshots <- s.f.reg.Snapshot():
 		s.offered = time.Now()
 		return true
 	default:
@@ -91,7 +92,7 @@ func (s *saver) run(ctx context.Context, idle <-chan struct{}) {
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-		case v := <-s.views:
+		case v := <-s.snapshots:
 			s.save(v)
 		case <-again.C:
 			if s.probed {
@@ -116,7 +117,7 @@ func (s *saver) try() {
 	}
 }
 
-func (s *saver) save(v *registry.View) {
+func (s *saver) save(v *registry.Snapshot) {
 	f, now := s.f, time.Now()
 	s.since.Store(now.UnixNano())
 	defer s.since.Store(0)
@@ -185,11 +186,11 @@ func plainReason(err error) string {
 }
 
 // last saves at shutdown, when nothing else runs any more, what has not been
-// saved: changes, a view that was offered and not taken, a failed attempt.
+// saved: changes, a snapshot that was offered and not taken, a failed attempt.
 func (s *saver) last() {
-	s.f.dirty = s.f.dirty || s.failed.Load() || len(s.views) > 0
+	s.f.dirty = s.f.dirty || s.failed.Load() || len(s.snapshots) > 0
 	if s.f.worthSaving() {
-		s.save(s.f.reg.View())
+		s.save(s.f.reg.Snapshot())
 	}
 }
 

@@ -3,8 +3,6 @@ package follow
 import (
 	"bytes"
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"io/fs"
 	"strings"
@@ -13,6 +11,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // disk is a state directory that does as it is told.
@@ -34,7 +35,7 @@ func (d *disk) use(f *Follower) {
 		d.tries.Add(1)
 		return fails(dir, &d.broken, syscall.EROFS)
 	}
-	f.saver.write = func(dir string, _ *registry.View, _ string, _ time.Time) error {
+	f.saver.write = func(dir string, _ *registry.Snapshot, _ string, _ time.Time) error {
 		d.tries.Add(1)
 		if err := errors.Join(fails(dir, &d.broken, syscall.EROFS), fails(dir, &d.full, syscall.ENOSPC)); err != nil {
 			return err
@@ -128,7 +129,7 @@ func TestADiskThatHangs(t *testing.T) {
 				case "probe":
 					f.saver.probe = func(string) error { <-hang; return nil }
 				default:
-					f.saver.write = func(string, *registry.View, string, time.Time) error { <-hang; return nil }
+					f.saver.write = func(string, *registry.Snapshot, string, time.Time) error { <-hang; return nil }
 				}
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error)

@@ -6,6 +6,7 @@ package follow
 
 import (
 	"context"
+
 	"dnsd/registry"
 )
 
@@ -33,9 +34,10 @@ type Source interface {
 // ctx has ended. The items belong to the feed afterwards; the slice stays the
 // caller's. All methods may be called from one goroutine at a time.
 type Feed interface {
-	// List adds items to the listing under way, or begins one; of an object
-	// listed twice the last one counts. A listing that is not completed before
-	// Follow returns is dropped without a trace.
+	// List adds objects, and rejections of such, to the listing under way, or
+	// begins one; of an object listed twice the last one counts. A deletion has
+	// no place in a listing and is rejected. A listing that is not completed
+	// before Follow returns is dropped without a trace.
 	List(ctx context.Context, items []registry.Item) error
 
 	// Listed completes the listing: what it held is applied as one transaction,
@@ -54,8 +56,10 @@ type Feed interface {
 	// listing in doubt.
 	Listed(ctx context.Context, doubt string) error
 
-	// Change applies items, in order, as (part of) one transaction. A call
-	// without items changes nothing and says that the source has just proven
-	// to be alive and its stream complete up to now; so does every other call.
+	// Change applies items, in order, as (part of) one transaction. While a
+	// listing is under way they are applied after it, in the same transaction,
+	// whatever it says of them; with a listing that is dropped they are dropped,
+	// too. A call without items changes nothing. Every call says that the source
+	// is alive, and counts as having heard of it.
 	Change(ctx context.Context, items []registry.Item) error
 }

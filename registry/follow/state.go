@@ -5,10 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"dnsd/registry"
-	"dnsd/registry/contain"
-	"dnsd/registry/machinejson"
-	"dnsd/registry/regular"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,6 +14,11 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
+	"dnsd/registry/machinejson"
+	"dnsd/registry/regular"
 )
 
 // The last known state is a registry file (so that a person can read it, and
@@ -37,11 +38,11 @@ const (
 // the old one linked under its second name and the directory fsynced.
 //
 // A state larger than regular.MaxRegistry is an error, since it would not be read again.
-func writeState(dir string, v *registry.View, source string, now time.Time) error {
+func writeState(dir string, v *registry.Snapshot, source string, now time.Time) error {
 	return writeBounded(dir, v, source, now, regular.MaxRegistry)
 }
 
-func writeBounded(dir string, v *registry.View, source string, now time.Time, most int64) (err error) {
+func writeBounded(dir string, v *registry.Snapshot, source string, now time.Time, most int64) (err error) {
 	tmp, err := os.CreateTemp(dir, stateName+".*.tmp")
 	if err != nil {
 		return fmt.Errorf("writing state: %w", err)

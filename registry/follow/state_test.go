@@ -3,8 +3,6 @@ package follow
 import (
 	"bytes"
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +13,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // run follows src in a bubble with a state directory for d and returns what the
@@ -110,7 +111,7 @@ func TestNoStateAndNoDirectory(t *testing.T) {
 	r.Apply(fleetOf(t, 3))
 	for most, fits := range map[int64]bool{100: false, 10_000: true} {
 		dir := t.TempDir()
-		err := writeBounded(dir, r.View(), "", time.Now(), most)
+		err := writeBounded(dir, r.Snapshot(), "", time.Now(), most)
 		left, _ := os.ReadDir(dir)
 		if (err == nil) != fits || !fits && !strings.Contains(err.Error(), "larger than") || (len(left) == 1) != fits {
 			t.Errorf("a state with a bound of %d: %v, left is %v", most, err, left)
@@ -218,7 +219,7 @@ func TestStateOfAnotherClockAndOtherEndPoints(t *testing.T) {
 	src := func() Source { return named{dead(), "etcd://" + t.Name()} }
 	all := registry.New()
 	all.Apply(fleetOf(t, 3))
-	if err := writeState(dir, all.View(), "cluster", time.Now().AddDate(99, 0, 0)); err != nil {
+	if err := writeState(dir, all.Snapshot(), "cluster", time.Now().AddDate(99, 0, 0)); err != nil {
 		t.Fatal(err)
 	}
 	follow(t, src(), Config{StateDir: dir, Log: slog.New(slog.NewTextHandler(log, nil))}, func(t *testing.T, r *registry.Registry, _ *Follower) {

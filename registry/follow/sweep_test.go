@@ -2,11 +2,12 @@ package follow
 
 import (
 	"context"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"testing"
 	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 func TestSweepGuard(t *testing.T) {

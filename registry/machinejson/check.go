@@ -2,9 +2,10 @@ package machinejson
 
 import (
 	"cmp"
-	"dnsd/registry"
 	"errors"
 	"slices"
+
+	"dnsd/registry"
 )
 
 // Report is what a registry file holds and what is wrong with it.

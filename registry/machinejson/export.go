@@ -4,16 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"dnsd/registry"
 	"encoding/json"
 	"io"
+
+	"dnsd/registry"
 )
 
 // Export writes what the registry holds as a registry file, from which
 // Parse makes the same objects. The order depends on nothing but the
 // objects, and a machine, a peer or an address is one line, so that two exports
 // can be compared and an error's line number names one object.
-func Export(w io.Writer, v *registry.View) error {
+func Export(w io.Writer, v *registry.Snapshot) error {
 	e := &exporter{w: bufio.NewWriterSize(w, 64<<10)}
 	e.encoder = json.NewEncoder(&e.line)
 	e.encoder.SetEscapeHTML(false) // the file is read by people, not by browsers
@@ -83,7 +84,7 @@ func (e *exporter) element(list string, value any) {
 
 // apps writes the registered apps with their machines and flycast addresses,
 // and puts aside what belongs to no registered app.
-func (e *exporter) apps(v *registry.View) {
+func (e *exporter) apps(v *registry.Snapshot) {
 	names := map[registry.Key]string{}
 	v.Each(registry.KindApp, func(o registry.Object) bool { names[o.Key()] = o.(*registry.App).Name; return true })
 	machines, flycast := map[registry.Key][]*registry.Machine{}, map[registry.Key][]string{}

@@ -2,8 +2,6 @@ package machinejson
 
 import (
 	"bytes"
-	"dnsd/registry"
-	"dnsd/registry/registrytest"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +9,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
 )
 
 // export returns a registry's file and checks that it reads back as the same
@@ -18,7 +19,7 @@ import (
 func export(t *testing.T, r *registry.Registry) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := Export(&b, r.View()); err != nil {
+	if err := Export(&b, r.Snapshot()); err != nil {
 		t.Fatal(err)
 	}
 	items, err := Parse(b.Bytes())
@@ -36,7 +37,7 @@ func export(t *testing.T, r *registry.Registry) string {
 		t.Fatalf("read back as\n%v\nwas\n%v\nin\n%s", is, was, &b)
 	}
 	var c bytes.Buffer
-	if err := Export(&c, again.View()); err != nil || c.String() != b.String() {
+	if err := Export(&c, again.Snapshot()); err != nil || c.String() != b.String() {
 		t.Fatalf("exported again (%v):\n%s\nwas\n%s", err, &c, &b)
 	}
 	return b.String()
@@ -153,7 +154,7 @@ func TestExportWriteError(t *testing.T) {
 		r.Apply([]registry.Item{registry.Put(&registry.App{Name: fmt.Sprint("app-", i), Network: net18})})
 	}
 	for _, n := range []int{0, 70_000, 100_000} {
-		if err := Export(&full{n}, r.View()); !errors.Is(err, errFull) {
+		if err := Export(&full{n}, r.Snapshot()); !errors.Is(err, errFull) {
 			t.Errorf("full after %d bytes: %v", n, err)
 		}
 	}

@@ -1,12 +1,13 @@
 package machinejson
 
 import (
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 // Parse reads a whole registry file:
@@ -343,7 +344,7 @@ func (p *parser) machineKey(at span, scope Scope) registry.Key {
 	if scope.App == "" {
 		scope.App = f["app"]
 	}
-	network, err := settleNetwork(f["network"], scope.Network)
+	network, err := agreedNetwork(f["network"], scope.Network)
 	scope.Network = network
 	key := scope.key(registry.KindMachine, f["private_ip"])
 	if err != nil {

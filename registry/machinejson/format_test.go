@@ -2,13 +2,14 @@ package machinejson
 
 import (
 	"bytes"
-	"dnsd/registry"
 	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
+
+	"dnsd/registry"
 )
 
 const net18, net99 = registry.Network(0x0000_0018), registry.Network(0x0000_0099)

@@ -4,11 +4,12 @@
 package machinejson
 
 import (
-	"dnsd/registry"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"dnsd/registry"
 )
 
 // Scope is what an object's surroundings say about it: the app that a file
@@ -16,8 +17,8 @@ import (
 // object that contradicts its scope is rejected.
 type Scope struct{ App, Network, ID string }
 
-// settle returns what value and scope agree on, and an error when they differ.
-func settle(field, value, scope string) (string, error) {
+// agreed returns what value and scope agree on, and an error when they differ.
+func agreed(field, value, scope string) (string, error) {
 	switch {
 	case value == "":
 		return scope, nil
@@ -27,8 +28,8 @@ func settle(field, value, scope string) (string, error) {
 	return "", fmt.Errorf("%s %q does not agree with where it stands (%q)", field, value, scope)
 }
 
-// settleNetwork is settle for networks, which may be written in two ways.
-func settleNetwork(value, scope string) (string, error) {
+// agreedNetwork is settle for networks, which may be written in two ways.
+func agreedNetwork(value, scope string) (string, error) {
 	if value == "" || scope == "" {
 		return value + scope, nil
 	}
@@ -74,27 +75,22 @@ func DecodeMachine(data []byte, scope Scope) (*registry.Machine, error) {
 	if err := json.Unmarshal(data, &j); err != nil {
 		return nil, jsonError(err)
 	}
-	app, errApp := settle("app", j.App, scope.App)
-	id, errID := settle("id", j.ID, scope.ID)
-	network, errNet := settleNetwork(j.Network, scope.Network)
+	app, errApp := agreed("app", j.App, scope.App)
+	id, errID := agreed("id", j.ID, scope.ID)
+	network, errNet := agreedNetwork(j.Network, scope.Network)
 	if err := errors.Join(errApp, errID, errNet); err != nil {
 		return nil, registry.OneLine(err)
 	}
 	spec := registry.MachineSpec{ID: id, App: app, State: j.State, Region: j.Region, Network: network, PrivateIP: j.PrivateIP}
-	if config := cmpConfig(j.Config, j.IncompleteConfig); config != nil {
+	config := j.Config
+	if config == nil { // the API sends another in its place where it could not load it whole
+		config = j.IncompleteConfig
+	}
+	if config != nil {
 		spec.Metadata = config.Metadata
 		spec.SkipRegistration = config.DNS != nil && config.DNS.SkipRegistration
 	}
 	return registry.NewMachine(spec)
-}
-
-// cmpConfig returns config, or incomplete, which the API sends in its place for
-// a machine whose configuration it could not load whole.
-func cmpConfig(config, incomplete *machineConfig) *machineConfig {
-	if config != nil {
-		return config
-	}
-	return incomplete
 }
 
 type appJSON struct {
@@ -108,8 +104,8 @@ func DecodeApp(data []byte, scope Scope) (*registry.App, error) {
 	if err := json.Unmarshal(data, &j); err != nil {
 		return nil, jsonError(err)
 	}
-	name, errName := settle("name", j.Name, scope.App)
-	network, errNet := settleNetwork(j.Network, scope.Network)
+	name, errName := agreed("name", j.Name, scope.App)
+	network, errNet := agreedNetwork(j.Network, scope.Network)
 	if err := errors.Join(errName, errNet); err != nil {
 		return nil, registry.OneLine(err)
 	}
@@ -129,8 +125,8 @@ func DecodePeer(data []byte, scope Scope) (*registry.Peer, error) {
 	if err := json.Unmarshal(data, &j); err != nil {
 		return nil, jsonError(err)
 	}
-	name, errName := settle("name", j.Name, scope.ID)
-	network, errNet := settleNetwork(j.Network, scope.Network)
+	name, errName := agreed("name", j.Name, scope.ID)
+	network, errNet := agreedNetwork(j.Network, scope.Network)
 	if err := errors.Join(errName, errNet); err != nil {
 		return nil, registry.OneLine(err)
 	}
@@ -150,7 +146,7 @@ func DecodeAddress(data []byte, scope Scope) (*registry.Address, error) {
 	if err := json.Unmarshal(data, &j); err != nil {
 		return nil, jsonError(err)
 	}
-	app, errApp := settle("app", j.App, scope.App)
+	app, errApp := agreed("app", j.App, scope.App)
 	address, errAddr := j.Address, error(nil)
 	if scope.ID != "" {
 		a, _ := netip.ParseAddr(j.Address)
@@ -160,7 +156,7 @@ func DecodeAddress(data []byte, scope Scope) (*registry.Address, error) {
 		}
 		address = scope.ID
 	}
-	network, errNet := settleNetwork(j.Network, scope.Network)
+	network, errNet := agreedNetwork(j.Network, scope.Network)
 	if err := errors.Join(errApp, errAddr, errNet); err != nil {
 		return nil, registry.OneLine(err)
 	}

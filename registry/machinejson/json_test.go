@@ -1,11 +1,12 @@
 package machinejson
 
 import (
-	"dnsd/registry"
-	"dnsd/registry/contain"
 	"errors"
 	"strings"
 	"testing"
+
+	"dnsd/registry"
+	"dnsd/registry/contain"
 )
 
 func TestDecodeMachine(t *testing.T) {

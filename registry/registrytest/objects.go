@@ -3,12 +3,13 @@
 package registrytest
 
 import (
-	"dnsd/registry"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"testing"
+
+	"dnsd/registry"
 )
 
 // Many returns n machines of apps of twenty, a tenth as many networks
@@ -80,7 +81,7 @@ func IDs(machines []*registry.Machine) string {
 // Objects returns everything a registry holds as strings.
 func Objects(r *registry.Registry) map[registry.Key]string {
 	all := map[registry.Key]string{}
-	v := r.View()
+	v := r.Snapshot()
 	for _, k := range registry.Kinds() {
 		v.Each(k, func(o registry.Object) bool {
 			all[o.Key()] = fmt.Sprintf("%+v", o)

@@ -1,13 +1,14 @@
 package regular
 
 import (
-	"dnsd/registry/registrytest"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"dnsd/registry/registrytest"
 )
 
 func TestReadFile(t *testing.T) {

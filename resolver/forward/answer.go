@@ -79,7 +79,7 @@ func read(b []byte, m *message, now time.Time) (*answer, error) {
 		a.body = b[start : start+int(a.records[n-1].end) : len(b)]
 	}
 	if a.good() {
-		a.settle(b[start:], m.qtype, now)
+		a.boundTTLs(b[start:], m.qtype, now)
 	}
 	return a, nil
 }
@@ -274,12 +274,12 @@ func (r *reader) dataFits(rec rawRecord) bool {
 	return off+l.after == end
 }
 
-// settle brings the records' TTLs within bounds and says for how long the answer
+// boundTTLs brings the records' TTLs within bounds and says for how long the answer
 // may be kept: as long as the shortest lived record of its answer and authority
 // sections, and a negative one no longer than its SOA says (RFC 2308, section 5).
 // Additional records that live shorter are left out when their time is over.
 // body holds the records and may be written to.
-func (a *answer) settle(body []byte, qtype uint16, now time.Time) {
+func (a *answer) boundTTLs(body []byte, qtype uint16, now time.Time) {
 	first, rest := int(a.counts[0]), int(a.counts[0]+a.counts[1]) // of the authority section, of what may go missing
 	negative := a.Rcode == dns.RcodeNameError || !slices.ContainsFunc(a.records[:first], func(r record) bool {
 		return qtype == dns.TypeANY || r.typeIn(body) == qtype

@@ -117,7 +117,7 @@ func moreTelling(a, b outcome) outcome {
 			return 4
 		case o.answer != nil:
 			return 3
-		case errors.As(o.err, new(loopError)):
+		case errors.Is(o.err, errLoop):
 			return 2
 		case o.err != nil:
 			return 1
@@ -176,8 +176,8 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer a.f.enroll(a.watch, u, cancel)()
-	forget := func() bool { return true }
-	defer func() { forget() }()
+	unhook := func() bool { return true }
+	defer func() { unhook() }()
 	doubted := false
 	doubt := func(err error) {
 		if doubted {
@@ -186,7 +186,7 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 		doubted = true
 		// Only the prober decides that nobody is there. When it does, there is
 		// nothing to wait for.
-		forget = context.AfterFunc(u.inService(), func() { cancel(err) })
+		unhook = context.AfterFunc(u.inService(), func() { cancel(err) })
 		u.suspect()
 		a.doubts <- struct{}{}
 	}
@@ -198,7 +198,7 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	if err == nil {
 		answer, err = a.read(b)
 	}
-	if cause := context.Cause(ctx); errors.As(cause, new(loopError)) && (err != nil || !answer.good()) {
+	if cause := context.Cause(ctx); errors.Is(cause, errLoop) && (err != nil || !answer.good()) {
 		err = cause // and what came is only its echo
 	}
 	if err == nil {

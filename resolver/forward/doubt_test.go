@@ -142,7 +142,7 @@ func TestOneForgedProbe(t *testing.T) {
 func TestReadGoesOnAfterRefusal(t *testing.T) {
 	s := (&scripted{onUDP: onUDP}).start(t, nil)
 	s.udp.Close() // from here on the kernel refuses
-	sock := newSocket(s.addr, newMetrics().of("x"), nil, true)
+	sock := newAsker(s.addr, newMetrics().of("x"), nil, true)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	doubts := 0
 	_, err := sock.exchange(ctx, newMessage(query("a.example", dns.TypeA), true), func(err error) {
@@ -226,7 +226,7 @@ func TestSentences(t *testing.T) {
 	}{
 		{errNoUpstream, "no upstream"},
 		{errAllDown, "no upstream answers"},
-		{loopError{}, "loop"},
+		{errLoop, "loop"},
 		{timeoutError{5 * time.Second}, "no answer within 5s"},
 		{errRefused, "refuses"},
 		{dial("tcp", addr), "refuses"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base32"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -54,12 +55,8 @@ const (
 	loopMemory = 10 * time.Second
 )
 
-// loopError is the reason of a failure for which no upstream is to blame but one.
-type loopError struct{}
-
-func (loopError) Error() string {
-	return "forwarding loop: an upstream sends this question back to dnsd"
-}
+// errLoop is why an upstream is no use for a question, and for no other one.
+var errLoop = errors.New("forwarding loop: an upstream sends this question back to dnsd")
 
 // watch is a question that is on its way to upstreams, in one flight or in
 // several that differ in DO, CD or network. All but again is guarded by Forwarder.mu.
@@ -145,7 +142,7 @@ func (f *Forwarder) enroll(w *watch, u *upstream, cancel context.CancelCauseFunc
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if slices.Contains(w.looping, u) {
-		cancel(loopError{})
+		cancel(errLoop)
 		return func() {}
 	}
 	t := &enrolled{u, cancel}
@@ -230,7 +227,7 @@ func (f *Forwarder) returned(q *Query) *Reply {
 		return nil
 	}
 	f.proven(probe)
-	return failureOf(loopError{})
+	return failureOf(errLoop)
 }
 
 // proven ends the tries at an upstream of a question that it sends back. The
@@ -244,7 +241,7 @@ func (f *Forwarder) proven(p loopProbe) {
 	p.to.loopsAt(p.name)
 	for t := range w.tries {
 		if t.at == p.to {
-			t.cancel(loopError{})
+			t.cancel(errLoop)
 		}
 	}
 	f.metrics.loops.Inc()

@@ -83,7 +83,7 @@ func looping(t testing.TB, back func() *scripted) *scripted {
 func wantLoop(t testing.TB, q *Query, r *Reply) {
 	t.Helper()
 	wantText(t, q, r, "SERVFAIL; EDE 0")
-	if r.EDE[0].Text != (loopError{}).Error() {
+	if r.EDE[0].Text != errLoop.Error() {
 		t.Errorf("the EDE does not name the loop: %q", r.EDE[0].Text)
 	}
 }

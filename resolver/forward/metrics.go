@@ -89,8 +89,8 @@ func (m *metrics) of(upstream string) *upstreamMetrics {
 	return u
 }
 
-// forget drops the series of an upstream that is no more.
-func (m *metrics) forget(upstream string) {
+// remove drops the series of an upstream that is no more.
+func (m *metrics) remove(upstream string) {
 	label := prometheus.Labels{"upstream": upstream}
 	for _, c := range m.all {
 		if vec, ok := c.(interface{ DeletePartialMatch(prometheus.Labels) int }); ok {

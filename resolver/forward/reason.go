@@ -37,7 +37,7 @@ func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, errOvertaken):
 		return reasonOvertaken
-	case errors.As(err, new(loopError)):
+	case errors.Is(err, errLoop):
 		return reasonLoop
 	case errors.As(err, new(timeoutError)), errors.Is(err, context.DeadlineExceeded):
 		return reasonTimeout
@@ -58,7 +58,7 @@ func reasonOf(err error) string {
 func sentence(err error) string {
 	var timeout timeoutError
 	switch {
-	case errors.Is(err, errNoUpstream), errors.Is(err, errAllDown), errors.As(err, new(loopError)):
+	case errors.Is(err, errNoUpstream), errors.Is(err, errAllDown), errors.Is(err, errLoop):
 		return err.Error()
 	case errors.As(err, &timeout):
 		return timeout.Error()
@@ -93,7 +93,7 @@ var (
 // failureOf returns the reply that says why nothing could be resolved.
 func failureOf(err error) *Reply {
 	code := uint16(dns.ExtendedErrorCodeNoReachableAuthority)
-	if errors.As(err, new(loopError)) || errors.Is(err, errInternal) {
+	if errors.Is(err, errLoop) || errors.Is(err, errInternal) {
 		code = dns.ExtendedErrorCodeOther
 	}
 	return failure(dns.RcodeServerFailure, code, sentence(err))

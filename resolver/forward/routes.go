@@ -75,7 +75,7 @@ func (f *Forwarder) newUpstream(up Upstream) *upstream {
 		group: &f.connections, guard: f.guard, live: make(map[*stream]struct{}),
 	}
 	u := newUpstream(f.life, label, m, pool, f.guard)
-	u.net = newSocket(up.Addr, m, pool, !up.TLS)
+	u.net = newAsker(up.Addr, m, pool, !up.TLS)
 	return u
 }
 
@@ -93,7 +93,7 @@ func (f *Forwarder) retire(u *upstream) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if !slices.ContainsFunc(f.routes.Load().all, func(other *upstream) bool { return other.label == u.label }) {
-			f.metrics.forget(u.label)
+			f.metrics.remove(u.label)
 		}
 	})
 }

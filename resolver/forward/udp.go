@@ -22,9 +22,9 @@ const maxMismatched = 64
 // past is a deadline that ends a pending read at once.
 var past = time.Unix(1, 0)
 
-// socket asks an upstream over UDP, and over TCP what UDP cannot carry; or, with
+// asker asks an upstream over UDP, and over TCP what UDP cannot carry; or, with
 // TLS, over that alone.
-type socket struct {
+type asker struct {
 	addr    netip.AddrPort
 	metrics *upstreamMetrics
 	streams *streams
@@ -32,14 +32,14 @@ type socket struct {
 	buffers sync.Pool // of *[udpSize + 1]byte
 }
 
-func newSocket(addr netip.AddrPort, m *upstreamMetrics, s *streams, useUDP bool) *socket {
-	return &socket{
+func newAsker(addr netip.AddrPort, m *upstreamMetrics, s *streams, useUDP bool) *asker {
+	return &asker{
 		addr: addr, metrics: m, streams: s, useUDP: useUDP,
 		buffers: sync.Pool{New: func() any { return new([udpSize + 1]byte) }},
 	}
 }
 
-func (s *socket) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+func (s *asker) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
 	if !s.useUDP {
 		return s.streams.exchange(ctx, m)
 	}
@@ -57,7 +57,7 @@ func (s *socket) exchange(ctx context.Context, m *message, doubt func(error)) ([
 // udp sends the message from a socket of its own, whose port the kernel picks at
 // random, and waits for its answer; others are counted and ignored. Neither
 // answer nor error: the answer needs TCP.
-func (s *socket) udp(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+func (s *asker) udp(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(s.addr))
 	if err != nil {
 		return nil, fmt.Errorf("udp: %w", err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"dnsd/registry/machinejson"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -12,6 +11,7 @@ import (
 	"testing"
 
 	"dnsd/registry"
+	"dnsd/registry/machinejson"
 
 	"github.com/miekg/dns"
 )

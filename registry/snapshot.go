@@ -6,22 +6,22 @@ import (
 	"github.com/hashicorp/go-memdb"
 )
 
-// View is one read transaction: everything read from it is of one moment. A
+// Snapshot is one read transaction: everything read from it is of one moment. A
 // method that returns a channel promises that the channel closes when what was
-// read may have changed; it is never nil. A view costs one small allocation and
-// takes no lock. It may be used by several goroutines.
-type View struct{ txn *memdb.Txn }
+// read may have changed; it is never nil. A snapshot is shared by all that read between
+// two changes; it takes no lock.
+type Snapshot struct{ txn *memdb.Txn }
 
 // Fleet returns the app (name in lower case) of a network with its machines,
 // nil where neither is known.
-func (v *View) Fleet(n Network, app string) (*Fleet, <-chan struct{}) {
+func (v *Snapshot) Fleet(n Network, app string) (*Fleet, <-chan struct{}) {
 	watch, row, err := v.txn.FirstWatch(tableFleets, indexID, nameKey(n, app))
 	must(err)
 	f, _ := row.(*Fleet)
 	return f, watch
 }
 
-// Rows are what a view found: for row := range rows.All, once.
+// Rows are what a snapshot found: for row := range rows.All, once.
 type Rows[T any] struct{ it memdb.ResultIterator }
 
 // All yields the rows, in their order.
@@ -30,19 +30,19 @@ func (r Rows[T]) All(yield func(T) bool) {
 	}
 }
 
-func rows[T any](v *View, table, index string, key []byte) (Rows[T], <-chan struct{}) {
+func rows[T any](v *Snapshot, table, index string, key []byte) (Rows[T], <-chan struct{}) {
 	it, err := v.txn.Get(table, index, key)
 	must(err)
 	return Rows[T]{it}, it.WatchCh()
 }
 
 // Fleets returns the apps of a network, sorted by lower-case name.
-func (v *View) Fleets(n Network) (Rows[*Fleet], <-chan struct{}) {
+func (v *Snapshot) Fleets(n Network) (Rows[*Fleet], <-chan struct{}) {
 	return rows[*Fleet](v, tableFleets, indexPrefix, networkKey(n))
 }
 
 // Peer returns the peer of that name (lower case), nil where there is none.
-func (v *View) Peer(n Network, name string) (*Peer, <-chan struct{}) {
+func (v *Snapshot) Peer(n Network, name string) (*Peer, <-chan struct{}) {
 	watch, row, err := v.txn.FirstWatch(tablePeers, indexID, nameKey(n, name))
 	must(err)
 	p, _ := row.(*Peer)
@@ -50,20 +50,20 @@ func (v *View) Peer(n Network, name string) (*Peer, <-chan struct{}) {
 }
 
 // Peers returns the peers of a network, sorted by lower-case name.
-func (v *View) Peers(n Network) (Rows[*Peer], <-chan struct{}) {
+func (v *Snapshot) Peers(n Network) (Rows[*Peer], <-chan struct{}) {
 	return rows[*Peer](v, tablePeers, indexPrefix, networkKey(n))
 }
 
 // Addresses returns the flycast addresses of an app (name in lower case)
 // allocated for the clients of a network, in the order of addresses.
-func (v *View) Addresses(n Network, app string) (Rows[*Address], <-chan struct{}) {
+func (v *Snapshot) Addresses(n Network, app string) (Rows[*Address], <-chan struct{}) {
 	return rows[*Address](v, tableAddresses, indexPrefix, nameKey(n, app))
 }
 
 // MachineNear returns the machine that owns addr by its /112, nil where there is
 // none. Whatever its state, something there is asking; of several it is one
 // that runs, else one that is deployed.
-func (v *View) MachineNear(addr netip.Addr) (*Machine, <-chan struct{}) {
+func (v *Snapshot) MachineNear(addr netip.Addr) (*Machine, <-chan struct{}) {
 	watch, row, err := v.txn.FirstWatch(tableMachines, indexPrefix, addrKey(addr)[:ownBytes])
 	must(err)
 	m, _ := row.(*Machine)
@@ -72,7 +72,7 @@ func (v *View) MachineNear(addr netip.Addr) (*Machine, <-chan struct{}) {
 
 // MachinesAt returns the machines with exactly that address, hidden ones
 // included: those that are started, or those that are deployed and not started.
-func (v *View) MachinesAt(addr netip.Addr, started bool) (Rows[*Machine], <-chan struct{}) {
+func (v *Snapshot) MachinesAt(addr netip.Addr, started bool) (Rows[*Machine], <-chan struct{}) {
 	r := rankDeployed
 	if started {
 		r = rankStarted
@@ -81,7 +81,7 @@ func (v *View) MachinesAt(addr netip.Addr, started bool) (Rows[*Machine], <-chan
 }
 
 // PeerAt returns the first peer with exactly that address, nil where there is none.
-func (v *View) PeerAt(addr netip.Addr) (*Peer, <-chan struct{}) {
+func (v *Snapshot) PeerAt(addr netip.Addr) (*Peer, <-chan struct{}) {
 	watch, row, err := v.txn.FirstWatch(tablePeers, indexAddr, addrKey(addr))
 	must(err)
 	p, _ := row.(*Peer)
@@ -89,18 +89,18 @@ func (v *View) PeerAt(addr netip.Addr) (*Peer, <-chan struct{}) {
 }
 
 // PeersAt returns the peers with exactly that address.
-func (v *View) PeersAt(addr netip.Addr) (Rows[*Peer], <-chan struct{}) {
+func (v *Snapshot) PeersAt(addr netip.Addr) (Rows[*Peer], <-chan struct{}) {
 	return rows[*Peer](v, tablePeers, indexAddr, addrKey(addr))
 }
 
 // AddressesAt returns the flycast addresses equal to addr.
-func (v *View) AddressesAt(addr netip.Addr) (Rows[*Address], <-chan struct{}) {
+func (v *Snapshot) AddressesAt(addr netip.Addr) (Rows[*Address], <-chan struct{}) {
 	return rows[*Address](v, tableAddresses, indexAddr, addrKey(addr))
 }
 
 // Each calls fn with every object of a kind, sorted by network, app or name, and
 // id, until fn returns false.
-func (v *View) Each(kind Kind, fn func(Object) bool) {
+func (v *Snapshot) Each(kind Kind, fn func(Object) bool) {
 	switch kind {
 	case KindPeer:
 		each(v, tablePeers, func(p *Peer) bool { return fn(p) })
@@ -123,9 +123,9 @@ func (v *View) Each(kind Kind, fn func(Object) bool) {
 }
 
 // EachFleet calls fn with every app of every network until fn returns false.
-func (v *View) EachFleet(fn func(*Fleet) bool) { each(v, tableFleets, fn) }
+func (v *Snapshot) EachFleet(fn func(*Fleet) bool) { each(v, tableFleets, fn) }
 
-func each[T any](v *View, table string, fn func(T) bool) {
+func each[T any](v *Snapshot, table string, fn func(T) bool) {
 	it, err := v.txn.Get(table, indexPrefix, []byte{})
 	must(err)
 	for row := it.Next(); row != nil && fn(row.(T)); row = it.Next() {
