@@ -37,7 +37,7 @@
 //     subscriber gets its rows while the query runs and is dropped if it is too
 //     slow; later ones get them from the subscription's record, at their pace.
 //   - The newest 500 changes are kept, older ones up to 5 minutes. An orderly
-//     stop keeps the subscriptions, a crash does not (corro-agent/src/agent/setup.rs).
+//     stop keeps the subscriptions, nearly always; a crash does not (corro-agent/src/agent/setup.rs).
 //
 // Announcements (corro-types/src/pubsub.rs and updates.rs):
 //
@@ -70,7 +70,8 @@
 // (corro-types/src/metrics_tracker.rs). That is so of an agent that is cut off or
 // has just started, and of any agent of a cluster in which nobody writes: it
 // says nothing about what the agent has. __corro_members, from which members are
-// counted, is brought up to date every 60 s (corro-agent/src/broadcast/mod.rs).
+// counted, is brought up to date every 60 s, and has those that are down for two
+// days (corro-agent/src/broadcast/mod.rs).
 //
 // Queries (corro-agent/src/api/public/mod.rs): POST /v1/queries runs a statement
 // that reads on the database itself, internal tables included, for at most a

@@ -74,3 +74,20 @@ func TestHealthIsAskedWhenThereIsSome(t *testing.T) {
 	f.agent.Put("machines", row("mff", "started"))
 	f.wait("health", func() bool { v := f.src.whole.view.Load(); return v.health != nil && v.health.Lag > 0 })
 }
+
+func TestCutOff(t *testing.T) {
+	for _, test := range []struct {
+		members, down int
+		met, want     bool
+	}{
+		{0, 0, false, false}, // alone
+		{0, 0, true, true},   // for longer than the agent remembers them
+		{0, 2, false, true},
+		{1, 1, true, false},
+	} {
+		w := wholeness{met: test.met}
+		if got := w.cutOff(&knowledge{Members: test.members, Down: test.down}); got != test.want {
+			t.Errorf("%+v: cut off: %v", test, got)
+		}
+	}
+}

@@ -194,6 +194,27 @@ func TestDoubtedListing(t *testing.T) {
 	}
 }
 
+// A database may be exchanged below an agent that goes on answering.
+func TestLossWhileFollowed(t *testing.T) {
+	p := quick
+	p.standstill = patience
+	f := cluster(t, corrosiontest.Options{}, Config{}, p)
+	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v != nil })
+	f.agent.LoseVersions(3)
+	f.waitTrouble("lacks 3 versions")
+	f.wait("the end of the stream", func() bool {
+		return strings.Contains(f.failed(), "has lost 3 versions of its data while it was followed")
+	})
+	asked := f.agent.Counts().Queries
+	f.wait("further looks", func() bool { return f.agent.Counts().Queries > asked+5 })
+	f.agent.Refill(3)
+	f.waitListed(2)
+	f.waitTrouble("")
+	if f.lastDoubt() != "" || f.world.get(known) != 20 {
+		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
+	}
+}
+
 // One that gets nearer too slowly is listed in doubt as well: new names must not
 // wait for it for ever.
 func TestSlowRefill(t *testing.T) {

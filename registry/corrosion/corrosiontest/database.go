@@ -293,6 +293,21 @@ func (a *Agent) Refill(n int) (lacking int) {
 	return lacking
 }
 
+// LoseVersions takes the n newest versions from the agent while it runs, as far
+// as it tells what it knows.
+func (a *Agent) LoseVersions(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	db := &a.db
+	clear(db.heads)
+	for i, v := range db.history {
+		db.applied[i] = db.applied[i] && i < len(db.history)-n
+		if db.applied[i] {
+			db.heads[v.site] = max(db.heads[v.site], v.n)
+		}
+	}
+}
+
 // Meet lets the agent see the others, as it does a minute after it has started
 // on a new database.
 func (a *Agent) Meet() {
