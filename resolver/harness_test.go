@@ -337,3 +337,12 @@ func eventually(t testing.TB, what string, cond func() bool) {
 
 // logTo returns a logger whose lines go to w.
 func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+func listenOn(addrs ...string) func(*Config) {
+	return func(c *Config) {
+		c.Listen = nil
+		for _, a := range addrs {
+			c.Listen = append(c.Listen, netip.MustParseAddrPort(a))
+		}
+	}
+}

@@ -12,15 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func listenOn(addrs ...string) func(*Config) {
-	return func(c *Config) {
-		c.Listen = nil
-		for _, a := range addrs {
-			c.Listen = append(c.Listen, netip.MustParseAddrPort(a))
-		}
-	}
-}
-
 // wantError checks that err says what would mend it.
 func wantError(t *testing.T, err error, is error, texts ...string) {
 	t.Helper()

@@ -238,7 +238,7 @@ func (l *lookup) instances(all bool) *resolver.Answer {
 		if all {
 			return "no machines in your network"
 		}
-		return "no machine in your network is started"
+		return "no machine in your network is started and has an address"
 	}))
 }
 

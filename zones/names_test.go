@@ -351,13 +351,23 @@ func TestOtherNetwork(t *testing.T) {
 	for name, want := range map[string]string{
 		"_apps.internal":          "NODATA; 0 no apps in your network",
 		"_peer.internal":          "NODATA; 0 no peers in your network",
-		"_instances.internal":     "NODATA; 0 no machine in your network is started",
+		"_instances.internal":     "NODATA; 0 no machine in your network is started and has an address",
 		"all._instances.internal": "NODATA; 0 no machines in your network",
 		"_whoami.internal":        `"network=fdaa:0:42::/48"`,
 	} {
 		if got := render(t, ask(t, z, empty, "::1", name, dns.TypeTXT)); got != want {
 			t.Errorf("%s in an empty network:\n got %s\nwant %s", name, got, want)
 		}
+	}
+}
+
+// Of the only machine it is not said that it is not started: it is.
+func TestInstancesWithoutAddress(t *testing.T) {
+	_, z := serve(Config{}, machine(netA, "c1 alpha lhr started"))
+	view := resolver.View{Network: netip.MustParsePrefix(netA)}
+	const want = "NODATA; 0 no machine in your network is started and has an address"
+	if got := render(t, ask(t, z, view, "", "_instances.internal", dns.TypeTXT)); got != want {
+		t.Errorf(" got %s\nwant %s", got, want)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
-	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -53,7 +52,7 @@ func newMetrics() *prometheus.Registry {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "dnsd_build_info",
 		Help:        "Always 1; its labels say which dnsd this is.",
-		ConstLabels: prometheus.Labels{"version": version(), "goversion": runtime.Version()},
+		ConstLabels: thisBuild().labels(),
 	})
 	build.Set(1)
 	metrics.MustRegister(build, collectors.NewGoCollector(),

@@ -31,7 +31,9 @@ func (c *config) load(getenv func(string) string) error {
 		c.regions = table
 	}
 	if c.Registry.scheme != "" { // else --registry is wrong, and said to be
-		if _, err := c.source(getenv, slog.New(slog.DiscardHandler)); err != nil {
+		trial := *c
+		trial.Etcd = c.Etcd.mended()
+		if _, err := trial.source(getenv, slog.New(slog.DiscardHandler)); err != nil {
 			errs = append(errs, err)
 		}
 	}

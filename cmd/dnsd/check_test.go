@@ -82,6 +82,11 @@ func TestExport(t *testing.T) {
 	if err := run(t.Context(), args, environment(), &out, &log); err != nil {
 		t.Fatal(err, log.String())
 	}
+	// The state directory is the serving dnsd's: whatever it is, export leaves it alone.
+	var same strings.Builder
+	if err := run(t.Context(), append(args, "--state-dir", path), environment(), &same, &log); err != nil || same.String() != out.String() {
+		t.Errorf("with a state directory: %v %q", err, same.String())
+	}
 	again := filepath.Join(dir, "again.json")
 	if err := os.WriteFile(again, []byte(out.String()), 0o600); err != nil {
 		t.Fatal(err)

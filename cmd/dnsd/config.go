@@ -48,6 +48,7 @@ type config struct {
 
 	Help, Version bool
 
+	strangers  []string       // sentences about variables that are no settings
 	resolvConf string         // where upstreams are found when none is given
 	regions    *zones.Regions // what Regions holds; nil: the built-in ones
 }
@@ -97,7 +98,7 @@ func (c *config) settings() []*setting {
 		{name: "log-format", def: "text", use: oneOf(&c.LogFormat, "text", "json")},
 		{name: "sockets", use: number(&c.Sockets, 1, 256)},
 		{name: "help", short: "h", toggle: true, use: toggle(&c.Help)},
-		{name: "version", toggle: true, use: toggle(&c.Version)},
+		{name: "version", short: "V", toggle: true, use: toggle(&c.Version)},
 	}
 }
 
@@ -137,6 +138,18 @@ func (c *config) check() error {
 	}
 	errs = append(errs, c.checkUpstreams())
 	return errors.Join(errs...)
+}
+
+// mended returns e without the mistakes that check has found, so that none is
+// reported twice.
+func (e etcdFiles) mended() etcdFiles {
+	if e.Cert == "" || e.Key == "" {
+		e.Cert, e.Key = "", ""
+	}
+	if e.PasswordFile != "" && e.User == "" {
+		e.User = "someone"
+	}
+	return e
 }
 
 // usageError is a mistake in how dnsd was called. The process exits with 2.

@@ -64,6 +64,8 @@ func TestMistakes(t *testing.T) {
 		{"unknown_flag", "--colour red", "", "unknown flag --colour: dnsd --help lists them all"},
 		{"misspelt_flag", "--lisen 127.0.0.1:53", "", "unknown flag --lisen: did you mean --listen?"},
 		{"one_dash", "-listen 127.0.0.1:53", "", "unknown flag -listen: flags have two dashes, as in --listen"},
+		{"one_letter", "-v", "", "unknown flag -v: flags have two dashes, as in --version"},
+		{"one_letter_of_several", "-l x", "", "unknown flag -l: flags have two dashes, and dnsd --help lists them all"},
 		{"no_value", "--listen", "", "--listen needs a value"},
 		{"empty_value", "--region=", "", "--region is empty: give it a value or leave it out"},
 		{"twice", "--ttl 1s --ttl 2s", "", "--ttl is given 2 times: give it once"},
@@ -102,6 +104,9 @@ func TestMistakes(t *testing.T) {
 		{"log_level", "--log-level loud", "", "write debug, info, warn or error"},
 		{"log_format", "", "DNSD_LOG_FORMAT=xml", "DNSD_LOG_FORMAT=xml: write text or json"},
 		{"metrics_listen", "--metrics-listen :9153", "", "no address: write [::]:9153"},
+		{"metrics_listen_without_port", "--metrics-listen 127.0.0.1", "", "no port: write 127.0.0.1:9153"},
+		{"metrics_listen_without_port_v6", "--metrics-listen ::1", "", "no port: write [::1]:9153"},
+		{"metrics_listen_name", "--metrics-listen localhost", "", "not an address and port: write one such as 127.0.0.1:9153"},
 		{"etcd_half_a_pair", "--etcd-cert c.pem", "", "--etcd-cert and --etcd-key go together"},
 		{"etcd_password_of_whom", "--etcd-password-file p", "", "add --etcd-user NAME"},
 		{"upstream_none_and_more", "--upstream none --upstream 192.0.2.1", "", "leave it or them out"},
@@ -167,4 +172,37 @@ func FuzzParseConfig(f *testing.F) {
 			t.Errorf("%v is no usageError", err)
 		}
 	})
+}
+
+// Variables that are nearly a setting's are told with the one that was meant, and
+// never with their value.
+func TestStrangers(t *testing.T) {
+	tests := []struct {
+		name, variable, want string // want: what follows the name; empty: nothing is said
+	}{
+		{"misspelt", "DNSD_LISTN=secret", ": did you mean DNSD_LISTEN?"},
+		{"misspelt_secret", "DNSD_ETCD_PASWORD=secret", ": did you mean DNSD_ETCD_PASSWORD?"},
+		{"far_from_any", "DNSD_COLOUR=secret", " is ignored"},
+		{"port", "DNSD_PORT=53", " is ignored"},
+		{"setting", "DNSD_LISTEN=127.0.0.1:53", ""},
+		{"password", "DNSD_ETCD_PASSWORD=secret", ""},
+		{"token", "DNSD_CORROSION_TOKEN=secret", ""},
+		{"of_another_program", "DNSDIST_LISTEN=x", ""},
+		{"kubernetes_host", "DNSD_SERVICE_HOST=10.0.0.1", ""},
+		{"kubernetes_named_port", "DNSD_METRICS_SERVICE_PORT_HTTP=80", ""},
+		{"kubernetes_link", "DNSD_PORT=udp://10.0.0.1:53", ""},
+		{"kubernetes_link_part", "DNSD_PORT_53_UDP_ADDR=10.0.0.1", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			name, _, _ := strings.Cut(tt.variable, "=")
+			got := strings.Join(strangers(new(config).settings(), []string{"HOME=/", tt.variable}), "\n")
+			if (got == "") != (tt.want == "") || !strings.HasSuffix(got, tt.want) || got != "" && !strings.HasPrefix(got, name+" ") {
+				t.Errorf("%q, want %q after the name", got, tt.want)
+			}
+			if strings.Contains(got, "secret") {
+				t.Errorf("%q tells the value", got)
+			}
+		})
+	}
 }

@@ -8,6 +8,7 @@ const helpText = `dnsd answers the .internal names of private networks and forwa
   dnsd check [FLAGS] [FILE]   say what is wrong with flags or a registry file
   dnsd export [FLAGS]         print the registry as a registry file
   dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready
+  dnsd version                say which dnsd this is
 
 Clients     --listen ADDR...       UDP and TCP, [fdaa::3]:53
             --allow PREFIX...      who else may ask than fdaa::/16 and loopback

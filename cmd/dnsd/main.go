@@ -6,6 +6,7 @@
 //	dnsd check [FLAGS] [FILE]   say what is wrong with flags or a registry file
 //	dnsd export [FLAGS]         print the registry as a registry file
 //	dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready
+//	dnsd version                say which dnsd this is
 //
 // # Settings
 //
@@ -14,7 +15,8 @@
 // holds its values with commas between them. All mistakes are reported at once,
 // and dnsd check with the same flags reports them without serving; where the
 // registry is a Corrosion agent that answers, it is asked what is wrong with the
-// queries. dnsd --help lists the flags.
+// queries. dnsd --help lists the flags. A variable called DNSD_… that is no
+// setting is warned of.
 //
 // # Starting
 //
@@ -76,20 +78,22 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // so that a second signal ends the process at once
-	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, os.Environ()...)
 	os.Exit(report(os.Stderr, err))
 }
 
 // run is dnsd without the process around it. It returns nil when ctx ends, a
-// usageError for a mistake of the caller's, and whatever else went wrong.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+// usageError for a mistake of the caller's, and whatever else went wrong. In
+// environ, as os.Environ has it, misspelt names are looked for.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer, environ ...string) error {
 	c, rest, err := parseConfig(args, getenv)
+	c.strangers = strangers(c.settings(), environ)
 	switch {
 	case c.Help:
 		_, err := io.WriteString(stdout, helpText)
 		return err
-	case c.Version:
-		_, err := fmt.Fprintln(stdout, "dnsd", version())
+	case c.Version || len(rest) == 1 && rest[0] == "version":
+		_, err := fmt.Fprintln(stdout, "dnsd", thisBuild())
 		return err
 	}
 	command, operands := "", rest
@@ -99,11 +103,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if len(operands) > 0 && command != "check" {
 		err = errors.Join(err, usagef("unexpected argument %q", operands[0]))
 	}
+	if command == "export" {
+		c.StateDir = "" // it is the serving dnsd's, and may be none of this user's
+	}
 	if command != "healthcheck" { // which must not depend on files that may have gone since
 		err = errors.Join(err, c.load(getenv))
 	}
 	if command == "check" {
 		err = errors.Join(err, checkStateDir(c.StateDir))
+		for _, s := range c.strangers {
+			fmt.Fprintln(stderr, "dnsd: warning:", s)
+		}
 	}
 	if err != nil {
 		return err
@@ -118,7 +128,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case "healthcheck":
 		return healthcheck(ctx, c, stdout)
 	}
-	return usagef("unknown command %q: write check, export or healthcheck, or no command to serve", command)
+	return usagef("unknown command %q: write check, export, healthcheck or version, or no command to serve", command)
 }
 
 // report prints err, a line for each mistake, and returns the exit status.

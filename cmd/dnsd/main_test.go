@@ -26,9 +26,12 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("%s: %v %q", flag, err, out.String())
 		}
 	}
-	var out strings.Builder
-	if err := run(t.Context(), []string{"--version"}, environment(), &out, nil); err != nil || !strings.HasPrefix(out.String(), "dnsd ") {
-		t.Errorf("%v %q", err, out.String())
+	for _, args := range []string{"--version", "-V", "version", "version --listen nowhere"} {
+		var out strings.Builder
+		err := run(t.Context(), strings.Fields(args), environment("DNSD_TTL=wrong"), &out, nil)
+		if err != nil || out.String() != "dnsd "+thisBuild().String()+"\n" {
+			t.Errorf("%s: %v %q", args, err, out.String())
+		}
 	}
 }
 
@@ -37,9 +40,19 @@ func TestExitStatus(t *testing.T) {
 		name, args, want string
 		status, lines    int
 	}{
-		{"unknown_command", "serve", `dnsd: unknown command "serve": write check, export or healthcheck, or no command to serve`, 2, 1},
+		{"unknown_command", "serve", `dnsd: unknown command "serve": write check, export, healthcheck or version, or no command to serve`, 2, 1},
 		{"too_many_operands", "healthcheck now", `dnsd: unexpected argument "now"`, 2, 1},
 		{"values_of_unknown_flags", "--colour red --size big", "dnsd: unknown flag --colour: dnsd --help lists them all\n", 2, 2},
+		{"version_of_what", "version now", `dnsd: unexpected argument "now"`, 2, 1},
+		// One mistake, one message.
+		{"etcd_without_prefix", "--registry etcd://127.0.0.1:2379", "dnsd: --registry etcd://127.0.0.1:2379: the etcd URL", 2, 1},
+		{"etcd_without_host", "--registry etcd:///x/", "dnsd: --registry etcd:///x/: ", 2, 1},
+		{"corrosion_without_port", "--registry corrosion://localhost", "dnsd: --registry corrosion://localhost: ", 2, 1},
+		{"file_without_path", "--registry file:", "dnsd: --registry file:: no path", 2, 1},
+		{"password_of_whom", "--registry etcd://127.0.0.1:2379/x/ --etcd-password-file main_test.go", "dnsd: --etcd-password-file is given but", 2, 1},
+		{"certificate_without_key", "--registry etcd://127.0.0.1:2379/x/ --etcd-cert main_test.go", "dnsd: --etcd-cert and --etcd-key go", 2, 1},
+		{"key_without_certificate", "--registry etcd://127.0.0.1:2379/x/ --etcd-key main_test.go", "dnsd: --etcd-cert and --etcd-key go", 2, 1},
+		{"two_about_a_password", "--registry etcd://127.0.0.1:2379/x/ --etcd-password-file none", "dnsd: --etcd-password-file is given but", 2, 2},
 		{"mistakes", "--ttl x --advertise y", "dnsd: --advertise y: it becomes", 2, 2},
 	}
 	for _, tt := range tests {

@@ -98,7 +98,8 @@ func (n *nameservers) follow(ctx context.Context, f *forward.Forwarder) error {
 	}
 }
 
-func labels(list []forward.Upstream) (s []string) {
+func labels(list []forward.Upstream) []string {
+	s := []string{} // not nil, which JSON would call null
 	for _, u := range list {
 		s = append(s, u.String())
 	}

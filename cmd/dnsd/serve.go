@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -38,7 +39,11 @@ type daemon struct {
 
 // serve answers until ctx ends, and drains.
 func serve(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
-	d, err := newDaemon(c, getenv, newLogger(c, stderr))
+	log := newLogger(c, stderr)
+	for _, s := range c.strangers {
+		log.Warn(s)
+	}
+	d, err := newDaemon(c, getenv, log)
 	if err != nil {
 		return err
 	}
@@ -51,9 +56,21 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stderr io
 func newLogger(c *config, stderr io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: c.LogLevel}
 	if c.LogFormat == "json" {
+		options.ReplaceAttr = readable
 		return slog.New(slog.NewJSONHandler(stderr, options))
 	}
 	return slog.New(slog.NewTextHandler(stderr, options))
+}
+
+// readable makes a value say in JSON what it says in text: encoding/json knows
+// neither String nor units, and writes {} for a source and 1500000000 for 1.5s.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case time.Time, slog.Level: // in JSON they read well
+	case fmt.Stringer:
+		a.Value = slog.StringValue(v.String())
+	}
+	return a
 }
 
 // newDaemon makes the parts. Nothing is bound and nothing runs yet.
@@ -97,12 +114,28 @@ func (d *daemon) listen(c *config) (err error) {
 		}
 		return err
 	}
+	network := "none"
+	if c.Network.IsValid() {
+		network = c.Network.String()
+	}
 	d.log.Info("dnsd listens", "version", version(), "listen", d.resolver.Addresses(),
-		"metrics", metrics, "registry", d.source.String())
+		"metrics", metrics, "registry", d.source.String(),
+		"upstreams", d.upstreams(c), "network", network, "region", cmp.Or(c.Region, "none"))
 	if d.forwarder != nil {
 		logBounds(d.log, d.share, d.forwarder.Places(), c.MaxInflight)
 	}
 	return nil
+}
+
+// upstreams says who is asked for names outside dnsd's zones.
+func (d *daemon) upstreams(c *config) []string {
+	switch {
+	case d.forwarder == nil:
+		return []string{"none"}
+	case d.hosts != nil:
+		return labels(d.hosts.upstreams())
+	}
+	return labels(c.Upstreams.list)
 }
 
 func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, error) {

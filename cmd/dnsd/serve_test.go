@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -166,7 +167,7 @@ func TestServe(t *testing.T) {
 		return len(d.ask("udp", "my-app.internal.", dns.TypeAAAA).Answer) == 3
 	})
 	code, metrics := get(t, "http://"+d.metrics+"/metrics")
-	for _, want := range []string{`dnsd_registry_objects{kind="machine"} 3`, "dnsd_build_info{", "dnsd_panics_total 0"} {
+	for _, want := range []string{`dnsd_registry_objects{kind="machine"} 3`, "dnsd_build_info{goversion=\"" + runtime.Version() + "\",modified=\"", ",version=\"" + version() + "\"} 1", "dnsd_panics_total 0"} {
 		if code != 200 || !strings.Contains(metrics, want) {
 			t.Errorf("metrics: %d without %q", code, want)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -37,7 +38,7 @@ func environmentName(name string) string {
 // password into a log.
 var (
 	userInfo = regexp.MustCompile("^([a-z]+:)(//)?[^/]*@")
-	query    = regexp.MustCompile("^([a-z]+:[^?]*\\?).*")
+	query    = regexp.MustCompile(`^([a-z]+:[^?]*\?).*`)
 )
 
 // withoutSecrets returns a value as an error may repeat it.
@@ -111,7 +112,7 @@ func parseSettings(settings []*setting, args []string, getenv func(string) strin
 			continue
 		}
 		if err != nil {
-			errs = append(errs, plainFlagError(err))
+			errs = append(errs, plainFlagError(err, settings))
 		}
 		break
 	}
@@ -129,26 +130,82 @@ func parseSettings(settings []*setting, args []string, getenv func(string) strin
 
 // unknownFlag says that a flag does not exist and which was probably meant.
 func unknownFlag(name string, settings []*setting) error {
-	best, distance := "", 3 // more than two slips is another word
-	for _, s := range settings {
-		if d := editDistance(name, s.name); d < distance {
-			best, distance = s.name, d
-		}
+	names := make([]string, len(settings))
+	for i, s := range settings {
+		names[i] = s.name
 	}
-	if best != "" {
+	if best := nearest(name, names); best != "" {
 		return fmt.Errorf("unknown flag --%s: did you mean --%s?", name, best)
 	}
 	return fmt.Errorf("unknown flag --%s: dnsd --help lists them all", name)
 }
 
+// nearest returns the name that was probably meant by a misspelt one, empty for
+// none.
+func nearest(name string, names []string) (best string) {
+	distance := 3 // more than two slips is another word
+	for _, n := range names {
+		if d := editDistance(name, n); d < distance {
+			best, distance = n, d
+		}
+	}
+	return best
+}
+
+// unknownShort says that dnsd has no flag of one dash and this word, or letter,
+// and which flag was meant: one that is called so, or the only one with that
+// beginning.
+func unknownShort(word string, settings []*setting) error {
+	var begun []string
+	for _, s := range settings {
+		if s.name == word {
+			begun = []string{word}
+			break
+		}
+		if strings.HasPrefix(s.name, word) {
+			begun = append(begun, s.name)
+		}
+	}
+	if len(begun) == 1 {
+		return fmt.Errorf("unknown flag -%s: flags have two dashes, as in --%s", word, begun[0])
+	}
+	return fmt.Errorf("unknown flag -%s: flags have two dashes, and dnsd --help lists them all", word)
+}
+
+// fromKubernetes are the variables that Kubernetes sets for a service which is
+// called dnsd, or dnsd and more.
+var fromKubernetes = regexp.MustCompile(`_SERVICE_(HOST|PORT)|_PORT_[0-9]+_(TCP|UDP|SCTP)|^\w+_PORT=[a-z]+://`)
+
+// strangers returns a sentence for each variable of environ (as os.Environ has
+// it) that is called like a setting of dnsd's and is none. Other programs may
+// have theirs there, so that it is no mistake for certain.
+func strangers(settings []*setting, environ []string) (sentences []string) {
+	known := []string{etcdPassword, corrosionToken}
+	for _, s := range settings {
+		known = append(known, s.environment())
+	}
+	for _, pair := range environ {
+		name, _, _ := strings.Cut(pair, "=") // the value may be a secret
+		if !strings.HasPrefix(name, "DNSD_") || slices.Contains(known, name) || fromKubernetes.MatchString(pair) {
+			continue
+		}
+		sentence := name + " in the environment is no setting of dnsd's and is ignored"
+		if best := nearest(name, known); best != "" {
+			sentence += ": did you mean " + best + "?"
+		}
+		sentences = append(sentences, sentence)
+	}
+	slices.Sort(sentences)
+	return sentences
+}
+
 // plainFlagError puts what pflag says about an argument into our words.
-func plainFlagError(err error) error {
+func plainFlagError(err error, settings []*setting) error {
 	var missing *pflag.NotExistError
 	var valueless *pflag.ValueRequiredError
 	switch {
 	case errors.As(err, &missing):
-		word := missing.GetSpecifiedShortnames()
-		return fmt.Errorf("unknown flag -%s: flags have two dashes, as in --%s", word, word)
+		return unknownShort(missing.GetSpecifiedShortnames(), settings)
 	case errors.As(err, &valueless):
 		return fmt.Errorf("--%s needs a value", valueless.GetSpecifiedName())
 	}

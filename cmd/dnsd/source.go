@@ -23,22 +23,25 @@ type registryURL struct {
 	agent     string   // host:port of a Corrosion agent
 }
 
-// set reads --registry.
+// set reads --registry. A wrong one leaves u as it is.
 func (u *registryURL) set(s string) (err error) {
 	scheme, rest, found := strings.Cut(s, ":")
 	if !found {
 		return fmt.Errorf("no scheme: write file:%s for a file", s)
 	}
-	*u = registryURL{scheme: scheme}
+	read := registryURL{scheme: scheme}
 	switch scheme {
 	case "file":
-		u.path, err = filePath(rest)
+		read.path, err = filePath(rest)
 	case "etcd":
-		u.endpoints, u.prefix, err = etcd.ParseURL(s)
+		read.endpoints, read.prefix, err = etcd.ParseURL(s)
 	case "corrosion":
-		u.agent, err = corrosion.ParseURL(s)
+		read.agent, err = corrosion.ParseURL(s)
 	default:
 		return fmt.Errorf("unknown scheme %q: write file:PATH, etcd://HOST:PORT,.../PREFIX/ or corrosion://HOST:PORT", scheme)
+	}
+	if err == nil {
+		*u = read
 	}
 	return err
 }

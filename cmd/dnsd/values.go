@@ -15,14 +15,16 @@ import (
 // The functions here read one value each. Their errors follow the value in a
 // message, and say what to write instead.
 
-// listenAddr reads an address and port to bind.
-func listenAddr(s string) (netip.AddrPort, error) {
+// listenAddr reads an address and port to bind. Where the port is missing, its
+// error proposes usual's, and where all is wrong, usual itself.
+func listenAddr(s, usual string) (netip.AddrPort, error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		return a, nil
 	}
+	port := netip.MustParseAddrPort(usual).Port()
 	if a, err := netip.ParseAddr(s); err == nil {
 		if a.Is4() {
-			return netip.AddrPort{}, fmt.Errorf("no port: write %s:53", a)
+			return netip.AddrPort{}, fmt.Errorf("no port: write %s:%d", a, port)
 		}
 		// fdaa::3:53 is an address, but the person meant fdaa::3 and port 53.
 		if i := strings.LastIndexByte(s, ':'); !strings.HasSuffix(s[:i], ":") {
@@ -30,12 +32,12 @@ func listenAddr(s string) (netip.AddrPort, error) {
 				return netip.AddrPort{}, fmt.Errorf("an IPv6 address without brackets: write [%s]:%s", meant, s[i+1:])
 			}
 		}
-		return netip.AddrPort{}, fmt.Errorf("no port: write [%s]:53", a)
+		return netip.AddrPort{}, fmt.Errorf("no port: write [%s]:%d", a, port)
 	}
 	if port, ok := strings.CutPrefix(s, ":"); ok {
 		return netip.AddrPort{}, fmt.Errorf("no address: write [::]:%s for every address of this host", port)
 	}
-	return netip.AddrPort{}, errors.New("not an address and port: write one such as [fdaa::3]:53 or 127.0.0.1:5353")
+	return netip.AddrPort{}, fmt.Errorf("not an address and port: write one such as %s", usual)
 }
 
 // region reads a region's code, as machines have them.
@@ -54,7 +56,7 @@ func region(to *string) func(string) error {
 // listenAddrs collects listen addresses and refuses the same one twice.
 func listenAddrs(to *[]netip.AddrPort) func(string) error {
 	return func(s string) error {
-		a, err := listenAddr(s)
+		a, err := listenAddr(s, "[fdaa::3]:53")
 		if err != nil {
 			return err
 		}
@@ -75,7 +77,7 @@ func optionalListenAddr(to *netip.AddrPort) func(string) error {
 			*to = netip.AddrPort{}
 			return nil
 		}
-		*to, err = listenAddr(s)
+		*to, err = listenAddr(s, "127.0.0.1:9153")
 		return err
 	}
 }

@@ -37,7 +37,8 @@
 //     subscriber gets its rows while the query runs and is dropped if it is too
 //     slow; later ones get them from the subscription's record, at their pace.
 //   - The newest 500 changes are kept, older ones up to 5 minutes. An orderly
-//     stop keeps the subscriptions, nearly always; a crash does not (corro-agent/src/agent/setup.rs).
+//     stop keeps the subscriptions, nearly always; a crash does not
+//     (corro-agent/src/agent/setup.rs).
 //
 // Announcements (corro-types/src/pubsub.rs and updates.rs):
 //

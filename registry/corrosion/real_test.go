@@ -111,7 +111,7 @@ func onBoth(t *testing.T, cfg Config, test func(t *testing.T, h anyHost, f *fixt
 		t.Cleanup(a.Close)
 		a.CreateTable("vms", []string{"name"}, "net", "app", "site", "grp", "ip", "vm_state", "hidden")
 		p := quick
-		p.standstill, p.standstillEmpty = patience, patience
+		p.standstill, p.standstillAnew, p.standstillEmpty = patience, patience, patience
 		run(t, fakeHost{a}, p)
 	})
 	t.Run("real", func(t *testing.T) {

@@ -54,7 +54,7 @@ func testEmpty(t *testing.T, c *cluster) {
 	if run.err == nil {
 		t.Error("Follow returned nil")
 	}
-	run = begin(t, s, f, true)
+	begin(t, s, f, true)
 	c.machine("m1", "started")
 	c.settles(f)
 	if f.completed() != 1 {

@@ -111,7 +111,7 @@ func TestUser(t *testing.T) {
 		t.Errorf("%d of %d machines, %d listings: a refusal changed something", len(f.machines()), known, f.completed())
 	}
 	grant(c.cli)
-	run = begin(t, s, f, true)
+	begin(t, s, f, true)
 	c.machine("m0002", "stopped")
 	c.settles(f)
 }

@@ -78,6 +78,7 @@ type Source struct {
 	// Owned by Follow; calls of it never overlap.
 	logged  string    // the reason that was logged last; empty: the file is well
 	repeats int       // how often it has been met since
+	known   bool      // the feed was given a whole file before
 	failing time.Time // since when the file has been unusable; zero: it is well
 	seen    look
 }
@@ -263,7 +264,7 @@ func same(a, b fs.FileInfo) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
-	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && changed(a).Equal(changed(b))
 }
 
 var errChanging = errors.New("the file keeps changing while it is read: write a new one and rename it into place")
@@ -291,7 +292,11 @@ func (s *Source) fail(err error, forced bool) time.Duration {
 	s.repeats++
 	if s.logged != err.Error() || forced {
 		s.logged, s.repeats = err.Error(), 0
-		s.log.Error("the registry file cannot be used; what was known before stays", "path", s.path, "reason", err)
+		msg := "the registry file cannot be used; what was read from it before stays"
+		if !s.known {
+			msg = "the registry file cannot be used, and nothing was read from it before"
+		}
+		s.log.Error(msg, "path", s.path, "reason", err)
 	}
 	return wait
 }
@@ -303,7 +308,7 @@ func (s *Source) well(forced bool) {
 	} else if forced {
 		s.log.Info("the registry file is read again", "path", s.path)
 	}
-	s.seen.good = true
+	s.seen.good, s.known = true, true
 	s.failing, s.logged, s.repeats = time.Time{}, "", 0
 	s.trouble.Store(nil)
 }

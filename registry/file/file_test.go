@@ -142,6 +142,31 @@ func TestSameSizeAndTime(t *testing.T) {
 	f.until(t, "b")
 }
 
+// TestSetBackInPlace writes a file of the same size in place and sets its time
+// back, long after it was read: only the time of its change tells.
+func TestSetBackInPlace(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "registry.json")
+	write(t, path, content("a"))
+	info, err := os.Stat(path)
+	ok(t, err)
+	if changed(info).IsZero() {
+		t.Skip("this system does not tell when a file was changed")
+	}
+	s, f, _ := begin(t, path, 50*time.Millisecond)
+	f.until(t, "a")
+	time.Sleep(granule + 10*s.poll) // it is read once more, and then only looked at
+	write(t, path, content("b"))
+	ok(t, os.Chtimes(path, info.ModTime(), info.ModTime()))
+	f.until(t, "b")
+	time.Sleep(granule + 10*s.poll)
+	ok(t, os.Chmod(path, 0o600)) // changed, but not in content
+	time.Sleep(10 * s.poll)
+	if n := f.listings(); n != 2 {
+		t.Errorf("%d listings, want 2", n)
+	}
+}
+
 func TestPollSeesWhatIsNotNotified(t *testing.T) {
 	t.Parallel()
 	top := filepath.Join(t.TempDir(), "top")
@@ -191,12 +216,19 @@ func TestUnusableFileChangesNothing(t *testing.T) {
 	}
 	const shortly = 300 * time.Millisecond // several polls
 	troubled("the file does not exist", shortly)
+	const nothing, stays = "cannot be used, and nothing was read from it before", "cannot be used; what was read from it before stays"
+	if text := l.String(); !strings.Contains(text, nothing) || strings.Contains(text, stays) {
+		t.Errorf("it is not said that nothing is known:\n%s", text)
+	}
 	write(t, path, content("a", "b"))
 	f.until(t, "a b")
 	until(t, "the trouble is over", func() bool { return s.Trouble() == nil && strings.Contains(l.String(), "can be used again") })
 
 	write(t, path, content("a", "b")[:90])
 	troubled("line 2, column 22: the file ends in the middle: is it cut short, or still being written?", granule+again)
+	if text := l.String(); strings.Count(text, nothing) != 1 || !strings.Contains(text, stays) {
+		t.Errorf("it is not said that what was known stays:\n%s", text)
+	}
 	ok(t, os.Remove(path))
 	until(t, "its absence is noticed", func() bool { return s.Trouble().Error() == "the file does not exist" })
 	ok(t, os.Mkdir(path, 0o755))

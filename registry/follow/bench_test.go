@@ -28,7 +28,7 @@ func BenchmarkListing(b *testing.B) {
 		before, then []registry.Item
 	}{"first": {nil, items}, "same": {items, items}, "stopped": {items, stopped}} {
 		b.Run(name, func(b *testing.B) {
-			f := New(registry.New(), &script{}, Config{})
+			var f *Follower
 			for b.Loop() {
 				b.StopTimer()
 				f = New(registry.New(), &script{}, Config{})

@@ -605,7 +605,7 @@ func TestRealRestartOverTLS(t *testing.T) {
 	grows("answers from unbound", fromUnbound)
 	p.stop()
 	grows("answers from the other", func() float64 { return value(f.at(1).metrics.responses.WithLabelValues("NOERROR")) })
-	p = start()
+	start()
 	eventually(t, "unbound is asked again", func() bool { return !f.at(0).isDown() })
 	close(stop)
 	clients.Wait()

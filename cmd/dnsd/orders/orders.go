@@ -1,8 +1,12 @@
+//go:build unix
+
 // Package orders catches the signals by which an operator gives dnsd an order,
 // from the first moment that a Go program can: Go initializes packages in the
 // order of their import paths, as far as their imports allow, so that this one,
 // which imports next to nothing, comes before nearly all others. Those take some
 // 10 ms together, in which SIGHUP would end the process.
+//
+// Only Unix has these signals, and dnsd runs nowhere else.
 package orders
 
 import (

@@ -48,7 +48,7 @@ func TestRefusedDestination(t *testing.T) {
 				refused++
 			}
 			left := 1 // how many replies go before the refused one
-			c.batch.sendmmsg = func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+			c.batch.sendmmsg = func(fd uintptr, hdrs *mmsghdr, _ int) (int, syscall.Errno) {
 				if left == 0 && refused == 0 {
 					return -1, errno
 				}
