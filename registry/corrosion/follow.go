@@ -72,7 +72,7 @@ func (s *Source) run(ctx context.Context, a *agent, feed follow.Feed, resume boo
 	}
 	wg.Go(func() { cancel(contain.Run(func() error { return s.prove(inner, a, messages) })) })
 	wg.Go(func() { cancel(contain.Run(func() error { return s.watch(inner, a, messages) })) })
-	if s.whole.doubt == "" {
+	if s.whole.doubt == "" { // what is being filled differs all the time
 		wg.Go(func() { cancel(contain.Run(func() error { return s.compare(inner, a, messages) })) })
 	}
 	err := s.merge(ctx, inner, feed, messages, gate)

@@ -36,10 +36,10 @@ var shapes = [...]*shape{
 		query:   func(q Queries) string { return q.Machines },
 		object:  machine,
 		// Its id alone tells which machine it is: whatever else the row says may
-		// be what is wrong with it.
+		// be what is wrong with it. Without an id it may be any of its app.
 		key: func(c []string) registry.Key {
 			if c[0] == "" {
-				return registry.Key{}
+				return keyOf(registry.KindMachine, c[1], c[6], c[2], "")
 			}
 			return registry.Key{Kind: registry.KindMachine, Name: registry.Lower(c[2]), ID: registry.Lower(c[0]), AnyNetwork: true}
 		},

@@ -296,3 +296,26 @@ func FuzzEvent(f *testing.F) {
 		}
 	})
 }
+
+// What of a row that cannot be used tells which object it is.
+func TestKeyOfBadRow(t *testing.T) {
+	for _, test := range []struct {
+		shape int
+		texts []string
+		want  registry.Key
+	}{
+		{0, []string{"m1", "", "has.dot", "", "", "", "", "", ""}, registry.Key{Kind: registry.KindMachine, Name: "has.dot", ID: "m1", AnyNetwork: true}},
+		{0, []string{"", "fdaa:0:18::/48", "My-App", "", "", "", "", "", ""}, registry.Key{Kind: registry.KindMachine, Network: net18, Name: "my-app"}},
+		{0, nil, registry.Key{Kind: registry.KindMachine}},
+		{1, []string{"18", "my-app"}, registry.Key{Kind: registry.KindApp, Name: "my-app", AnyNetwork: true}},
+		{1, []string{"fdaa:0:18::/48", ""}, registry.Key{Kind: registry.KindApp}},
+		{2, []string{"", "office", "fdaa:0:18::7", "\n"}, registry.Key{Kind: registry.KindPeer, Network: net18, Name: "office"}},
+		{2, []string{"fdaa:0:19::/48", "office", "fdaa:0:18::7", ""}, registry.Key{Kind: registry.KindPeer, Name: "office", AnyNetwork: true}},
+		{3, []string{"fdaa:0:18::/48", "my-app", "nonsense"}, registry.Key{Kind: registry.KindAddress}},
+	} {
+		item := shapes[test.shape].reject(test.texts, 1, errors.New("unusable"))
+		if got := item.Key; got.Kind != test.want.Kind || got.Name != test.want.Name || got.ID != test.want.ID || got.AnyNetwork != test.want.AnyNetwork || !got.AnyNetwork && got.Network != test.want.Network {
+			t.Errorf("%q: %+v, want %+v", test.texts, got, test.want)
+		}
+	}
+}

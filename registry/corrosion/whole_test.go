@@ -220,9 +220,13 @@ func TestLossWhileFollowed(t *testing.T) {
 func TestSlowRefill(t *testing.T) {
 	p := quick
 	p.standstill, p.waitMost, p.giveUp = patience, 100*time.Millisecond, patience
-	f := cluster(t, corrosiontest.Options{}, Config{}, p)
+	f := cluster(t, corrosiontest.Options{}, Config{}, p, func(f *fixture) {
+		f.src.comparison = comparison{first: 10 * time.Millisecond, every: 10 * time.Millisecond, settle: patience}
+	})
 	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v != nil })
+	f.wait("a comparison", func() bool { return f.agent.Counts().Selects > 0 })
 	f.agent.Wipe()
+	compared := f.agent.Counts().Selects
 	if err := f.agent.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -233,6 +237,10 @@ func TestSlowRefill(t *testing.T) {
 	f.waitListed(2)
 	if f.lastDoubt() != doubt || f.world.get(known) != 20 {
 		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
+	}
+	time.Sleep(100 * time.Millisecond)
+	if n := f.agent.Counts().Selects; n != compared { // it would find a difference all the time
+		t.Errorf("%d tables were compared with one that is being filled", n-compared)
 	}
 }
 
