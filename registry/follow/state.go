@@ -128,10 +128,10 @@ func (f *Follower) loadState(ctx context.Context) {
 // startFrom makes the last known state what the registry holds.
 func (f *Follower) startFrom(last *lastState) {
 	f.reg.Apply(last.items)
-	saved := last.saved
-	if now := time.Now(); saved.After(now) { // by a clock that was wrong then, or is now
-		saved = now
-	}
+	// It gets a monotonic reading, so that a clock that is set from now on does not
+	// change its age. One in the future is by a clock that was wrong then, or is now.
+	now := time.Now()
+	saved := now.Add(-max(0, now.Sub(last.saved)))
 	f.reg.Heard(saved)
 	f.status.State, f.status.SyncedAt = registry.Cached, saved
 	f.reg.SetStatus(f.status)

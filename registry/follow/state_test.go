@@ -229,6 +229,23 @@ func TestStateOfAnotherClockAndOtherEndPoints(t *testing.T) {
 	})
 }
 
+// The age of a state that was loaded does not follow a clock that is set
+// afterwards: it has a monotonic reading, as that of a source that was heard.
+func TestLoadedStateAgesByTheMonotonicClock(t *testing.T) {
+	for _, age := range []time.Duration{time.Hour, 0, -time.Hour} {
+		r := registry.New()
+		f := New(r, dead(), Config{Log: slog.New(slog.DiscardHandler)})
+		f.startFrom(&lastState{saved: time.Now().Add(-age).Round(0)}) // as it is read
+		heard := r.LastAlive()
+		if r.Status().State != registry.Cached || !strings.Contains(heard.String(), " m=") {
+			t.Errorf("%v, last heard at %v, want a monotonic reading", r.Status().State, heard)
+		}
+		if got := time.Since(heard); got < max(age, 0) || got > max(age, 0)+time.Minute {
+			t.Errorf("a state that was saved %v ago has an age of %v", age, got)
+		}
+	}
+}
+
 // named is a source whose identity is not its name.
 type named struct {
 	Source

@@ -214,13 +214,13 @@ func TestAgentsProcess(t *testing.T) {
 func TestAgentsRows(t *testing.T) {
 	onAgents(t, func(s *scene, h agentHost) {
 		bad := *machineNumber(0)
-		bad.app = "has.dot"
+		bad.App = "has.dot"
 		nameless := *machineNumber(1)
-		nameless.app = ""
+		nameless.App = ""
 		h.put(&bad, &nameless)
 		s.await(s.t, "the bad rows", func() bool { return s.metrics()[`dnsd_registry_rejected_objects_total{kind="machine"}`] >= 2 })
 		s.agrees()
-		s.put(&app{"new-app", netA}, &address{"new-app", netA, "fdaa:0:18:0:1::9"})
+		s.put(&app{Name: "new-app", Network: netA}, &address{App: "new-app", Network: netA, Addr: "fdaa:0:18:0:1::9"})
 		for _, name := range []string{"new-app.internal", "new-app.flycast"} {
 			s.await(s.t, name, func() bool {
 				resp, err := s.ask(name, dns.TypeAAAA)

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -13,46 +14,38 @@ type agentStore struct {
 	t testing.TB
 }
 
-// table and row are an object as the default tables hold it.
-func (m *machine) row() corrosiontest.Row {
-	return corrosiontest.Row{"id": m.id, "network": m.network, "app": m.app, "region": m.region, "state": m.state,
-		"private_ip": m.addr, "metadata": encode(m.meta)}
-}
-func (p *peer) row() corrosiontest.Row {
-	return corrosiontest.Row{"network": p.network, "name": p.name, "private_ip": p.addr, "region": p.region}
-}
-func (a *app) row() corrosiontest.Row {
-	return corrosiontest.Row{"network": a.network, "name": a.name}
-}
-func (a *address) row() corrosiontest.Row {
-	return corrosiontest.Row{"network": a.network, "app": a.app, "address": a.addr}
-}
-
+// rowOf returns an object as the default tables hold it.
 func rowOf(o object) (table string, row corrosiontest.Row) {
 	switch o := o.(type) {
 	case *machine:
-		return "machines", o.row()
+		meta, err := json.Marshal(o.Meta)
+		if err != nil {
+			panic(err) // of strings
+		}
+		return "machines", corrosiontest.Row{"id": o.ID, "network": o.Network, "app": o.App, "region": o.Region, "state": o.State,
+			"private_ip": o.Addr, "metadata": string(meta)}
 	case *peer:
-		return "peers", o.row()
+		return "peers", corrosiontest.Row{"network": o.Network, "name": o.Name, "private_ip": o.Addr, "region": o.Region}
 	case *app:
-		return "apps", o.row()
+		return "apps", corrosiontest.Row{"network": o.Network, "name": o.Name}
 	case *address:
-		return "app_addresses", o.row()
+		return "app_addresses", corrosiontest.Row{"network": o.Network, "app": o.App, "address": o.Addr}
 	}
 	panic("no such object")
 }
 
+// row is an object without the name of its table.
+func row(o object) corrosiontest.Row { _, r := rowOf(o); return r }
+
 func (a *agentStore) put(objects ...object) {
 	for _, o := range objects {
-		table, row := rowOf(o)
-		a.Put(table, row)
+		a.Put(rowOf(o))
 	}
 }
 
 func (a *agentStore) del(objects ...object) {
 	for _, o := range objects {
-		table, row := rowOf(o)
-		a.Delete(table, row)
+		a.Delete(rowOf(o))
 	}
 }
 
@@ -101,8 +94,8 @@ func TestAgent(t *testing.T) {
 			a.start()
 			s.awaitState(s.t, "held")
 			s.agrees()
-			delete(s.world, s.dead.key())
-			s.world[s.fresh.key()] = s.fresh
+			delete(s.world, s.dead.Key())
+			s.world[s.fresh.Key()] = s.fresh
 			for _, o := range s.world {
 				a.put(o)
 			}

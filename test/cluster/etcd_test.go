@@ -82,8 +82,8 @@ func TestMember(t *testing.T) {
 		s.del(s.dead)
 		s.agrees()
 		e.c.Restore(backup)
-		delete(s.world, late.key())
-		s.world[s.dead.key()] = s.dead
+		delete(s.world, late.Key())
+		s.world[s.dead.Key()] = s.dead
 		s.heals()
 	})
 	t.Run("wiped", func(t *testing.T) {
@@ -98,7 +98,7 @@ func TestMember(t *testing.T) {
 		s.agrees()
 		p.part()
 		e.c.Wipe()
-		delete(s.world, s.dead.key())
+		delete(s.world, s.dead.Key())
 		for _, o := range s.world {
 			e.put(o)
 		}
@@ -119,9 +119,9 @@ func TestMember(t *testing.T) {
 		e.c.Wipe()
 		// The same program as before writes as many transactions in the same
 		// order: only the dead machine is another.
-		delete(s.world, s.dead.key())
-		delete(s.world, last.key())
-		s.world[s.fresh.key()] = s.fresh
+		delete(s.world, s.dead.Key())
+		delete(s.world, last.Key())
+		s.world[s.fresh.Key()] = s.fresh
 		e.put(slices.Collect(maps.Values(s.world))...)
 		s.put(last)
 		p.join()
@@ -146,7 +146,7 @@ func TestMember(t *testing.T) {
 		s.agrees() // additions pass
 		s.asker.end(t)
 		s.Signal(syscall.SIGUSR1)
-		s.world = truth{s.fresh.key(): s.fresh}
+		s.world = world{s.fresh.Key(): s.fresh}
 		s.heals()
 	})
 }
@@ -166,7 +166,7 @@ func TestSecondListing(t *testing.T) {
 	s.awaitState(t, "held")
 	held := time.Now()
 	s.asker.end(t)
-	s.world = truth{}
+	s.world = world{}
 	s.heals()
 	if took := time.Since(held); took < 25*time.Second {
 		t.Errorf("held for %v, want 30 s", took)

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"dnsd/test/internal/lab"
+	"dnsd/test/internal/truth"
 
 	"github.com/miekg/dns"
 )
@@ -49,14 +49,13 @@ func eras() int {
 // changesPerEra is small enough for every run of CI.
 const changesPerEra = 350
 
-// history is all that was ever true, and what of it may still be seen. Version i
-// is the world after i changes; it may be seen from the moment that it begins to
-// be written. Safe for concurrent use.
+// history is all that was ever true, and what of it one process of dnsd has shown.
+// Safe for concurrent use.
 type history struct {
+	*truth.History
+
 	mu     sync.Mutex
-	worlds []truth
-	touch  []string           // the kind that each version changed
-	floors map[string][]floor // by kind, rising
+	floors map[string][]floor // by kind, rising: a Corrosion agent sends each kind by itself
 }
 
 // floor says that from a time on no version below it may be seen.
@@ -68,18 +67,6 @@ type floor struct {
 // grace is for answers that were read just before a newer one and sent just
 // after it, by another of dnsd's threads.
 const grace = 300 * time.Millisecond
-
-func (h *history) add(w truth, kind string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.worlds, h.touch = append(h.worlds, w), append(h.touch, kind)
-}
-
-func (h *history) newest() (int, truth) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.worlds) - 1, h.worlds[len(h.worlds)-1]
-}
 
 // raise sets a floor for a kind, and forgets those that no question under way
 // can need any more.
@@ -101,153 +88,34 @@ func (h *history) sink() {
 
 // match returns the first version that answers q so, of those that may be seen
 // by one who asked at a time and got the answer now.
-func (h *history) match(q *question, said string, asked time.Time, low int) (version int, ok bool) {
+func (h *history) match(q *truth.Question, said string, asked time.Time, low int) (version int, ok bool) {
 	h.mu.Lock()
-	list := h.floors[q.kind]
+	list := h.floors[q.Kind]
 	for i := len(list) - 1; i >= 0; i-- {
 		if list[i].at.Before(asked.Add(-grace)) {
 			low = max(low, list[i].version)
-			h.floors[q.kind] = list[i:]
+			h.floors[q.Kind] = list[i:]
 			break
 		}
 	}
-	worlds, touch := h.worlds, h.touch
 	h.mu.Unlock()
-	for v := low; v < len(worlds); v++ {
-		if (v == low || touch[v] == q.kind) && q.answer(worlds[v]) == said {
-			return v, true
-		}
-	}
-	return low, false
+	return h.First(q, said, low, time.Now())
 }
 
-// generator makes random changes. The names are few, so that they meet.
+// generator makes random changes to a platform.
 type generator struct {
-	r     *rand.Rand
+	truth.Generator
 	h     *history
 	p     platform
-	skips bool     // the platform knows skip_registration
 	still []object // what is there all the time, beside the history's worlds
-}
-
-var (
-	histApps    = []string{"web", "api", "db", "jobs"} // jobs is not registered: it is there with its machines
-	histRegions = []string{"fra", "iad", "nrt"}
-	histGroups  = []string{"app", "worker"}
-	histStates  = []string{"started", "started", "started", "stopped", "suspended", "replacing", "destroyed", "odd"}
-	histPeers   = []string{"office", "home", "build"}
-)
-
-const histMachines = 40
-
-func pick[T any](r *rand.Rand, from []T) T { return from[r.IntN(len(from))] }
-
-func histAddr(network string, i int) string {
-	return strings.TrimSuffix(network, ":/48") + fmt.Sprintf("a7b:7:%x:1:2", i+1)
-}
-
-// draw returns a machine of that number as it may be.
-func (g *generator) draw(i int) *machine {
-	m := &machine{id: fmt.Sprintf("m%03d", i), app: pick(g.r, histApps), network: netA, state: pick(g.r, histStates),
-		region: pick(g.r, histRegions), meta: map[string]string{"fly_process_group": pick(g.r, histGroups)}}
-	if i%6 == 0 {
-		m.network = netB
-	}
-	m.addr = histAddr(m.network, i*4+g.r.IntN(4)) // moved, perhaps
-	if g.r.IntN(3) == 0 {
-		m.meta["role"] = pick(g.r, []string{"primary", "replica", "a.b"})
-	}
-	m.skip = g.skips && g.r.IntN(10) == 0
-	return m
 }
 
 // change makes one change to the world and to the platform.
 func (g *generator) change() {
-	_, now := g.h.newest()
-	i := g.r.IntN(histMachines)
-	var old *machine
-	for _, o := range now {
-		if m, ok := o.(*machine); ok && (m.id == fmt.Sprintf("m%03d", i) || m.id == fmt.Sprintf("r%03d", i)) {
-			old = m
-		}
-	}
-	var put, gone []object
-	kind := "machines"
-	switch n := g.r.IntN(20); {
-	case n == 0:
-		kind = "peers"
-		p := &peer{pick(g.r, histPeers), netA, histAddr(netA, 5000+g.r.IntN(9)), "ams"}
-		if put = []object{p}; g.r.IntN(3) == 0 {
-			put, gone = nil, put
-		}
-	case n == 1:
-		kind = "addresses"
-		a := &address{pick(g.r, histApps), pick(g.r, []string{netA, netB}), ""}
-		a.addr = histAddr(a.network, 6000+g.r.IntN(5))
-		if put = []object{a}; g.r.IntN(3) == 0 {
-			put, gone = nil, put
-		}
-	case old == nil: // created, or created again under the id it had
-		put = []object{g.draw(i)}
-	case n < 10: // started, stopped, on its way out
-		m := *old
-		m.state = pick(g.r, histStates)
-		put = []object{&m}
-	case n < 12: // deleted
-		gone = []object{old}
-	case n < 14: // renamed: the new one first
-		m := *old
-		m.id = map[byte]string{'m': "r", 'r': "m"}[m.id[0]] + m.id[1:]
-		put, gone = []object{&m}, []object{old}
-	case n < 17: // another app or region, another address, other metadata
-		m := g.draw(i)
-		m.id = old.id
-		if put = []object{m}; m.key() != old.key() {
-			gone = []object{old}
-		}
-	default: // deleted and created again at once
-		m := *old
-		m.addr = histAddr(m.network, i*4+g.r.IntN(4))
-		put = []object{&m}
-	}
-	next := maps.Clone(now)
-	for _, o := range gone {
-		delete(next, o.key())
-	}
-	for _, o := range put {
-		next[o.key()] = o
-	}
-	g.h.add(next, kind)
+	_, now := g.h.Newest()
+	put, gone := g.Change(now)
+	g.h.Begin(now.After(put, gone))
 	g.p.commit(put, gone)
-}
-
-// anything returns a question about something that may be there.
-func anything(r *rand.Rand) question {
-	name, i := pick(r, histApps), r.IntN(histMachines)
-	has := func(key, value string) func(*machine) bool {
-		return func(m *machine) bool { v, ok := m.meta[key]; return ok && (value == "" || v == value) }
-	}
-	vms := func(m *machine) string { return m.id + " " + m.region }
-	region, group := pick(r, histRegions), pick(r, histGroups)
-	all := []func() question{
-		func() question { return aaaa("", name, nil) },
-		func() question { return aaaa(region+".", name, func(m *machine) bool { return m.region == region }) },
-		func() question { return aaaa(group+".process.", name, has("fly_process_group", group)) },
-		func() question { return aaaa("a.b.role.kv._metadata.", name, has("role", "a.b")) },
-		func() question { return aaaa("role.kv._metadata.", name, has("role", "")) },
-		func() question { return vm(name, pick(r, []string{"m", "r"})+fmt.Sprintf("%03d", i)) },
-		func() question { return list("vms."+name+".internal", name, ",", false, vms) },
-		func() question { return list("all.vms."+name+".internal", name, ",", true, vms) },
-		func() question {
-			return list("all.regions."+name+".internal", name, ",", true, func(m *machine) string { return m.region })
-		},
-		func() question { return instances(r.IntN(2) == 0) },
-		func() question { return owner(histAddr(pick(r, []string{netA, netB}), i*4+r.IntN(4))) },
-		func() question { return peerNamed(pick(r, histPeers)) },
-		peerList,
-		func() question { return flycast(name) },
-	}
-	return pick(r, all)()
 }
 
 // witness asks over UDP until told to stop and holds every answer against the
@@ -255,7 +123,7 @@ func anything(r *rand.Rand) question {
 type witness struct {
 	s     *server
 	h     *history
-	r     *rand.Rand
+	g     truth.Generator // of questions
 	low   int
 	known bool // something was answered
 	asked int
@@ -275,8 +143,8 @@ func (w *witness) run(stop <-chan struct{}) error {
 			return nil
 		default:
 		}
-		q := anything(w.r)
-		req := request(q.name, q.typ)
+		q := w.g.Question()
+		req := request(q.Name, q.Type)
 		raw, err := req.Pack()
 		if err != nil {
 			return err
@@ -290,17 +158,17 @@ func (w *witness) run(stop <-chan struct{}) error {
 		}
 		n, err := conn.Read(buf)
 		if err != nil {
-			return fmt.Errorf("%s: %w", q.name, err)
+			return fmt.Errorf("%s: %w", q.Name, err)
 		}
 		resp := new(dns.Msg)
 		if err := resp.Unpack(buf[:n]); err != nil {
 			return err
 		}
 		if resp.Id != req.Id {
-			return fmt.Errorf("%s: an answer to something else", q.name)
+			return fmt.Errorf("%s: an answer to something else", q.Name)
 		}
 		if resp.Truncated {
-			if resp, err = w.s.ask(q.name, q.typ); err != nil {
+			if resp, err = w.s.ask(q.Name, q.Type); err != nil {
 				return err
 			}
 		}
@@ -308,11 +176,11 @@ func (w *witness) run(stop <-chan struct{}) error {
 			return err
 		}
 		w.asked++
-		time.Sleep(time.Duration(w.r.IntN(6)) * time.Millisecond)
+		time.Sleep(time.Duration(w.g.R.IntN(6)) * time.Millisecond)
 	}
 }
 
-func (w *witness) judge(q *question, resp *dns.Msg, asked time.Time) error {
+func (w *witness) judge(q *truth.Question, resp *dns.Msg, asked time.Time) error {
 	if resp.Rcode == dns.RcodeServerFailure && !w.known {
 		return nil // nothing is known yet, not even from disk
 	}
@@ -322,13 +190,13 @@ func (w *witness) judge(q *question, resp *dns.Msg, asked time.Time) error {
 		w.stale++
 		low, cached = 0, true
 	}
-	v, ok := w.h.match(q, said(resp), asked, low)
+	v, ok := w.h.match(q, truth.Said(resp), asked, low)
 	if !ok {
-		newest, now := w.h.newest()
+		newest, now := w.h.Newest()
 		return fmt.Errorf("%s (marked stale: %v) was never true from version %d to %d:\ngot  %s\nnow  %s",
-			q.name, cached, v, newest, said(resp), q.answer(now))
+			q.Name, cached, v, newest, truth.Said(resp), q.Answer(now))
 	}
-	w.h.raise(q.kind, v)
+	w.h.raise(q.Kind, v)
 	return nil
 }
 
@@ -340,20 +208,16 @@ func recount(t *testing.T, p platform, skips bool) {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
 	t.Logf("DNSD_TEST_SEED=%d", seed)
-	h := &history{worlds: []truth{{}}, touch: []string{""}, floors: map[string][]floor{}}
-	g := &generator{r: rand.New(rand.NewPCG(seed, 0)), h: h, p: p, skips: skips}
-	registered := []object{&app{"web", netA}, &app{"api", netA}, &app{"db", netA}, &app{"web", netB}}
-	world := truth{}
-	for _, o := range registered {
-		world[o.key()] = o
-	}
-	h.add(world, "apps")
-	// So many that last, out of the client's sight, started and stopped ones, that
-	// what changes within half a minute is never more than half of either: the sweep
-	// guard is not meant here.
+	g := &generator{Generator: truth.Generator{R: rand.New(rand.NewPCG(seed, 0)), Network: netA, Other: netB, Skips: skips}, p: p}
+	g.h = &history{History: truth.NewHistory(world{}), floors: map[string][]floor{}}
+	registered := g.Registered()
+	g.h.Begin(truth.Of(registered...))
+	// So many that last, out of the client's sight, that what changes between two
+	// listings is never more than half of all, nor of the machines that run or of
+	// those that do not: the sweep guard is not meant here.
 	for i := range 200 {
-		g.still = append(g.still, &machine{id: fmt.Sprintf("s%03d", i), app: "still", network: netB, state: []string{"started", "stopped"}[i%2],
-			region: "fra", addr: histAddr(netB, 8000+i), meta: map[string]string{}})
+		g.still = append(g.still, &machine{ID: fmt.Sprintf("s%03d", i), App: "still", Network: netB, State: []string{"started", "stopped"}[i%2],
+			Region: "fra", Addr: truth.AddrIn(netB, 8000+i), Meta: map[string]string{}})
 	}
 	p.commit(append(registered, g.still...), nil)
 	for range 150 {
@@ -369,7 +233,7 @@ func recount(t *testing.T, p platform, skips bool) {
 			return
 		}
 	}
-	changes, _ := h.newest()
+	changes, _ := g.h.Newest()
 	t.Logf("%d changes, %d answers checked, %d of them marked stale, in %v", changes, asked, stale, time.Since(began).Round(time.Second))
 	if asked < 100*eras() {
 		t.Errorf("that is too little to show anything")
@@ -380,7 +244,7 @@ func recount(t *testing.T, p platform, skips bool) {
 // left, to its end.
 func (g *generator) era(t *testing.T, n int, dir string) (asked, stale int) {
 	g.h.sink()
-	low, _ := g.h.newest()
+	low, _ := g.h.Newest()
 	if n > 0 { // changes that this process can only learn from a listing
 		for range 20 {
 			g.change()
@@ -392,7 +256,8 @@ func (g *generator) era(t *testing.T, n int, dir string) (asked, stale int) {
 	var wg sync.WaitGroup
 	witnesses := make([]*witness, 3)
 	for i := range witnesses {
-		w := &witness{s: s, h: g.h, r: rand.New(rand.NewPCG(g.r.Uint64(), 1)), low: low}
+		w := &witness{s: s, h: g.h, g: g.Generator, low: low}
+		w.g.R = rand.New(rand.NewPCG(g.R.Uint64(), 1))
 		if n == 0 {
 			w.low = 0 // nothing is known at first
 		}
@@ -406,13 +271,13 @@ func (g *generator) era(t *testing.T, n int, dir string) (asked, stale int) {
 	s.awaitState(t, "live")
 	for i := range changesPerEra {
 		g.change()
-		if g.r.IntN(25) == 0 {
-			g.p.fault(g.r, false)
+		if g.R.IntN(25) == 0 {
+			g.p.fault(g.R, false)
 		}
 		if i%(changesPerEra/roughs) == changesPerEra/roughs/2 {
-			g.p.fault(g.r, true)
+			g.p.fault(g.R, true)
 		}
-		time.Sleep(time.Duration(g.r.IntN(5)) * time.Millisecond)
+		time.Sleep(time.Duration(g.R.IntN(5)) * time.Millisecond)
 	}
 	g.rest(t, s)
 	close(stop)
@@ -420,7 +285,7 @@ func (g *generator) era(t *testing.T, n int, dir string) (asked, stale int) {
 	for _, w := range witnesses {
 		asked, stale = asked+w.asked, stale+w.stale
 	}
-	if g.r.IntN(2) == 0 {
+	if g.R.IntN(2) == 0 {
 		s.Signal(syscall.SIGKILL)
 		s.Wait(t)
 		return asked, stale
@@ -437,26 +302,17 @@ func (g *generator) era(t *testing.T, n int, dir string) (asked, stale int) {
 func (g *generator) rest(t *testing.T, s *server) {
 	t.Helper()
 	g.p.heal()
-	newest, now := g.h.newest()
-	questions := []question{instances(true), instances(false), peerList()}
-	for _, name := range histApps {
-		questions = append(questions, aaaa("", name, nil), flycast(name))
-	}
-	for i := range histMachines {
-		for _, id := range []string{"m", "r"} {
-			questions = append(questions, vm(pick(g.r, histApps), id+fmt.Sprintf("%03d", i)))
-		}
-	}
+	newest, now := g.h.Newest()
 	var why string
-	for _, q := range questions {
+	for _, q := range g.Everything() {
 		if !lab.Until(patience, func() bool {
-			resp, err := s.ask(q.name, q.typ)
+			resp, err := s.ask(q.Name, q.Type)
 			if err != nil {
 				why = err.Error()
 				return !s.Running()
 			}
-			why = fmt.Sprintf("%s is %s\nwant %s", q.name, said(resp), q.answer(now))
-			return said(resp) == q.answer(now) && !marked(resp)
+			why = fmt.Sprintf("%s is %s\nwant %s", q.Name, truth.Said(resp), q.Answer(now))
+			return truth.Said(resp) == q.Answer(now) && !marked(resp)
 		}) || !s.Running() {
 			t.Fatalf("at rest: %s", why)
 		}
@@ -468,12 +324,8 @@ func (g *generator) rest(t *testing.T, s *server) {
 	if code != 0 {
 		t.Fatalf("dnsd export: %s", stderr)
 	}
-	all := maps.Clone(now)
-	for _, o := range g.still {
-		all[o.key()] = o
-	}
 	want := filepath.Join(t.TempDir(), "truth.json")
-	if err := os.WriteFile(want, []byte(fileText(all, inFull)), 0o600); err != nil {
+	if err := os.WriteFile(want, []byte(now.After(g.still, nil).File(nil)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, text, _ := s.host.Run(t, nil, "export", "--registry", "file:"+want); text != out {

@@ -13,7 +13,7 @@ import (
 )
 
 func TestHistoryOfFile(t *testing.T) {
-	recount(t, &filePlatform{t: t, path: filepath.Join(t.TempDir(), "registry.json"), world: truth{}, texts: map[object]json.RawMessage{}}, true)
+	recount(t, &filePlatform{t: t, path: filepath.Join(t.TempDir(), "registry.json"), world: world{}, texts: map[object]json.RawMessage{}}, true)
 }
 
 func TestHistoryOfEtcd(t *testing.T) {
@@ -32,13 +32,13 @@ func TestHistoryOfCorrosion(t *testing.T) {
 type filePlatform struct {
 	t     testing.TB
 	path  string
-	world truth
+	world world
 	texts map[object]json.RawMessage // of all objects so far: they recur in every version
 }
 
 func (p *filePlatform) text(o object) json.RawMessage {
 	if p.texts[o] == nil {
-		p.texts[o] = inFull(o)
+		p.texts[o] = json.RawMessage(o.Value())
 	}
 	return p.texts[o]
 }
@@ -47,12 +47,12 @@ func (p *filePlatform) url() string { return "file:" + p.path }
 
 func (p *filePlatform) commit(put, gone []object) {
 	for _, o := range gone {
-		delete(p.world, o.key())
+		delete(p.world, o.Key())
 	}
 	for _, o := range put {
-		p.world[o.key()] = o
+		p.world[o.Key()] = o
 	}
-	p.replace(fileText(p.world, p.text))
+	p.replace(p.world.File(p.text))
 }
 
 // replace writes the file beside its place and puts it there.
@@ -68,7 +68,7 @@ func (p *filePlatform) replace(text string) {
 }
 
 func (p *filePlatform) fault(r *rand.Rand, _ bool) {
-	text := fileText(p.world, p.text)
+	text := p.world.File(p.text)
 	var err error
 	switch r.IntN(5) {
 	case 0:
@@ -163,12 +163,12 @@ func (p *agentPlatform) commit(put, gone []object) {
 	stay := map[string]bool{}
 	for _, o := range put {
 		if m, ok := o.(*machine); ok {
-			stay[m.id] = true
+			stay[m.ID] = true
 		}
 	}
 	p.put(put...)
 	for _, o := range gone {
-		if m, ok := o.(*machine); !ok || !stay[m.id] {
+		if m, ok := o.(*machine); !ok || !stay[m.ID] {
 			p.del(o)
 		}
 	}
@@ -224,8 +224,8 @@ func (p *agentPlatform) heal() {
 	// A gap shows with the next change.
 	for range 2 {
 		elsewhere := "fdaa:0:77::/48"
-		for _, o := range []object{&machine{id: "gap", app: "gap", network: elsewhere, state: "stopped", meta: map[string]string{}},
-			&peer{"gap", elsewhere, "fdaa:0:77::1", ""}, &address{"gap", elsewhere, "fdaa:0:77::2"}} {
+		for _, o := range []object{&machine{ID: "gap", App: "gap", Network: elsewhere, State: "stopped", Meta: map[string]string{}},
+			&peer{Name: "gap", Network: elsewhere, Addr: "fdaa:0:77::1"}, &address{App: "gap", Network: elsewhere, Addr: "fdaa:0:77::2"}} {
 			p.put(o)
 			p.del(o)
 		}

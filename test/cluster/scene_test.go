@@ -11,6 +11,7 @@ import (
 
 	"dnsd/registry/etcd/etcdtest"
 	"dnsd/test/internal/lab"
+	"dnsd/test/internal/truth"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -68,10 +69,10 @@ func (e *etcdStore) write(put, gone []object) {
 	e.t.Helper()
 	var ops []clientv3.Op
 	for _, o := range put {
-		ops = append(ops, clientv3.OpPut(e.prefix+o.key(), o.value()))
+		ops = append(ops, clientv3.OpPut(e.prefix+o.Key(), o.Value()))
 	}
 	for _, o := range gone {
-		ops = append(ops, clientv3.OpDelete(e.prefix+o.key()))
+		ops = append(ops, clientv3.OpDelete(e.prefix+o.Key()))
 	}
 	e.commit(ops)
 }
@@ -96,8 +97,8 @@ func (e *etcdStore) through() (*proxy, string) {
 
 // machineNumber is a machine of my-app in netA.
 func machineNumber(i int) *machine {
-	return &machine{id: fmt.Sprintf("m%04d", i), app: "my-app", network: netA, state: "started", region: "fra",
-		addr: fmt.Sprintf("fdaa:0:18:a7b:1:%x:1:2", i+1), meta: map[string]string{"fly_process_group": "web"}}
+	return &machine{ID: fmt.Sprintf("m%04d", i), App: "my-app", Network: netA, State: "started", Region: "fra",
+		Addr: fmt.Sprintf("fdaa:0:18:a7b:1:%x:1:2", i+1), Meta: map[string]string{"fly_process_group": "web"}}
 }
 
 // lasting is how many machines of a scene last.
@@ -109,7 +110,7 @@ type scene struct {
 	t testing.TB
 	*server
 	store store
-	world truth
+	world world
 	light weight // of dnsd, before
 	asker *asker
 
@@ -119,10 +120,10 @@ type scene struct {
 // play writes the world to the platform and starts dnsd on it.
 func play(t testing.TB, st store, url string, flags ...string) *scene {
 	t.Helper()
-	s := &scene{t: t, store: st, world: truth{}, dead: machineNumber(8000), fresh: machineNumber(9000)}
-	first := []object{&app{"my-app", netA}, &peer{"office", netA, "fdaa:0:18:a7b:d6b:0:a:102", "ams"},
-		&address{"my-app", netA, "fdaa:0:18:0:1::7"}, s.dead,
-		&machine{id: "other1", app: "my-app", network: netB, state: "started", region: "fra", addr: "fdaa:0:99:a7b:1:1:1:2"}}
+	s := &scene{t: t, store: st, world: world{}, dead: machineNumber(8000), fresh: machineNumber(9000)}
+	first := []object{&app{Name: "my-app", Network: netA}, &peer{Name: "office", Network: netA, Addr: "fdaa:0:18:a7b:d6b:0:a:102", Region: "ams"},
+		&address{App: "my-app", Network: netA, Addr: "fdaa:0:18:0:1::7"}, s.dead,
+		&machine{ID: "other1", App: "my-app", Network: netB, State: "started", Region: "fra", Addr: "fdaa:0:99:a7b:1:1:1:2"}}
 	for i := range lasting {
 		first = append(first, machineNumber(i))
 	}
@@ -148,7 +149,7 @@ func (s *scene) put(objects ...object) {
 	s.t.Helper()
 	s.store.put(objects...)
 	for _, o := range objects {
-		s.world[o.key()] = o
+		s.world[o.Key()] = o
 	}
 }
 
@@ -156,7 +157,7 @@ func (s *scene) del(objects ...object) {
 	s.t.Helper()
 	s.store.del(objects...)
 	for _, o := range objects {
-		delete(s.world, o.key())
+		delete(s.world, o.Key())
 	}
 }
 
@@ -168,8 +169,8 @@ func (s *scene) turn() {
 }
 
 // questions are those whose answers make up the world of a scene.
-func questions() []question {
-	return []question{instances(true), instances(false), aaaa("", "my-app", nil), peerList(), peerNamed("office"), flycast("my-app")}
+func questions() []truth.Question {
+	return []truth.Question{home.Instances(true), home.Instances(false), home.AAAA("", "my-app", nil), home.Peers(), home.Peer("office"), home.Flycast("my-app")}
 }
 
 // agrees waits until all names are as the world is.
@@ -178,13 +179,13 @@ func (s *scene) agrees() {
 	var why string
 	if !lab.Until(patience, func() bool {
 		for _, q := range questions() {
-			resp, err := s.ask(q.name, q.typ)
+			resp, err := s.ask(q.Name, q.Type)
 			if err != nil {
 				why = err.Error()
 				return false
 			}
-			if got, want := said(resp), q.answer(s.world); got != want || marked(resp) {
-				why = fmt.Sprintf("%s (marked stale: %v) is %s, want %s", q.name, marked(resp), got, want)
+			if got, want := truth.Said(resp), q.Answer(s.world); got != want || marked(resp) {
+				why = fmt.Sprintf("%s (marked stale: %v) is %s, want %s", q.Name, marked(resp), got, want)
 				return false
 			}
 		}
@@ -262,20 +263,20 @@ func (s *server) begin(t testing.TB) *asker {
 
 func (a *asker) once(i int) {
 	m := machineNumber(i % lasting)
-	kept := truth{m.key(): m}
-	for _, q := range []question{vm(m.app, m.id), aaaa("", m.app, nil), owner(m.addr), peerNamed("office"), flycast("my-app")}[i%5:][:1] {
-		want := q.answer(kept)
-		if q.kind != "machines" {
+	kept := world{m.Key(): m}
+	for _, q := range []truth.Question{home.VM(m.App, m.ID), home.AAAA("", m.App, nil), home.Owner(m.Addr), home.Peer("office"), home.Flycast("my-app")}[i%5:][:1] {
+		want := q.Answer(kept)
+		if q.Kind != "machines" {
 			want = "fdaa:0:18:"
 		}
-		resp, err := a.s.ask(q.name, q.typ)
+		resp, err := a.s.ask(q.Name, q.Type)
 		a.mu.Lock()
 		a.asked++
 		switch {
 		case err != nil:
 			a.wrong = append(a.wrong, err.Error())
-		case !strings.Contains(said(resp), want):
-			a.wrong = append(a.wrong, fmt.Sprintf("%s: %s lacks %s", q.name, said(resp), want))
+		case !strings.Contains(truth.Said(resp), want):
+			a.wrong = append(a.wrong, fmt.Sprintf("%s: %s lacks %s", q.Name, truth.Said(resp), want))
 		default:
 			a.stale = marked(resp)
 		}

@@ -162,30 +162,6 @@ func marked(resp *dns.Msg) bool {
 	})
 }
 
-// said is a response as the model words it: records sorted, or NODATA, or the
-// response code.
-func said(resp *dns.Msg) string {
-	if resp.Rcode != dns.RcodeSuccess {
-		return dns.RcodeToString[resp.Rcode]
-	}
-	var data []string
-	for _, rr := range resp.Answer {
-		switch rr := rr.(type) {
-		case *dns.AAAA:
-			data = append(data, rr.AAAA.String())
-		case *dns.TXT:
-			data = append(data, strings.Join(rr.Txt, ""))
-		case *dns.PTR:
-			data = append(data, rr.Ptr)
-		}
-	}
-	if len(data) == 0 {
-		return "NODATA"
-	}
-	slices.Sort(data)
-	return strings.Join(data, " ")
-}
-
 // weight is what a process holds that a leak would add to.
 type weight struct{ goroutines, files float64 }
 

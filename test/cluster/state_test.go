@@ -14,6 +14,7 @@ import (
 
 	"dnsd/registry/corrosion/corrosiontest"
 	"dnsd/test/internal/lab"
+	"dnsd/test/internal/truth"
 
 	"github.com/miekg/dns"
 )
@@ -25,8 +26,8 @@ const (
 
 // large is the i-th machine of a large fleet.
 func large(i int) *machine {
-	return &machine{id: fmt.Sprintf("%014x", i), app: fmt.Sprintf("app-%d", i/perApp), network: netA, state: "started", region: "fra",
-		addr: fmt.Sprintf("fdaa:0:18:a7b:2:%x:%x:2", 1+i/50_000, 1+i%50_000), meta: map[string]string{"fly_process_group": "web"}}
+	return &machine{ID: fmt.Sprintf("%014x", i), App: fmt.Sprintf("app-%d", i/perApp), Network: netA, State: "started", Region: "fra",
+		Addr: fmt.Sprintf("fdaa:0:18:a7b:2:%x:%x:2", 1+i/50_000, 1+i%50_000), Meta: map[string]string{"fly_process_group": "web"}}
 }
 
 // newAgent starts an agent that ends with the test.
@@ -75,13 +76,13 @@ func (h *fallen) cached(s *server, want ...*machine) {
 		want = append(want, large(1+rand.IntN(fleetSize-1)))
 	}
 	for _, m := range want {
-		q := vm(m.app, m.id)
-		resp, err := s.ask(q.name, q.typ)
+		q := home.VM(m.App, m.ID)
+		resp, err := s.ask(q.Name, q.Type)
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		if got := said(resp); got != q.answer(truth{m.key(): m, m.app: &app{m.app, netA}}) || !marked(resp) {
-			h.t.Fatalf("%s is %s, marked stale: %v", q.name, got, marked(resp))
+		if got := truth.Said(resp); got != q.Answer(truth.Of(m, &app{Name: m.App, Network: netA})) || !marked(resp) {
+			h.t.Fatalf("%s is %s, marked stale: %v", q.Name, got, marked(resp))
 		}
 	}
 }
@@ -92,7 +93,7 @@ func TestLastKnownState(t *testing.T) {
 	h := &fallen{t: t, agent: newAgent(t, corrosiontest.Options{}), dir: t.TempDir()}
 	rows := make([]corrosiontest.Row, fleetSize)
 	for i := range rows {
-		rows[i] = large(i).row()
+		rows[i] = row(large(i))
 	}
 	h.agent.Put("machines", rows...)
 	s := h.boot()
@@ -104,8 +105,8 @@ func TestLastKnownState(t *testing.T) {
 	s = h.boot()
 	m := large(fleetSize - 1)
 	s.await(t, "the first answer", func() bool {
-		resp, err := s.ask(m.id+".vm."+m.app+".internal", dns.TypeAAAA)
-		return err == nil && said(resp) == m.addr
+		resp, err := s.ask(m.ID+".vm."+m.App+".internal", dns.TypeAAAA)
+		return err == nil && truth.Said(resp) == m.Addr
 	})
 	took := time.Since(began).Round(time.Millisecond)
 	t.Logf("%d machines are answered from disk %v after the start of the process", fleetSize, took)
@@ -116,15 +117,15 @@ func TestLastKnownState(t *testing.T) {
 
 	// The source comes back, with one machine dead: all is as it was, or dead.
 	gone := large(0)
-	h.agent.Delete("machines", gone.row())
+	h.agent.Delete("machines", row(gone))
 	if err := h.agent.Start(); err != nil {
 		t.Fatal(err)
 	}
 	s.awaitState(t, "live")
-	if resp, err := s.ask(gone.id+".vm."+gone.app+".internal", dns.TypeAAAA); err != nil || said(resp) != "NXDOMAIN" || marked(resp) {
+	if resp, err := s.ask(gone.ID+".vm."+gone.App+".internal", dns.TypeAAAA); err != nil || truth.Said(resp) != "NXDOMAIN" || marked(resp) {
 		t.Errorf("the dead machine is answered: %v %v", resp, err)
 	}
-	h.agent.Put("machines", gone.row())
+	h.agent.Put("machines", row(gone))
 	h.pull(s)
 
 	t.Run("killed_while_writing", func(t *testing.T) {
@@ -187,7 +188,7 @@ func (h *fallen) damaged() {
 	s := h.boot()
 	h.saved(s)
 	h.pull(s)
-	h.agent.Delete("machines", large(0).row())
+	h.agent.Delete("machines", row(large(0)))
 	s = h.boot()
 	h.saved(s)
 	h.pull(s)
@@ -212,7 +213,7 @@ func (h *fallen) damaged() {
 	s = h.boot()
 	s.awaitState(h.t, "listing")
 	m := large(7)
-	resp, err := s.ask(m.id+".vm."+m.app+".internal", dns.TypeAAAA)
+	resp, err := s.ask(m.ID+".vm."+m.App+".internal", dns.TypeAAAA)
 	if err != nil || resp.Rcode != dns.RcodeServerFailure {
 		h.t.Errorf("of two damaged states, something is served: %v %v", resp, err)
 	}

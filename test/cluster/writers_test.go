@@ -13,6 +13,7 @@ import (
 	"dnsd/registry/corrosion/corrosiontest"
 	"dnsd/registry/etcd/etcdtest"
 	"dnsd/test/internal/lab"
+	"dnsd/test/internal/truth"
 
 	"github.com/miekg/dns"
 )
@@ -78,7 +79,7 @@ func TestWritersOfEtcd(t *testing.T) {
 	e.put(machineNumber(1))
 	says("0 written, 25 the same, 0 deleted, 1 left that the file lacks")
 	says("dry run: 0 written, 25 the same, 1 deleted, 0 left that the file lacks", "-prune", "-dry-run")
-	if out := exported(t, url); !strings.Contains(out, machineNumber(1).addr) {
+	if out := exported(t, url); !strings.Contains(out, machineNumber(1).Addr) {
 		t.Error("a machine was deleted unasked")
 	}
 	says("0 written, 25 the same, 1 deleted, 0 left that the file lacks", "-prune")
@@ -86,12 +87,12 @@ func TestWritersOfEtcd(t *testing.T) {
 		t.Error("what the file lacks is still there")
 	}
 
-	odd := truth{}
-	for _, o := range []object{&machine{id: "M1", app: "Shop", network: netA, state: "started", region: "fra",
-		addr: "fdaa:0:18:a7b:1:2:3:2", meta: map[string]string{"role": "a.b c"}, skip: true}, &app{"Shop", netA}} {
-		odd[o.key()] = o
+	odd := world{}
+	for _, o := range []object{&machine{ID: "M1", App: "Shop", Network: netA, State: "started", Region: "fra",
+		Addr: "fdaa:0:18:a7b:1:2:3:2", Meta: map[string]string{"role": "a.b c"}, Skip: true}, &app{Name: "Shop", Network: netA}} {
+		odd[o.Key()] = o
 	}
-	e.must(os.WriteFile(path, []byte(fileText(odd, inFull)), 0o600))
+	e.must(os.WriteFile(path, []byte(odd.File(nil)), 0o600))
 	says("2 written, 0 the same, 25 deleted, 0 left that the file lacks", "-prune")
 	if got, want := exported(t, url), exported(t, "file:"+path); got != want {
 		t.Errorf("loaded and exported:\n%s\nwant\n%s", got, want)
@@ -179,14 +180,14 @@ func TestQueriesOfCorrosion(t *testing.T) {
 	row := corrosiontest.Row{"vm_id": "m1", "tenant_net": netA, "app_name": "my-app", "region": "fra", "grp": "web",
 		"status": "started", "ip6": "fdaa:0:18:a7b:1:1:1:2", "labels": `{"role":"primary"}`, "hidden": 0}
 	a.Put("vms", row)
-	a.Put("peers", (&peer{"office", netA, "fdaa:0:18::9", "ams"}).row()) // not read
+	a.Put(rowOf(&peer{Name: "office", Network: netA, Addr: "fdaa:0:18::9", Region: "ams"})) // not read
 	s := serve(t, lab.Binary(t), "--registry", "corrosion://"+a.Addr(), "--corrosion-queries", file)
 	s.awaitState(t, "live")
 	says := func(name, want string) {
 		t.Helper()
 		s.await(t, name+" "+want, func() bool {
 			resp, err := s.ask(name, dns.TypeAAAA)
-			return err == nil && said(resp) == want
+			return err == nil && truth.Said(resp) == want
 		})
 	}
 	says("primary.role.kv._metadata.my-app.internal", "fdaa:0:18:a7b:1:1:1:2")

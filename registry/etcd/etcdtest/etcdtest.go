@@ -8,6 +8,7 @@ package etcdtest
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -20,7 +21,9 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 )
 
@@ -32,6 +35,11 @@ const patience = 60 * time.Second
 type Options struct {
 	Members int  // 0 means 1
 	TLS     bool // clients need a certificate of Cluster.CA
+
+	// Hosts are the members' addresses and Start starts their processes, where
+	// they are to be on hosts of their own; nil: all are on this one.
+	Hosts []string
+	Start func(member int, cmd *exec.Cmd) error
 }
 
 // Cluster is a running cluster. It ends with its test. Methods fail the test
@@ -47,6 +55,7 @@ type Cluster struct {
 // member is one process of a cluster.
 type member struct {
 	conf  memberConfig
+	begin func(*exec.Cmd) error
 	cmd   *exec.Cmd // nil: not running
 	stdin *os.File  // the member ends when this closes, so that none outlives the test
 	ready *os.File  // where the member says that it serves
@@ -69,13 +78,19 @@ func Start(t testing.TB, o Options) *Cluster {
 			Dir:    filepath.Join(c.dir, fmt.Sprintf("m%d", i)),
 			Client: fmt.Sprintf("%s:%d", host, 2379+10*i),
 			Peer:   fmt.Sprintf("%s:%d", host, 2380+10*i),
+			State:  embed.ClusterStateFlagNew,
+		}
+		begin := (*exec.Cmd).Start
+		if o.Hosts != nil {
+			conf.Client, conf.Peer = o.Hosts[i]+":2379", o.Hosts[i]+":2380"
+			begin = func(cmd *exec.Cmd) error { return o.Start(i, cmd) }
 		}
 		if o.TLS {
 			conf.CAFile = c.CA.File
 			conf.CertFile, conf.KeyFile = c.CA.Issue(Leaf{Host: host})
 		}
 		peers = append(peers, conf.Name+"=http://"+conf.Peer)
-		c.members = append(c.members, &member{conf: conf})
+		c.members = append(c.members, &member{conf: conf, begin: begin})
 	}
 	for _, m := range c.members {
 		m.conf.Cluster = strings.Join(peers, ",")
@@ -171,8 +186,61 @@ func (c *Cluster) Wipe() {
 		if err := os.RemoveAll(m.conf.Dir); err != nil {
 			c.t.Fatal(err)
 		}
+		m.conf.State = embed.ClusterStateFlagNew
 	}
 	c.Restart(c.All()...)
+}
+
+// Replace loses all data of one member and has it join the others anew, as a
+// machine does whose disk is lost. The cluster must have a quorum without it; cli
+// is a client of it.
+func (c *Cluster) Replace(cli *clientv3.Client, i int) {
+	c.t.Helper()
+	m := c.members[i]
+	m.kill()
+	if err := os.RemoveAll(m.conf.Dir); err != nil {
+		c.t.Fatal(err)
+	}
+	m.conf.State = embed.ClusterStateFlagExisting
+	peer := "http://" + m.conf.Peer
+	c.persist("removing etcd member "+m.conf.Name, func(ctx context.Context) error {
+		list, err := cli.MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		for _, known := range list.Members {
+			if slices.Contains(known.PeerURLs, peer) {
+				_, err = cli.MemberRemove(ctx, known.ID)
+				return err
+			}
+		}
+		return nil
+	})
+	c.persist("adding etcd member "+m.conf.Name, func(ctx context.Context) error {
+		_, err := cli.MemberAdd(ctx, []string{peer})
+		if errors.Is(err, rpctypes.ErrPeerURLExist) { // a try before it has worked after all
+			return nil
+		}
+		return err
+	})
+	c.Restart(i)
+}
+
+// persist does something until it works, as a cluster that has just lost a member
+// refuses some things for a while.
+func (c *Cluster) persist(what string, do func(context.Context) error) {
+	c.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+		err := do(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) || c.t.Context().Err() != nil {
+			c.t.Fatalf("%s: %v", what, err)
+		}
+	}
 }
 
 // Backup restarts the cluster and returns a copy of its data for Restore.

@@ -19,6 +19,7 @@ const memberEnv = "DNSD_ETCDTEST_MEMBER"
 // memberConfig is what a member needs to know.
 type memberConfig struct {
 	Name, Dir, Client, Peer, Cluster string
+	State                            string // of the cluster when the member first joins it
 	CAFile, CertFile, KeyFile        string // TLS for clients; empty: none
 }
 
@@ -52,10 +53,11 @@ func serve(text string) error {
 	client, peer := []url.URL{{Scheme: scheme, Host: m.Client}}, []url.URL{{Scheme: "http", Host: m.Peer}}
 	conf.ListenClientUrls, conf.AdvertiseClientUrls = client, client
 	conf.ListenPeerUrls, conf.AdvertisePeerUrls = peer, peer
-	conf.InitialCluster = m.Cluster
+	conf.InitialCluster, conf.ClusterState = m.Cluster, m.State
 	conf.UnsafeNoFsync = true // a killed process loses nothing that was written
 	conf.BcryptCost = 4       // the least: passwords of tests need no protection
 	conf.QuotaBackendBytes = 8 << 30
+	conf.MaxTxnOps = 1024 // a small world is one transaction
 	conf.LogLevel = "warn"
 	conf.LogOutputs = []string{m.Dir + ".log"}
 
@@ -111,7 +113,7 @@ func (m *member) start() error {
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), memberEnv+"="+string(text))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = childIn, childOut, os.Stderr
-	if err := cmd.Start(); err != nil {
+	if err := m.begin(cmd); err != nil {
 		stdin.Close()
 		ready.Close()
 		return err

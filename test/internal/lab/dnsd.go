@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,7 +28,7 @@ type build struct {
 }
 
 var (
-	builds   = map[bool]*build{false: {}, true: {}} // by race detector
+	builds   sync.Map // of *build, by the flags
 	buildDir string
 )
 
@@ -53,25 +54,33 @@ func Main(m *testing.M) int {
 
 // Binary returns the path of dnsd, built with the race detector when the test
 // is.
-func Binary(t testing.TB) string { return built(t, Race) }
+func Binary(t testing.TB) string {
+	t.Helper()
+	if Race {
+		return Build(t, "-race")
+	}
+	return Build(t)
+}
 
 // PlainBinary returns the path of dnsd without the race detector, for figures.
-func PlainBinary(t testing.TB) string { return built(t, false) }
+func PlainBinary(t testing.TB) string { t.Helper(); return Build(t) }
 
-func built(t testing.TB, race bool) string {
+// Build returns the path of dnsd, built with flags of go build.
+func Build(t testing.TB, flags ...string) string {
 	t.Helper()
-	b := builds[race]
+	one, _ := builds.LoadOrStore(strings.Join(flags, " "), new(build))
+	b := one.(*build)
 	b.once.Do(func() {
 		seeSources()
-		b.path = filepath.Join(buildDir, "dnsd")
-		args := []string{"build", "-o", b.path}
-		if race {
-			b.path += "-race"
-			args = []string{"build", "-race", "-o", b.path}
-		}
-		out, err := exec.Command("go", append(args, "dnsd/cmd/dnsd")...).CombinedOutput()
+		dir, err := os.MkdirTemp(buildDir, "build-")
 		if err != nil {
-			b.err = fmt.Errorf("go build dnsd/cmd/dnsd: %w\n%s", err, out)
+			b.err = err
+			return
+		}
+		b.path, b.err = filepath.Join(dir, "dnsd"), os.Chmod(dir, 0o755)
+		out, err := exec.Command("go", slices.Concat([]string{"build", "-o", b.path}, flags, []string{"dnsd/cmd/dnsd"})...).CombinedOutput()
+		if err != nil {
+			b.err = fmt.Errorf("go build %s dnsd/cmd/dnsd: %w\n%s", strings.Join(flags, " "), err, out)
 		}
 	})
 	if b.err != nil {
@@ -141,10 +150,19 @@ func Command(bin string, env []string, args ...string) *exec.Cmd {
 // ended before.
 func (l *Lab) Launch(t testing.TB, cmd *exec.Cmd) *Server {
 	t.Helper()
+	s, err := l.Begin(t, cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Begin is Launch for any goroutine.
+func (l *Lab) Begin(t testing.TB, cmd *exec.Cmd) (*Server, error) {
 	s := &Server{Lab: l, cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &s.Stdout, &s.Stderr
 	if err := l.Start(cmd); err != nil {
-		t.Fatalf("starting %s: %v", cmd, err)
+		return nil, fmt.Errorf("starting %s: %w", cmd, err)
 	}
 	go func() { s.err = cmd.Wait(); close(s.done) }()
 	t.Cleanup(func() {
@@ -164,7 +182,7 @@ func (l *Lab) Launch(t testing.TB, cmd *exec.Cmd) *Server {
 			t.Logf("log of dnsd %s:\n%s", strings.Join(cmd.Args[1:], " "), tail(log))
 		}
 	})
-	return s
+	return s, nil
 }
 
 // Serve starts dnsd and waits until it is ready.
@@ -204,6 +222,11 @@ func (s *Server) Running() bool {
 		return true
 	}
 }
+
+// Done returns a channel that closes when the process has ended, Code the exit
+// code after that.
+func (s *Server) Done() <-chan struct{} { return s.done }
+func (s *Server) Code() int             { return s.cmd.ProcessState.ExitCode() }
 
 // Pid returns the process's id.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
