@@ -98,9 +98,10 @@ func (k Key) String() string {
 		return k.Kind.String() + " without a name"
 	}
 	s := k.Kind.String() + " " + k.Name
-	if k.ID != "" {
-		s += "/" + k.ID
+	if k.Name != "" && k.ID != "" {
+		s += "/"
 	}
+	s += k.ID
 	if !k.AnyNetwork {
 		s += " in " + k.Network.String()
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/corrosion/corrosiontest"
 )
 
 func TestCheck(t *testing.T) {
@@ -146,4 +147,29 @@ func TestStateDirIsTried(t *testing.T) {
 			t.Errorf("%s: %v, want it to say %q", path, err, want)
 		}
 	}
+}
+
+// The queries for a Corrosion agent are checked where it can be asked.
+func TestCheckOfAgent(t *testing.T) {
+	agent, err := corrosiontest.New(corrosiontest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
+	deaf := filepath.Join(t.TempDir(), "queries.json")
+	if err := os.WriteFile(deaf, []byte(`{"apps": "SELECT network, name FROM apps"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check := func(status int, want string, args ...string) {
+		t.Helper()
+		var out, errs strings.Builder
+		args = append([]string{"check", "--registry", "corrosion://" + agent.Addr()}, args...)
+		if got := report(&errs, run(t.Context(), args, environment(), &out, nil)); got != status || !strings.Contains(out.String(), want) {
+			t.Errorf("status %d, printed %q and %q; want %d and %q", got, out.String(), errs.String(), status, want)
+		}
+	}
+	check(0, "the flags are good, and so are the queries")
+	check(1, "the query for apps names no column of the table apps but its key", "--corrosion-queries", deaf)
+	agent.Stop()
+	check(0, "the queries could not be checked: corrosion agent at "+agent.Addr(), "--corrosion-queries", deaf)
 }

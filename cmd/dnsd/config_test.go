@@ -93,7 +93,9 @@ func TestMistakes(t *testing.T) {
 		{"ttl_fine", "--ttl 1500ms", "", "too fine: write a multiple of 1s"},
 		{"ttl_range", "--ttl 25h", "", "out of range: write a duration from 0s to 24h"},
 		{"stale_after", "--stale-after 1ms", "", "out of range: write a duration from 1s to 24h"},
-		{"stale_after_of_a_stream", "--stale-after 10s --registry corrosion://h:1", "", "too short for corrosion, which proves itself every 10s: write 30s"},
+		{"stale_after_of_corrosion", "--stale-after 14999ms --registry corrosion://h:1", "", "--stale-after 14999ms: out of range: write a duration from 15s to 24h"},
+		{"stale_after_of_corrosion_far_off", "--stale-after 1ms", "DNSD_REGISTRY=corrosion://h:1", "out of range: write a duration from 15s to 24h"},
+		{"stale_after_of_etcd", "--registry etcd://h:1/x/", "DNSD_STALE_AFTER=14s", "DNSD_STALE_AFTER=14s: out of range: write a duration from 15s to 24h"},
 		{"udp_size", "--max-udp-size 100", "", "write a whole number from 512 to 4096"},
 		{"cache_size", "--cache-size 64M", "", "write a number with its unit, such as 64MiB"},
 		{"cache_size_small", "--cache-size 64KiB", "", "too small: write at least 1024KiB"},
@@ -123,6 +125,15 @@ func TestMistakes(t *testing.T) {
 				t.Errorf("%d further lines for one mistake: %q", n, err)
 			}
 		})
+	}
+}
+
+// What the message about --stale-after says to write is what is taken.
+func TestLeastStaleAfter(t *testing.T) {
+	for registry, least := range map[string]string{"file:/x": "1s", "corrosion://h:1": "15s", "etcd://h:1/x/": "15s"} {
+		if _, _, err := parseConfig([]string{"--stale-after", least, "--registry", registry}, environment()); err != nil {
+			t.Errorf("%s: %v", registry, err)
+		}
 	}
 }
 

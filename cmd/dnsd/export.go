@@ -25,7 +25,9 @@ const exportTimeout = time.Minute
 // known state on disk is neither read nor written.
 func export(ctx context.Context, c *config, getenv func(string) string, stdout, stderr io.Writer) error {
 	log := newLogger(c, stderr)
-	source, err := c.source(getenv, log)
+	alone := *c
+	alone.StateDir = "" // it is the running dnsd's
+	source, err := alone.source(getenv, log)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ var arrows = map[string][]string{
 	"registry/etcd":                    {"registry", "registry/contain", "registry/follow", "registry/machinejson", "registry/regular"},
 	"registry/etcd/etcdtest":           {},
 	"registry/etcd/etcdtest/member":    {},
-	"registry/corrosion":               {"registry", "registry/contain", "registry/follow"},
+	"registry/corrosion":               {"registry", "registry/contain", "registry/follow", "registry/regular"},
 	"registry/corrosion/corrosiontest": {},
 	"registry/registrytest":            {"registry"},
 	"resolver":                         {"resolver/forward", "resolver/internal/turns", "resolver/internal/udpbatch", "resolver/internal/wire"},

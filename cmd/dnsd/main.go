@@ -13,8 +13,10 @@
 // Every flag may stand in the environment instead: --stale-after is
 // DNSD_STALE_AFTER. Flags win. Where a flag may be repeated, the environment
 // holds its values with commas between them. All mistakes are reported at once,
-// and dnsd check with the same flags reports them without serving. dnsd --help
-// lists the flags. A variable called DNSD_… that is no setting is warned of.
+// and dnsd check with the same flags reports them without serving; where the
+// registry is a Corrosion agent that answers, it is asked what is wrong with the
+// queries. dnsd --help lists the flags. A variable called DNSD_… that is no
+// setting is warned of.
 //
 // # Starting
 //
@@ -120,7 +122,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case "":
 		return serve(ctx, c, getenv, stderr)
 	case "check":
-		return check(c, operands, stdout)
+		return check(ctx, c, getenv, operands, stdout)
 	case "export":
 		return export(ctx, c, getenv, stdout, stderr)
 	case "healthcheck":

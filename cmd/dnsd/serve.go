@@ -84,12 +84,15 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 		return nil, err
 	}
 	d.follower = follow.New(d.reg, d.source, follow.Config{
-		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log,
+		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log, OwnHost: c.Registry.scheme == "corrosion",
 	})
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
 	}
 	d.metrics.MustRegister(carefully(follow.NewCollector(d.follower), log), carefully(d.resolver, log))
+	if own, ok := d.source.(prometheus.Collector); ok {
+		d.metrics.MustRegister(carefully(own, log))
+	}
 	if d.forwarder != nil {
 		d.metrics.MustRegister(carefully(d.forwarder, log))
 	}

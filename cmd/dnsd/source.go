@@ -71,12 +71,14 @@ func (c *config) source(getenv func(string) string, log *slog.Logger) (follow.So
 			Username: c.Etcd.User, Password: getenv(etcdPassword), PasswordFile: c.Etcd.PasswordFile,
 		}, log)
 	case "corrosion":
-		token, errToken := c.corrosionToken(getenv)
-		queries, errQueries := c.corrosionQueries()
-		if err := errors.Join(errToken, errQueries); err != nil {
+		queries, err := c.corrosionQueries()
+		if err != nil {
 			return nil, err
 		}
-		return corrosion.New(corrosion.Config{Addr: c.Registry.agent, Token: token, Queries: queries}, log)
+		return corrosion.New(corrosion.Config{
+			Addr: c.Registry.agent, Token: getenv(corrosionToken), TokenFile: c.Corrosion.TokenFile, Queries: queries,
+			StateDir: c.StateDir,
+		}, log)
 	}
 	// An unchanged file proves itself alive at each look, so it is looked at
 	// more often than it could go stale.
@@ -89,18 +91,6 @@ const (
 	etcdPassword   = "DNSD_ETCD_PASSWORD"
 	corrosionToken = "DNSD_CORROSION_TOKEN"
 )
-
-// corrosionToken returns the bearer token, empty for none.
-func (c *config) corrosionToken(getenv func(string) string) (string, error) {
-	if c.Corrosion.TokenFile == "" {
-		return getenv(corrosionToken), nil
-	}
-	data, err := regular.Read(c.Corrosion.TokenFile, regular.MaxSettings)
-	if err != nil {
-		return "", fmt.Errorf("--corrosion-token-file: %w", err)
-	}
-	return strings.TrimSpace(string(data)), nil
-}
 
 // corrosionQueries returns the SELECTs for the agent: the default ones, but for
 // those that --corrosion-queries replaces. A kind whose query is empty there is

@@ -1,8 +1,9 @@
 -- The tables that dnsd reads without --corrosion-queries. Every column but the
 -- key has a default, as Corrosion's replication needs.
 --
--- updated_at is for the writer's own use. dnsd does not select it, so touching
--- it is no event for anybody.
+-- updated_at is for the writer's own use. Where a table has no other column
+-- beside its key, dnsd selects it, because the agent announces a new row only
+-- to queries that name a column outside the key. What it holds means nothing.
 
 CREATE TABLE machines (
   id            TEXT NOT NULL PRIMARY KEY,

@@ -51,12 +51,17 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("status %d", e.code)
 }
 
+// errEnded says that the agent has ended the one connection of HTTP/2.
+var errEnded = errors.New("the agent has ended the connection: it stops or restarts")
+
 // agent is the connections to one agent, for one call of Follow. Its methods
 // may be called concurrently.
 type agent struct {
-	base, token string
-	client      *http.Client
-	transport   *http.Transport
+	base      string
+	token     *token
+	client    *http.Client
+	transport *http.Transport
+	h2        *http.ClientConn // nil: HTTP/1.1
 
 	mu     sync.Mutex
 	conns  []net.Conn // all that were dialled
@@ -66,8 +71,8 @@ type agent struct {
 // newAgent returns an agent that is reached by HTTP/2 with prior knowledge, on
 // one connection that is made now and never replaced; or by HTTP/1.1, on as
 // many as there are requests under way.
-func newAgent(ctx context.Context, cfg Config, http1 bool) (*agent, error) {
-	a := &agent{base: "http://" + cfg.Addr, token: cfg.Token}
+func newAgent(ctx context.Context, addr string, token *token, http1 bool) (*agent, error) {
+	a := &agent{base: "http://" + addr, token: token}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(http1)
 	protocols.SetUnencryptedHTTP2(!http1)
@@ -76,6 +81,8 @@ func newAgent(ctx context.Context, cfg Config, http1 bool) (*agent, error) {
 		Protocols:          protocols,
 		HTTP2:              &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		DisableCompression: true,
+		// One beside those of the streams: questions seldom meet.
+		MaxIdleConnsPerHost: 1,
 	}
 	a.client = &http.Client{
 		Transport:     a.transport,
@@ -84,12 +91,12 @@ func newAgent(ctx context.Context, cfg Config, http1 bool) (*agent, error) {
 	if http1 {
 		return a, nil
 	}
-	conn, err := a.transport.NewClientConn(ctx, "http", cfg.Addr)
-	if err != nil {
+	var err error
+	if a.h2, err = a.transport.NewClientConn(ctx, "http", addr); err != nil {
 		a.close()
 		return nil, err
 	}
-	a.client.Transport = conn
+	a.client.Transport = a.h2
 	return a, nil
 }
 
@@ -150,15 +157,19 @@ func (a *agent) do(ctx context.Context, method, path, content string, timeout ti
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", "application/json")
-	if a.token != "" {
-		req.Header.Set("Authorization", "Bearer "+a.token)
+	if token := a.token.get(); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := a.client.Do(req)
-	if !timer.Stop() && err != nil {
-		err = fmt.Errorf("no answer within %s", timeout)
-	}
+	timedOut := !timer.Stop()
 	if err != nil {
 		cancel()
+		switch {
+		case timedOut:
+			return nil, fmt.Errorf("no answer within %s", timeout)
+		case a.h2 != nil && a.h2.Available() == 0: // and not because of too many requests: there are six at most
+			return nil, fmt.Errorf("%w (%w)", errEnded, withoutURL(err))
+		}
 		return nil, withoutURL(err)
 	}
 	resp.Body = &body{resp.Body, cancel}
@@ -241,9 +252,38 @@ func (a *agent) resume(ctx context.Context, want origin, last uint64) (io.ReadCl
 
 // alive asks the agent for a sign of life that involves its database.
 func (a *agent) alive(ctx context.Context, timeout time.Duration) error {
+	return a.query(ctx, "SELECT 1", timeout, nil)
+}
+
+// query runs a statement that reads, and hands each row's cells to row until
+// that returns an error. All of it must happen within timeout.
+func (a *agent) query(ctx context.Context, sql string, timeout time.Duration, row func(cells json.RawMessage) error) error {
+	return a.events(ctx, sql, timeout, func(ev *event, long *longLine) error {
+		switch {
+		case long != nil:
+			return long
+		case ev.Row == nil || row == nil:
+			return nil
+		}
+		_, cells, err := rowOf(ev.Row)
+		if err != nil {
+			return err
+		}
+		return row(cells)
+	})
+}
+
+// events runs a statement that reads, and hands its columns and rows to each
+// until that returns an error; a row that is too long as what can be read of it,
+// without an event.
+func (a *agent) events(ctx context.Context, sql string, timeout time.Duration, each func(*event, *longLine) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	resp, err := a.do(ctx, http.MethodPost, "/v1/queries", `"SELECT 1"`, timeout)
+	statement, err := json.Marshal(sql)
+	if err != nil {
+		return err
+	}
+	resp, err := a.do(ctx, http.MethodPost, "/v1/queries", string(statement), timeout)
 	if err != nil {
 		return err
 	}
@@ -251,18 +291,24 @@ func (a *agent) alive(ctx context.Context, timeout time.Duration) error {
 	lines := newLineReader(resp.Body)
 	for {
 		line, err := lines.next()
-		if err != nil {
-			return fmt.Errorf("the answer to SELECT 1 broke off: %w", err)
-		}
-		var ev event
-		if err := json.Unmarshal(line, &ev); err != nil {
-			return fmt.Errorf("the answer to SELECT 1: %w", err)
+		var ev *event
+		var long *longLine
+		if err == nil {
+			ev = new(event)
+			err = json.Unmarshal(line, ev)
+		} else if errors.As(err, &long) {
+			err = nil
 		}
 		switch {
-		case ev.Error != nil:
-			return fmt.Errorf("SELECT 1: %s", *ev.Error)
-		case ev.EOQ != nil:
+		case err != nil:
+			return fmt.Errorf("the answer to %.40q broke off: %w", sql, err)
+		case ev != nil && ev.Error != nil:
+			return fmt.Errorf("%.40q: %s", sql, *ev.Error)
+		case ev != nil && ev.EOQ != nil:
 			return nil
+		}
+		if err := each(ev, long); err != nil {
+			return fmt.Errorf("the answer to %.40q: %w", sql, err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package corrosion
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -37,4 +38,27 @@ func BenchmarkListing(b *testing.B) {
 		src.Follow(ctx, nowhere{cancel}, false)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/machines, "ns/row")
+}
+
+// BenchmarkSum is what a row costs in a comparison.
+func BenchmarkSum(b *testing.B) {
+	line := []byte(`{"row":[77,["0000000000012c","fdaa:0:18::/48","app-3","iad","web","started","fdaa:0:18:a7b:2:1:12d:2","{\"role\":\"primary\"}"]]}`)
+	at, err := shapes[0].bind(shapes[0].columns)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		ev := new(event)
+		if err := json.Unmarshal(line, ev); err != nil {
+			b.Fatal(err)
+		}
+		_, cells, err := rowOf(ev.Row)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := at.read(cells); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

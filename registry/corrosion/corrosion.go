@@ -1,34 +1,3 @@
-// Package corrosion is the registry source that follows Corrosion, the
-// gossip-distributed SQLite, through the HTTP API of the agent on this host.
-//
-// Up to four subscriptions run side by side, one for each kind of object. Each
-// lists its rows and then sends their changes, numbered without a gap; a
-// listing of the registry is complete when all of them have listed. What the
-// agent says by ending a stream, by leaving out a number or by having
-// forgotten a subscription is settled here as far as one further request can
-// settle it; the rest is an error that Follow returns.
-//
-// # Proof of life
-//
-// A subscription has no heartbeat: a quiet table and a frozen agent look the
-// same. So the agent is asked "SELECT 1" every ten seconds, and each right
-// answer is reported to the feed. Over HTTP/2, which the agent and its own
-// client speak by prior knowledge, the answer comes down the connection that
-// carries the streams, and that connection is pinged below the requests too.
-// Over HTTP/1.1 every stream has its own connection, and TCP keepalive ends
-// the one whose other end is gone. HTTP/1.1 is used where HTTP/2, which is
-// tried first at every connect, is not understood, as with a proxy in between.
-//
-// # Queries
-//
-// Tables of another shape than [DefaultQueries] expects are read by queries of
-// the operator's, whose output columns have the same names, in any order.
-// Such a query is a plain SELECT that names its columns, holds the tables'
-// primary keys, and has no ORDER BY, no aggregate and no self-join: the agent
-// accepts those, and then sends wrong changes. It should leave out columns
-// that change often and mean nothing here: every change of a row that is
-// selected is an event. The query for machines may have the further column
-// skip_registration, 0 or 1.
 package corrosion
 
 import (
@@ -40,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"dnsd/registry/follow"
@@ -47,9 +17,11 @@ import (
 
 // Config says which agent to follow and what to read from it.
 type Config struct {
-	Addr    string  // host:port of the agent's API; see ParseURL
-	Token   string  // bearer token; empty: none is sent
-	Queries Queries // the zero value means DefaultQueries
+	Addr      string  // host:port of the agent's API; see ParseURL
+	Token     string  // bearer token; empty: none is sent
+	TokenFile string  // a file that holds it instead, read again for each request; empty: none
+	Queries   Queries // the zero value means DefaultQueries
+	StateDir  string  // where what the agent knows is kept over a restart; empty: nowhere
 }
 
 // Queries holds a SELECT for each kind of object. A kind whose query is empty
@@ -58,13 +30,15 @@ type Queries struct{ Machines, Apps, Peers, Addresses string }
 
 // DefaultQueries returns the queries for the default tables. The agent keeps
 // one subscription for all clients with the same SQL, so their bytes are
-// better not changed without need.
+// better not changed without need. updated_at is selected where every other
+// column is one of the key: see the rule of announcements in the package
+// comment.
 func DefaultQueries() Queries {
 	return Queries{
 		Machines:  "SELECT id, network, app, region, process_group, state, private_ip, metadata FROM machines",
-		Apps:      "SELECT network, name FROM apps",
-		Peers:     "SELECT network, name, private_ip, region FROM peers",
-		Addresses: "SELECT network, app, address FROM app_addresses",
+		Apps:      "SELECT network, name, updated_at FROM apps",
+		Peers:     "SELECT network, name, private_ip, region, updated_at FROM peers",
+		Addresses: "SELECT network, app, address, updated_at FROM app_addresses",
 	}
 }
 
@@ -90,9 +64,10 @@ const (
 
 // Source follows one agent. It implements follow.Source.
 type Source struct {
-	cfg  Config
-	log  *slog.Logger
-	subs []*subscription
+	cfg   Config
+	log   *slog.Logger
+	token *token
+	subs  []*subscription
 
 	// Set once; shorter in tests.
 	proveEvery, proveTimeout time.Duration
@@ -101,6 +76,12 @@ type Source struct {
 	listed bool // what the subscriptions know is whole: they can be resumed
 	stuck  int  // calls in a row that resumed and then came to nothing
 	http1  bool // the last connection used HTTP/1.1
+	whole  wholeness
+
+	warned map[string]bool // mistakes in queries that were logged
+
+	comparison comparison   // owned by compare, of which there is one at a time
+	deaf       atomic.Int64 // queries that are not told of new rows
 }
 
 // New returns a source, or an error that names what is wrong with cfg. It
@@ -116,10 +97,13 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 	if _, _, err := net.SplitHostPort(cfg.Addr); err != nil {
 		errs = append(errs, fmt.Errorf("corrosion address %q: want host:port", cfg.Addr))
 	}
-	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		errs = append(errs, errors.New("the corrosion token holds a space, a line end or another character that no header can carry"))
+	token, err := newToken(cfg.Token, cfg.TokenFile, log)
+	if err != nil {
+		errs = append(errs, err)
 	}
-	s := &Source{cfg: cfg, log: log, proveEvery: proveEvery, proveTimeout: proveTimeout}
+	s := &Source{cfg: cfg, log: log, token: token, proveEvery: proveEvery, proveTimeout: proveTimeout,
+		comparison: defaultComparison, warned: map[string]bool{}}
+	s.whole = wholeness{pace: defaultPace, memory: newMemory(cfg.StateDir, s.String())}
 	for _, shape := range shapes {
 		sql := strings.TrimSpace(shape.query(cfg.Queries)) // so that a file's last line end makes no subscription of its own
 		if sql == "" {
@@ -128,7 +112,7 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 		if err := checkQuery(sql); err != nil {
 			errs = append(errs, fmt.Errorf("corrosion query for %s: %w", shape.table, err))
 		}
-		s.subs = append(s.subs, &subscription{shape: shape, sql: sql})
+		s.subs = append(s.subs, &subscription{shape: shape, query: sql, sql: sql})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -189,15 +173,46 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 		return fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)
 	}
 	defer a.close()
+	suspect, err := s.await(ctx, a)
+	if err != nil {
+		return fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)
+	}
+	s.checkRule(ctx, a)
+	err = errAgain
+	if !suspect {
+		err = s.resumeOrList(ctx, a, feed, resume)
+	}
+	for errors.Is(err, errAgain) && ctx.Err() == nil {
+		if err != errAgain {
+			s.log.Info("listing the corrosion agent again", "why", err)
+		}
+		s.renew()
+		err = s.run(ctx, a, feed, false)
+	}
+	return err
+}
+
+// resumeOrList resumes the subscriptions, or lists where they cannot be resumed.
+func (s *Source) resumeOrList(ctx context.Context, a *agent, feed follow.Feed, resume bool) error {
 	if resume && s.listed && s.stuck < maxStuck {
 		s.stuck++
-		err = s.run(ctx, a, feed, true)
+		err := s.run(ctx, a, feed, true)
 		if !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}
 		s.log.Warn("corrosion subscription cannot be resumed; listing again", "err", err)
 	}
 	return s.run(ctx, a, feed, false)
+}
+
+// renew gives the queries a text that they never had: another text makes another
+// subscription, whose record the agent makes from its database as it is now. The
+// old one it drops when nobody has followed it for ten minutes.
+func (s *Source) renew() {
+	mark := time.Now().UTC().Format(" /* 2006-01-02T15:04:05.000000Z */")
+	for _, sub := range s.subs {
+		sub.sql = sub.query + mark
+	}
 }
 
 // connect returns an agent that has answered.
@@ -221,7 +236,7 @@ func (s *Source) connect(ctx context.Context) (*agent, error) {
 
 // reach asks the agent for a sign of life over one of the protocols.
 func (s *Source) reach(ctx context.Context, http1 bool) (*agent, error) {
-	a, err := newAgent(ctx, s.cfg, http1)
+	a, err := newAgent(ctx, s.cfg.Addr, s.token, http1)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"hash/maphash"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -115,6 +117,40 @@ func TestListsAndFollows(t *testing.T) {
 	}
 }
 
+// An agent announces a row only if a column that the query names was written, or
+// the row deleted. Of each kind, what is new while dnsd runs must be seen by it,
+// and by one that lists the same subscription later.
+func TestNewRowsAreAnnounced(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{})
+	f.waitListed(1)
+	put(f)
+	all := func() bool { return f.world.get(func(w *world) int { return len(w.objects) }) == 4 }
+	f.wait("one object of each kind", all)
+	f.stop()
+	f.world = newWorld()
+	f.follow()
+	f.waitListed(1)
+	if !all() {
+		t.Errorf("listed %v", f.world.objects)
+	}
+}
+
+// Touching a row without changing what is read of it costs the registry nothing.
+func TestTouchedRowsAreNoChange(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put)
+	f.waitListed(1)
+	for i := range 50 {
+		f.agent.Put("apps", corrosiontest.Row{"network": "fdaa:0:18::", "name": "my-app", "updated_at": 10 + i})
+	}
+	f.agent.Put("apps", corrosiontest.Row{"network": "fdaa:0:18::", "name": "other-app"})
+	f.wait("the other app", func() bool {
+		return f.world.has(registry.Key{Kind: registry.KindApp, Network: net18, Name: "other-app"}) != nil
+	})
+	if n := f.world.get(func(w *world) int { return w.changes }); n != 1 {
+		t.Errorf("%d changes reached the registry, want 1", n)
+	}
+}
+
 // Each fault strikes a healthy source. Whatever it is, nothing that exists is
 // lost, what changed meanwhile is seen, and no more is listed than must be.
 func TestFaults(t *testing.T) {
@@ -145,6 +181,9 @@ func TestFaults(t *testing.T) {
 		{"unreadable change", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"change":["update",-1,[],3]}`) }, 1, ""},
 		{"unknown event", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"weather":"fine"}`) }, 1, ""},
 		{"line too long", func(a *corrosiontest.Agent) { a.SendLine("machines", `{"`+strings.Repeat("x", maxLine)+`":1}`) }, 1, ""},
+		{"long line that is no change", func(a *corrosiontest.Agent) {
+			a.SendLine("machines", `{"row":[1,["m1","`+strings.Repeat("x", maxLine)+`"]]}`)
+		}, 1, ""},
 		{"error line", func(a *corrosiontest.Agent) { a.SendError("disk full") }, 2, "disk full"},
 		{"forgotten", (*corrosiontest.Agent).Forget, 2, "status 404: could not find subscription"},
 		{"too old", func(a *corrosiontest.Agent) {
@@ -265,15 +304,15 @@ func TestCutListingThenChanged(t *testing.T) {
 				}
 				w.List(t.Context(), items)
 			}
-			sub.table = newTable()
+			sub.table = newTable(true)
 			take("m1", "started", 1)
 			w.Listed(t.Context(), "") // known as started
-			sub.table = newTable()
+			sub.table = newTable(true)
 			take("m1", "stopped", 1)
 			for i := range gone {
 				take(fmt.Sprintf("g%d", i), "stopped", uint64(10+i))
 			}
-			sub.first, sub.table = sub.table, newTable()
+			sub.first, sub.table = sub.table, newTable(true)
 			take("m1", "started", 1)
 			gate := make(chan struct{})
 			err := src.ready(t.Context(), w, &message{sub: sub, what: listed}, gate)
@@ -348,9 +387,59 @@ func TestToken(t *testing.T) {
 	f := start(t, corrosiontest.Options{Token: "open-sesame"}, Config{Token: "open-sesame"}, put)
 	f.waitListed(1)
 	f.stop()
-	f.src.cfg.Token = "wrong"
+	f.src.token.text = "wrong"
 	if err := f.src.Follow(t.Context(), f.world, true); err == nil || !strings.Contains(err.Error(), "refuses the bearer token") || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("with a wrong token: %v", err)
+	}
+}
+
+// A token that is renewed, at the agent and in the file, costs neither a
+// connection nor a listing.
+func TestRenewedToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("open-sesame\n")
+	f := start(t, corrosiontest.Options{Token: "open-sesame"}, Config{TokenFile: path}, put)
+	f.waitListed(1)
+	for i, step := range []func(){
+		func() { write("open-barley") },
+		func() { write("") }, // half-written: the last good one is used on
+		func() { os.Remove(path) },
+		func() { write("open-rye") },
+	} {
+		step()
+		if i == 0 || i == 3 {
+			f.agent.SetToken(map[int]string{0: "open-barley", 3: "open-rye"}[i])
+		}
+		before := f.world.get(proofs)
+		f.wait("a sign of life", func() bool { return f.world.get(proofs) > before+1 })
+	}
+	f.agent.Put("machines", row("m1", "stopped"))
+	f.waitState("m1", "stopped")
+	if n := f.agent.Counts(); n.Subscribed != 4 || n.Resumed != 0 || f.failed() != "" {
+		t.Errorf("the agent saw %+v; Follow returned %q", n, f.failed())
+	}
+	if _, err := New(Config{Addr: "127.0.0.1:1", TokenFile: path + ".none"}, nil); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("a token file that is not there: %v", err)
+	}
+}
+
+// An agent that stops ends the connection in an orderly way. What is tried on it
+// afterwards must not read as if dnsd were at fault.
+func TestStoppedAgentIsNamed(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, put)
+	f.waitListed(1)
+	f.agent.Put("machines", row("m1", "stopped")) // so that there is a change to resume from
+	f.waitState("m1", "stopped")
+	f.agent.Stop()
+	f.wait("the source noticing", func() bool { return f.failed() != "" })
+	first, _, _ := strings.Cut(f.failed(), "\n")
+	if !strings.Contains(first, "the agent has ended the connection: it stops or restarts") {
+		t.Errorf("Follow returned %q", first)
 	}
 }
 

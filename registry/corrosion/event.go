@@ -22,8 +22,14 @@ const (
 	readBuffer = 64 << 10
 )
 
-// errLongLine is a line longer than maxLine. The line has been passed over.
-var errLongLine = fmt.Errorf("a line is longer than %d MiB", maxLine>>20)
+// longLine is the error for a line longer than maxLine, which has been passed
+// over: its beginning and its end, which tell which row it is.
+type longLine struct{ head, tail []byte }
+
+func (*longLine) Error() string { return fmt.Sprintf("a line is longer than %d MiB", maxLine>>20) }
+
+// tailSize holds the end of a change event, which is its id.
+const tailSize = 64
 
 // lineReader cuts a stream into lines of bounded length.
 type lineReader struct {
@@ -36,38 +42,46 @@ func newLineReader(r io.Reader) *lineReader {
 }
 
 // next returns the next line without its end; it is valid until the next call.
-// The last line may lack its end: half an event does not parse. After
-// errLongLine, the reader goes on with the line that follows.
+// The last line may lack its end: half an event does not parse. After a
+// longLine, the reader goes on with the line that follows.
 func (l *lineReader) next() ([]byte, error) {
 	if cap(l.long) > 4*readBuffer { // one long row must not hold its memory for ever
 		l.long = nil
 	}
 	l.long = l.long[:0]
-	var err error
+	var over *longLine
 	for {
-		part, readErr := l.r.ReadSlice('\n')
+		part, err := l.r.ReadSlice('\n')
 		switch {
-		case err != nil:
+		case over != nil:
+			over.tail = last(append(over.tail, last(part, tailSize)...), tailSize)
 		case len(l.long)+len(part) > maxLine:
-			err, l.long = errLongLine, nil
-		case readErr == nil && len(l.long) == 0: // the usual case, not copied
+			over = &longLine{
+				head: bytes.Clone(l.long[:readBuffer]),
+				tail: last(append(bytes.Clone(last(l.long, tailSize)), part...), tailSize),
+			}
+			l.long = nil
+		case err == nil && len(l.long) == 0: // the usual case, not copied
 			return part[:len(part)-1], nil
 		default:
 			l.long = append(l.long, part...)
 		}
 		switch {
-		case readErr == bufio.ErrBufferFull:
+		case err == bufio.ErrBufferFull:
 			continue
-		case err != nil:
-			return nil, err
-		case readErr == nil:
+		case err == nil && over != nil:
+			return nil, over
+		case err == nil:
 			return l.long[:len(l.long)-1], nil
-		case readErr == io.EOF && len(l.long) > 0:
+		case err == io.EOF && over == nil && len(l.long) > 0:
 			return l.long, nil
 		}
-		return nil, readErr
+		return nil, err
 	}
 }
+
+// last returns the last n bytes of b, or all that there are.
+func last(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
 // ready reports whether a further line can be read without waiting.
 func (l *lineReader) ready() bool {
@@ -156,4 +170,50 @@ func changeOf(parts []json.RawMessage) (c change, err error) {
 	c.cells = parts[2]
 	c.id, err = parseID(parts[3])
 	return c, err
+}
+
+// head is what the beginning of an event tells about a row that is too long to
+// be read.
+type head struct {
+	kind  string // row or change
+	typ   string // of a change: insert, update or delete
+	row   uint64
+	cells []cell // those that stand before the long one
+}
+
+// headOf reads the beginning of an event as far as it goes.
+func headOf(b []byte) (h head, ok bool) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	token := func() json.Token { t, _ := d.Token(); return t }
+	if token() != json.Delim('{') {
+		return h, false
+	}
+	h.kind, _ = token().(string)
+	if token() != json.Delim('[') {
+		return h, false
+	}
+	if h.kind == "change" {
+		h.typ, _ = token().(string)
+	}
+	number, _ := token().(json.Number)
+	var err error
+	if h.row, err = parseID(json.RawMessage(number)); err != nil || token() != json.Delim('[') {
+		return h, false
+	}
+	for d.More() {
+		var c cell
+		if d.Decode(&c) != nil {
+			break
+		}
+		h.cells = append(h.cells, c)
+	}
+	return h, true
+}
+
+// changeID returns the id at the end of a change event, which need not be there
+// as a whole.
+func changeID(tail []byte) (uint64, error) {
+	tail = bytes.TrimRight(tail, "]}\n")
+	return parseID(tail[bytes.LastIndexByte(tail, ',')+1:])
 }

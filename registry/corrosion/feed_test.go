@@ -31,8 +31,10 @@ type world struct {
 	objects  map[registry.Key]registry.Object
 	rejects  []registry.Item
 	listings int
-	proofs   int // calls of Change without items
-	changes  int // items of Change
+	proofs   int      // calls of Change without items
+	changes  int      // items of Change
+	doubts   []string // of the listings
+	held     int      // what the last listing lacked and was not sure about
 	calls    []string
 	inUse    bool
 
@@ -77,15 +79,19 @@ func (w *world) List(ctx context.Context, items []registry.Item) error {
 	return ctx.Err()
 }
 
-func (w *world) Listed(ctx context.Context, _ string) error {
+func (w *world) Listed(ctx context.Context, doubt string) error {
 	if err := w.List(ctx, nil); err != nil {
 		return err
 	}
 	defer w.enter("listed")()
+	w.doubts = append(w.doubts, doubt)
+	w.held = 0
 	for key := range w.objects {
-		anywhere := key
-		anywhere.Network, anywhere.AnyNetwork = 0, true
-		if !w.seen[key] && !w.rejected[key] && !w.rejected[anywhere] {
+		switch {
+		case w.seen[key] || w.keeps(key):
+		case doubt != "":
+			w.held++
+		default:
 			delete(w.objects, key)
 		}
 	}
@@ -95,6 +101,21 @@ func (w *world) Listed(ctx context.Context, _ string) error {
 	w.listing = false
 	w.listings++
 	return nil
+}
+
+// keeps reports whether the listing named an object without being readable. A
+// machine is told by its id.
+func (w *world) keeps(key registry.Key) bool {
+	for bad := range w.rejected {
+		same := bad.Name == key.Name && bad.ID == key.ID
+		if bad.Kind == registry.KindMachine {
+			same = bad.ID == key.ID
+		}
+		if bad.Kind == key.Kind && same && (bad.AnyNetwork || bad.Network == key.Network) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) Change(ctx context.Context, items []registry.Item) error {
@@ -143,6 +164,8 @@ type fixture struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
+	patient bool // differences may last for long
+
 	mu   sync.Mutex
 	errs []error // what Follow returned
 }
@@ -160,6 +183,9 @@ func start(t *testing.T, opts corrosiontest.Options, cfg Config, prepare ...func
 		t.Fatal(err)
 	}
 	f.src.proveEvery = 20 * time.Millisecond
+	f.src.whole.pace.standstillAnew = 20 * time.Millisecond
+	f.src.whole.pace.standstillEmpty = 20 * time.Millisecond
+	f.src.whole.pace.wait = 5 * time.Millisecond
 	for _, p := range prepare {
 		p(f)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dnsd/registry"
@@ -23,17 +24,22 @@ const (
 )
 
 // subscription is what is known of one kind of object between two calls of
-// Follow. Only the goroutine in Follow touches it, apart from shape and sql,
-// which never change.
+// Follow. Only the goroutine in Follow touches it, apart from shape and
+// query, which never change, sql, which changes only between two runs, and what
+// is atomic.
 type subscription struct {
 	shape *shape
-	sql   string
+	query string // the statement
+	sql   string // its text, which is another one for a subscription of its own
 
 	from    origin
 	binding binding
 	last    uint64 // the newest change that the feed has taken
 	table   *table
 	ready   bool // listed or resumed in this call of Follow
+
+	compared atomic.Int64 // when it was last compared with its table, Unix milliseconds
+	drifted  atomic.Int64 // rows that were found to differ
 
 	// While listing:
 	first *table          // of a first try that was cut short
@@ -65,6 +71,10 @@ func (s *Source) run(ctx context.Context, a *agent, feed follow.Feed, resume boo
 		wg.Go(func() { cancel(contain.Run(func() error { return st.run(inner, resume) })) })
 	}
 	wg.Go(func() { cancel(contain.Run(func() error { return s.prove(inner, a, messages) })) })
+	wg.Go(func() { cancel(contain.Run(func() error { return s.watch(inner, a, messages) })) })
+	if s.whole.doubt == "" { // what is being filled differs all the time
+		wg.Go(func() { cancel(contain.Run(func() error { return s.compare(inner, a, messages) })) })
+	}
 	err := s.merge(ctx, inner, feed, messages, gate)
 	if errors.Is(err, errLost) {
 		s.listed = false
@@ -90,7 +100,7 @@ func (s *Source) prove(ctx context.Context, a *agent, out chan<- message) error 
 		}
 		failures = 0
 		select { // behind what the streams have read already
-		case out <- message{}:
+		case out <- message{what: alive}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -110,10 +120,18 @@ func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-
 		}
 		var err error
 		switch {
-		case m.sub == nil:
+		case m.what == alive:
 			if s.listed {
 				s.stuck = 0
-				err = feed.Change(ctx, nil)
+				err = s.heard(ctx, feed)
+			}
+		case m.what == looked:
+			err = s.looked(&m)
+		case m.what == asked:
+			if s.listed {
+				m.reply <- m.sub.table.sums()
+			} else {
+				close(m.reply)
 			}
 		case m.what == changed:
 			if items, err = m.sub.apply(m.entries, items[:0]); err == nil {
@@ -125,7 +143,7 @@ func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-
 				err = feed.List(ctx, items)
 			}
 		case m.what == began:
-			m.sub.first, m.sub.table = m.sub.table, newTable()
+			m.sub.first, m.sub.table = m.sub.table, newTable(s.whole.doubt == "")
 		default:
 			err = s.ready(ctx, feed, &m, gate)
 		}
@@ -134,6 +152,15 @@ func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-
 		}
 		clear(items) // they are the feed's now
 	}
+}
+
+// heard tells the feed that the agent has proven to be alive, and with it the
+// cluster.
+func (s *Source) heard(ctx context.Context, feed follow.Feed) error {
+	if !s.proven() {
+		return nil
+	}
+	return feed.Change(ctx, nil)
 }
 
 // change passes items on. If that fails, the tables are ahead of the feed, and
@@ -162,10 +189,11 @@ func (s *Source) ready(ctx context.Context, feed follow.Feed, m *message, gate c
 			return nil
 		}
 	}
+	s.whole.remember(s.whole.seen)
 	if m.what == resumed { // every subscription was answered for just now
-		return feed.Change(ctx, nil)
+		return s.heard(ctx, feed)
 	}
-	if err := feed.Listed(ctx, ""); err != nil {
+	if err := feed.Listed(ctx, s.whole.doubt); err != nil {
 		return err
 	}
 	for _, sub := range s.subs {
@@ -218,6 +246,7 @@ func (sub *subscription) list(rows []entry, items []registry.Item) ([]registry.I
 // reconcile ends a listing. What only a first try that was cut short had is in
 // the feed's listing too, and has to go.
 func (sub *subscription) reconcile() error {
+	sub.table.keeps = false
 	if sub.first == nil {
 		return nil
 	}

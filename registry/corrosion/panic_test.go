@@ -33,7 +33,7 @@ func TestAPanicCostsOneRow(t *testing.T) {
 		t.Errorf("%d rows are rejected, want m1 twice; Follow returned %s", n, f.failed())
 	}
 	for _, item := range f.world.rejects {
-		if !errors.As(item.Err, new(*contain.Error)) || item.Key != machineKey("m1") {
+		if !errors.As(item.Err, new(*contain.Error)) || item.Key.ID != "m1" {
 			t.Errorf("rejected %+v", item)
 		}
 	}

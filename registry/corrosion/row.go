@@ -1,6 +1,7 @@
 package corrosion
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,8 +35,13 @@ var shapes = [...]*shape{
 		further: []string{"skip_registration"},
 		query:   func(q Queries) string { return q.Machines },
 		object:  machine,
+		// Its id alone tells which machine it is: whatever else the row says may
+		// be what is wrong with it. Without an id it may be any of its app.
 		key: func(c []string) registry.Key {
-			return keyOf(registry.KindMachine, c[1], c[6], c[2], registry.Lower(c[0]), true)
+			if c[0] == "" {
+				return keyOf(registry.KindMachine, c[1], c[6], c[2], "")
+			}
+			return registry.Key{Kind: registry.KindMachine, Name: registry.Lower(c[2]), ID: registry.Lower(c[0]), AnyNetwork: true}
 		},
 	}, {
 		kind: registry.KindApp, table: "apps",
@@ -44,7 +50,7 @@ var shapes = [...]*shape{
 		object: func(c []string) (registry.Object, error) {
 			return object(registry.NewApp(registry.AppSpec{Network: c[0], Name: c[1]}))
 		},
-		key: func(c []string) registry.Key { return keyOf(registry.KindApp, c[0], "", c[1], "", false) },
+		key: func(c []string) registry.Key { return keyOf(registry.KindApp, c[0], "", c[1], "") },
 	}, {
 		kind: registry.KindPeer, table: "peers",
 		columns: []string{"network", "name", "private_ip", "region"},
@@ -52,7 +58,7 @@ var shapes = [...]*shape{
 		object: func(c []string) (registry.Object, error) {
 			return object(registry.NewPeer(registry.PeerSpec{Network: c[0], Name: c[1], PrivateIP: c[2], Region: c[3]}))
 		},
-		key: func(c []string) registry.Key { return keyOf(registry.KindPeer, c[0], c[2], c[1], "", false) },
+		key: func(c []string) registry.Key { return keyOf(registry.KindPeer, c[0], c[2], c[1], "") },
 	}, {
 		kind: registry.KindAddress, table: "app_addresses",
 		columns: []string{"network", "app", "address"},
@@ -65,7 +71,7 @@ var shapes = [...]*shape{
 			if err != nil {
 				return registry.Key{}
 			}
-			return keyOf(registry.KindAddress, c[0], c[2], c[1], addr.String(), true)
+			return keyOf(registry.KindAddress, c[0], c[2], c[1], addr.String())
 		},
 	},
 }
@@ -104,8 +110,8 @@ func machine(c []string) (registry.Object, error) {
 // keyOf returns the key of a row that may be wrong in every other way. It is
 // the zero Key when the row's name cannot be read, and has AnyNetwork set when
 // only its network cannot, or its network and address disagree.
-func keyOf(kind registry.Kind, network, address, name, id string, wantID bool) registry.Key {
-	if name == "" || wantID && id == "" {
+func keyOf(kind registry.Kind, network, address, name, id string) registry.Key {
+	if name == "" {
 		return registry.Key{}
 	}
 	key := registry.Key{Kind: kind, Name: registry.Lower(name), ID: id}
@@ -169,7 +175,7 @@ type entry struct {
 	row  uint64
 	gone bool          // the row is no longer there; item is not set
 	item registry.Item // put or reject
-	sum  uint64        // of the cells; equal for equal cells
+	sum  uint64        // of what is read of the cells
 }
 
 // seed makes the sums of this process.
@@ -178,10 +184,10 @@ var seed = maphash.MakeSeed()
 // entry reads a row's cells. A row that is wrong becomes a reject, with the
 // key if that much of it can be read.
 func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
-	e := entry{row: row, sum: maphash.Bytes(seed, cells)}
-	texts, err := b.texts(cells)
+	texts, sum, err := b.read(cells)
+	e := entry{row: row, sum: sum}
 	if err != nil {
-		e.item = s.reject(registry.Key{}, row, err)
+		e.item = s.reject(nil, row, err)
 		return e
 	}
 	var o registry.Object
@@ -190,7 +196,7 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 		return err
 	})
 	if err != nil {
-		e.item = s.reject(s.key(texts), row, err)
+		e.item = s.reject(texts, row, err)
 		return e
 	}
 	if e.item = registry.Put(o); e.item.Note != nil {
@@ -199,12 +205,59 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 	return e
 }
 
-func (s *shape) reject(key registry.Key, row uint64, err error) registry.Item {
+// read returns a row's texts and their sum, or that of its cells if they cannot be
+// read.
+func (b binding) read(cells json.RawMessage) ([]string, uint64, error) {
+	texts, err := b.texts(cells)
+	if err != nil {
+		return nil, maphash.Bytes(seed, cells), err
+	}
+	return texts, sum(texts), nil
+}
+
+// sum returns the sum of a row's texts. Columns that are selected and not read
+// are not in it: a row in which only they have changed is the row that it was.
+func sum(texts []string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	var length [4]byte
+	for _, text := range texts {
+		binary.LittleEndian.PutUint32(length[:], uint32(len(text)))
+		h.Write(length[:])
+		h.WriteString(text)
+	}
+	return h.Sum64()
+}
+
+// reject says that a row cannot be used, and which object it is as far as its
+// texts tell; nil: there are none.
+func (s *shape) reject(texts []string, row uint64, err error) registry.Item {
+	var key registry.Key
+	if texts != nil {
+		key = s.key(texts)
+	}
 	key.Kind = s.kind // so that it is counted where it belongs, nameless or not
 	return registry.Reject(key, s.place(row), err)
 }
 
 func (s *shape) place(row uint64) string { return fmt.Sprintf("%s row %d", s.table, row) }
+
+// tooLong is the entry of a row that is too long to be read.
+func (s *shape) tooLong(b binding, h head, err error) entry {
+	texts := b.begun(h)
+	return entry{row: h.row, item: s.reject(texts, h.row, err), sum: sum(texts)}
+}
+
+// begun returns the texts of a row of which only the beginning is known.
+func (b binding) begun(h head) []string {
+	texts := make([]string, len(b))
+	for i, at := range b {
+		if at >= 0 && at < len(h.cells) {
+			texts[i] = string(h.cells[at])
+		}
+	}
+	return texts
+}
 
 // texts returns a row's cells in the order of its shape.
 func (b binding) texts(raw json.RawMessage) ([]string, error) {

@@ -13,27 +13,31 @@ import (
 	"dnsd/registry/corrosion/corrosiontest"
 )
 
+// A row that cannot be used any more leaves the version known before, on the
+// stream and in a listing, whatever it says instead.
 func TestBadRowsKeepWhatWasKnown(t *testing.T) {
-	anywhere := registry.Key{Kind: registry.KindMachine, Name: "my-app", ID: "m1", AnyNetwork: true}
 	for _, test := range []struct {
 		name string
 		bad  corrosiontest.Row
-		key  registry.Key // rejected when nothing was known of the row
 		text string
 	}{
-		{"metadata", with(row("m1", "started"), "metadata", `{"a":1}`), machineKey("m1"), "metadata is not"},
-		{"state", row("m1", ""), machineKey("m1"), "state is missing"},
-		{"address in another network", with(row("m1", "started"), "private_ip", "fdaa:0:19::1"), anywhere, "not in its network"},
-		{"network", with(row("m1", "started"), "network", "18"), anywhere, `network "18"`},
-		{"no network at all", with(with(row("m1", "started"), "network", ""), "private_ip", nil), anywhere, "both missing"},
-		{"app", with(row("m1", "started"), "app", ""), registry.Key{Kind: registry.KindMachine}, "app is missing"},
+		{"metadata", with(row("m1", "started"), "metadata", `{"a":1}`), "metadata is not"},
+		{"state", row("m1", ""), "state is missing"},
+		{"address in another network", with(row("m1", "started"), "private_ip", "fdaa:0:19::1"), "not in its network"},
+		{"another network", with(with(row("m1", ""), "network", "fdaa:0:19::/48"), "private_ip", "fdaa:0:19::1"), "state is missing"},
+		{"network", with(row("m1", "started"), "network", "18"), `network "18"`},
+		{"no network at all", with(with(row("m1", "started"), "network", ""), "private_ip", nil), "both missing"},
+		{"no app", with(row("m1", "started"), "app", ""), "app is missing"},
+		{"app", with(row("m1", "started"), "app", "has.dot"), `app "has.dot"`},
+		{"app of another", with(row("m1", ""), "app", "other-app"), "state is missing"},
+		{"a cell that is too long", with(row("m1", "started"), "metadata", strings.Repeat("x", maxLine)), "longer than 8 MiB"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.agent.Put("machines", row("m1", "started")) })
+			f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) {
+				f.agent.Put("machines", row("m1", "started"), row("m3", "started"))
+			})
 			f.waitListed(1)
-			f.agent.Put("machines", test.bad, row("m2", "started"))
-			f.waitState("m2", "started")
 			rejected := func() registry.Item {
 				f.world.mu.Lock()
 				defer f.world.mu.Unlock()
@@ -42,26 +46,33 @@ func TestBadRowsKeepWhatWasKnown(t *testing.T) {
 				}
 				return f.world.rejects[len(f.world.rejects)-1]
 			}
+			f.agent.Put("machines", test.bad, row("m2", "started"))
+			f.waitState("m2", "started")
 			// The row is still the machine that it was.
 			if got := rejected(); got.Key != machineKey("m1") || !strings.Contains(got.Err.Error(), test.text) || got.Where != "machines row 1" {
 				t.Errorf("rejected %+v", got)
 			}
 			if f.state("m1") != "started" {
-				t.Error("the version known before is gone")
+				t.Error("on the stream, the version known before is gone")
 			}
-			// To a listing it is whatever its own cells say.
+			if n := f.world.get(listings); n != 1 || f.failed() != "" {
+				t.Errorf("a bad row cost the stream: %d listings, Follow returned %q", n, f.failed())
+			}
 			f.relist()
 			f.waitListed(2)
-			if got := rejected(); got.Key != test.key {
-				t.Errorf("rejected %+v, want %+v", got.Key, test.key)
+			if got := rejected(); got.Key.ID != "m1" || !got.Key.AnyNetwork || got.Where != "machines row 1" {
+				t.Errorf("rejected %+v in the listing", got)
 			}
-			if kept := f.state("m1") == "started"; kept != (test.key.Name != "") {
-				t.Errorf("after the listing m1 is known: %v", kept)
+			if f.state("m1") != "started" || f.state("m3") != "started" {
+				t.Error("after a listing, the version known before is gone")
 			}
-			f.agent.Put("machines", row("m1", "stopped"))
-			f.waitState("m1", "stopped")
+			// What it becomes counts again, wherever that is.
+			f.agent.Put("machines", with(row("m1", "stopped"), "app", "new-app"))
+			moved := machineKey("m1")
+			moved.Name = "new-app"
+			f.wait("the mended row", func() bool { return f.world.has(moved) != nil && f.state("m1") == "" })
 			f.agent.Delete("machines", row("m1", ""))
-			f.waitState("m1", "")
+			f.wait("its end", func() bool { return f.world.has(moved) == nil })
 		})
 	}
 }
@@ -89,23 +100,49 @@ func TestRowUsedInPart(t *testing.T) {
 	}
 }
 
-// A row longer than any line may be costs itself, not the others.
+// A row that was never of use, and comes and goes, costs nothing but itself.
+func TestBadRowsFromTheStart(t *testing.T) {
+	f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.agent.Put("machines", row("m1", "started")) })
+	f.waitListed(1)
+	for _, bad := range []corrosiontest.Row{with(row("m2", "started"), "app", ""), row("m2", ""), with(row("m2", "started"), "network", "18")} {
+		f.agent.Put("machines", bad)
+		f.agent.Put("machines", row("m2", "started"))
+		f.waitState("m2", "started")
+		f.agent.Delete("machines", row("m2", ""))
+		f.waitState("m2", "")
+	}
+	if n := f.world.get(listings); n != 1 {
+		t.Errorf("listed %d times, want 1", n)
+	}
+}
+
+// A row longer than any line may be costs itself: no other row, no connection,
+// and not what was known of it.
 func TestRowTooLong(t *testing.T) {
+	long := func(letter string) corrosiontest.Row {
+		return with(row("m2", "started"), "metadata", strings.Repeat(letter, maxLine))
+	}
 	f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) {
-		f.agent.Put("machines", row("m1", "started"), with(row("m2", "started"), "metadata", strings.Repeat("x", maxLine)), row("m3", "started"))
+		f.agent.Put("machines", row("m1", "started"), long("x"), row("m3", "started"))
 	})
 	f.waitListed(1)
 	if f.state("m1") != "started" || f.state("m2") != "" || f.state("m3") != "started" {
 		t.Errorf("known: %v", f.world.objects)
 	}
-	f.agent.Put("machines", row("m1", "stopped"))
-	f.waitState("m1", "stopped")
-	// A change of it cannot be told from a gap: everything is listed again.
-	f.agent.Put("machines", with(row("m2", "started"), "metadata", strings.Repeat("y", maxLine)), row("m3", "stopped"))
-	f.waitListed(2)
+	f.agent.Put("machines", long("y"), row("m3", "stopped"))
 	f.waitState("m3", "stopped")
-	f.agent.Put("machines", row("m2", "stopped"))
-	f.waitState("m2", "stopped")
+	f.agent.Delete("machines", row("m2", "")) // a delete carries the last values
+	f.agent.Put("machines", row("m3", "failed"))
+	f.waitState("m3", "failed")
+	f.agent.Put("machines", row("m4", "started"))
+	f.waitState("m4", "started")
+	// The listing may have kept something because of the row: only a listing can tell.
+	if n, want := f.world.get(listings), 2; n != want || f.failed() == "" {
+		t.Errorf("%d listings, want %d; Follow returned %q", n, want, f.failed())
+	}
+	if n := f.agent.Counts().Resumed; n != 0 {
+		t.Errorf("a long row was taken for a gap %d times", n)
+	}
 }
 
 func TestCells(t *testing.T) {
@@ -154,7 +191,12 @@ func TestTable(t *testing.T) {
 		{"moved onto another, then away", []entry{write(1, a, "m1"), write(2, b, "m2"), write(2, b, "m1"), write(2, b, "m3")}, "lp"},
 		{"bad", []entry{write(1, a, "m1"), bad(1, key)}, "r"},
 		{"bad and gone", []entry{write(1, a, "m1"), bad(1, key), gone(1)}, "d"},
-		{"bad under another name", []entry{write(1, a, "m1"), bad(1, machineKey("m2"))}, "dr"},
+		{"bad under another name", []entry{write(1, a, "m1"), bad(1, machineKey("m2"))}, "r"},
+		{"bad under another name, then gone", []entry{write(1, a, "m1"), bad(1, machineKey("m2")), gone(1)}, "d"},
+		{"bad under another name, then mended so", []entry{write(1, a, "m1"), bad(1, machineKey("m2")), write(1, b, "m2")}, "dp"},
+		{"bad and as it was", []entry{write(1, a, "m1"), bad(1, key), write(1, a, "m1")}, "p"},
+		{"nothing new", []entry{write(1, a, "m1"), write(1, a, "m1")}, ""},
+		{"nothing new of one of two rows", []entry{write(1, a, "m1"), write(2, b, "m1"), write(1, a, "m1")}, "p"},
 		{"bad without a name", []entry{write(1, a, "m1"), bad(1, registry.Key{})}, "r"},
 		{"bad without a name, then gone", []entry{write(1, a, "m1"), bad(1, registry.Key{}), gone(1)}, "d"},
 		{"nameless from the start, then gone", []entry{bad(1, registry.Key{}), gone(1)}, ""},
@@ -162,9 +204,10 @@ func TestTable(t *testing.T) {
 		{"without a network from the start, then mended", []entry{bad(1, anywhere), write(1, a, "m1")}, "lp"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			table, got := newTable(), ""
+			table, got := newTable(true), ""
 			for i := range test.entries {
 				items, err := table.apply(&test.entries[i], nil)
+				table.keeps = false
 				got = ""
 				if errors.Is(err, errLost) {
 					got = "l"
@@ -201,7 +244,8 @@ func TestLineReader(t *testing.T) {
 			for _, want := range []string{"a", "", long, "b", "TOO LONG", "c", "last"} {
 				line, err := l.next()
 				if want == "TOO LONG" {
-					if err != errLongLine {
+					var over *longLine
+					if !errors.As(err, &over) || string(over.head) != tooLong[:readBuffer] || string(over.tail) != tooLong[:tailSize-1]+"\n" {
 						t.Fatalf("got %d bytes, %v", len(line), err)
 					}
 				} else if err != nil || string(line) != want {
@@ -238,13 +282,40 @@ func FuzzEvent(f *testing.F) {
 			e := shape.entry(b, 1, cells)
 			if o := e.item.Object; o != nil {
 				texts, _ := b.texts(cells)
-				if key := shape.key(texts); key != o.Key() {
+				key, want := shape.key(texts), o.Key()
+				if key.AnyNetwork {
+					want.Network, want.AnyNetwork = 0, true
+				}
+				if key != want {
 					t.Errorf("the row's key is %+v, the object's %+v", key, o.Key())
 				}
 			} else if e.item.Err == nil {
 				t.Error("neither an object nor an error")
 			}
-			newTable().apply(&e, nil)
+			newTable(false).apply(&e, nil)
 		}
 	})
+}
+
+// What of a row that cannot be used tells which object it is.
+func TestKeyOfBadRow(t *testing.T) {
+	for _, test := range []struct {
+		shape int
+		texts []string
+		want  registry.Key
+	}{
+		{0, []string{"m1", "", "has.dot", "", "", "", "", "", ""}, registry.Key{Kind: registry.KindMachine, Name: "has.dot", ID: "m1", AnyNetwork: true}},
+		{0, []string{"", "fdaa:0:18::/48", "My-App", "", "", "", "", "", ""}, registry.Key{Kind: registry.KindMachine, Network: net18, Name: "my-app"}},
+		{0, nil, registry.Key{Kind: registry.KindMachine}},
+		{1, []string{"18", "my-app"}, registry.Key{Kind: registry.KindApp, Name: "my-app", AnyNetwork: true}},
+		{1, []string{"fdaa:0:18::/48", ""}, registry.Key{Kind: registry.KindApp}},
+		{2, []string{"", "office", "fdaa:0:18::7", "\n"}, registry.Key{Kind: registry.KindPeer, Network: net18, Name: "office"}},
+		{2, []string{"fdaa:0:19::/48", "office", "fdaa:0:18::7", ""}, registry.Key{Kind: registry.KindPeer, Name: "office", AnyNetwork: true}},
+		{3, []string{"fdaa:0:18::/48", "my-app", "nonsense"}, registry.Key{Kind: registry.KindAddress}},
+	} {
+		item := shapes[test.shape].reject(test.texts, 1, errors.New("unusable"))
+		if got := item.Key; got.Kind != test.want.Kind || got.Name != test.want.Name || got.ID != test.want.ID || got.AnyNetwork != test.want.AnyNetwork || !got.AnyNetwork && got.Network != test.want.Network {
+			t.Errorf("%q: %+v, want %+v", test.texts, got, test.want)
+		}
+	}
 }

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-
-	"dnsd/registry"
 )
 
 // batch bounds what is handed over at once: the follower's own batches are as
@@ -31,12 +29,17 @@ var (
 // message is what a stream tells the goroutine in Follow. Entries are rows
 // while the subscription is listing, changes afterwards.
 type message struct {
-	sub     *subscription // nil: the agent has proven to be alive
+	sub     *subscription // nil for alive and looked
 	what    what
 	entries []entry
 	from    origin  // of listed
 	binding binding // of listed
 	last    uint64  // of listed and changed: the newest change id
+
+	known  *knowledge // of looked; nil: the agent does not tell
+	health *health    // of looked; nil: it has nothing to tell
+
+	reply chan<- []uint64 // of asked; has room for the answer, and is closed instead while listing
 }
 
 type what int
@@ -47,6 +50,9 @@ const (
 	listed              // the listing is complete
 	resumed             // the stream goes on where the last one ended
 	changed             // changes
+	alive               // the agent has given a sign of life
+	looked              // what it knows was asked
+	asked               // a comparison wants the sums of all rows
 )
 
 // stream reads one subscription. It belongs to one goroutine.
@@ -121,8 +127,9 @@ func (s *stream) list(ctx context.Context) error {
 	}
 	for {
 		ev, err := s.next()
-		if err == errLongLine { // one row, whichever it is: the others are good
-			s.pending = append(s.pending, entry{item: s.sub.shape.reject(registry.Key{}, 0, err)})
+		if long := (*longLine)(nil); errors.As(err, &long) && s.binding != nil { // one row: the others are good
+			h, _ := headOf(long.head)
+			s.pending = append(s.pending, s.sub.shape.tooLong(s.binding, h, long))
 			continue
 		}
 		if err != nil {
@@ -199,11 +206,10 @@ func (s *stream) follow(ctx context.Context) error {
 func (s *stream) changes(ctx context.Context) error {
 	for {
 		ev, err := s.next()
-		switch {
-		case err == nil:
+		if long := (*longLine)(nil); errors.As(err, &long) {
+			err = s.longChange(long)
+		} else if err == nil {
 			err = s.change(ev)
-		case err == errLongLine:
-			err = fmt.Errorf("%w: %w", errGap, err)
 		}
 		if err != nil {
 			// What came before the break is good.
@@ -240,16 +246,46 @@ func (s *stream) change(ev *event) error {
 		if err != nil {
 			return fmt.Errorf("%w: unreadable change event: %w", errGap, err)
 		}
-		if s.replaying || c.id != s.last+1 {
-			return fmt.Errorf("%w: change %d came after %d", errGap, c.id, s.last)
+		if err := s.count(c.id); err != nil {
+			return err
 		}
-		s.last = c.id
 		if c.gone {
 			s.pending = append(s.pending, entry{row: c.row, gone: true})
 		} else {
 			s.pending = append(s.pending, s.sub.shape.entry(s.binding, c.row, c.cells))
 		}
 	}
+	return nil
+}
+
+// longChange takes a change that is too long to be read: what it begins and ends
+// with tells which row it was and that no change is missing.
+func (s *stream) longChange(long *longLine) error {
+	h, ok := headOf(long.head)
+	id, err := changeID(long.tail)
+	switch {
+	case ok && h.kind == "row" && s.replaying:
+		return nil
+	case !ok || h.kind != "change" || err != nil:
+		return fmt.Errorf("%w: %w", errGap, long)
+	}
+	if err := s.count(id); err != nil {
+		return err
+	}
+	if h.typ == "delete" {
+		s.pending = append(s.pending, entry{row: h.row, gone: true})
+	} else {
+		s.pending = append(s.pending, s.sub.shape.tooLong(s.binding, h, long))
+	}
+	return nil
+}
+
+// count takes note of a change's id, which must be the next one.
+func (s *stream) count(id uint64) error {
+	if s.replaying || id != s.last+1 {
+		return fmt.Errorf("%w: change %d came after %d", errGap, id, s.last)
+	}
+	s.last = id
 	return nil
 }
 

@@ -26,9 +26,11 @@ const (
 
 	// The pause before following again is drawn evenly from zero to a bound
 	// that doubles (full jitter), so that ten thousand hosts do not come back
-	// to a recovering cluster at once. It starts anew after healthyAfter.
+	// to a recovering cluster at once. It starts anew after healthyAfter, or see
+	// FollowerConfig.OwnHost.
 	backoffMin   = 500 * time.Millisecond
 	backoffMax   = 30 * time.Second
+	backoffOwn   = 5 * time.Second // where nobody else comes back
 	healthyAfter = 2 * time.Minute
 
 	// relistEvery is how often everything is listed again, to mend whatever a
@@ -46,6 +48,10 @@ type Config struct {
 	StaleAfter time.Duration // silence after which answers say that they may be stale; default 1 min
 	StateDir   string        // where the last known state is kept; empty: nowhere
 	Log        *slog.Logger  // default: discard
+
+	// OwnHost says that the source is an agent of this host, which no other
+	// host waits for: the pauses stay short, and start anew once it has answered.
+	OwnHost bool
 }
 
 // Follower keeps a registry current from one source.
@@ -69,6 +75,8 @@ type Follower struct {
 	problemAt time.Time               // when status.Problem came up
 	rejected  map[registry.Key]string // reasons already logged
 	dirty     bool                    // the registry has changed since it was last saved
+
+	answered bool // the source has, in this call of Follow; owned by whoever is in Follow
 
 	// Written by one goroutine each, read by the collector.
 	stats followerStats
@@ -171,11 +179,14 @@ func (f *Follower) follow(ctx context.Context) {
 		}
 		f.panics.Note(err)
 		resume = listed && !f.owed.Load()
-		if time.Since(began) >= healthyAfter {
+		if time.Since(began) >= healthyAfter || f.cfg.OwnHost && f.answered {
 			bound = backoffMin
 		}
 		pause := rand.N(bound)
 		bound = min(2*bound, backoffMax)
+		if f.cfg.OwnHost {
+			bound = min(bound, backoffOwn)
+		}
 		f.stats.reconnects.Add(1)
 		f.log.Warn("the registry's source broke off; following it again", "source", f.src, "err", err, "pause", pause)
 		f.problem(ctx, err)
@@ -192,6 +203,7 @@ func (f *Follower) follow(ctx context.Context) {
 func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	f.answered = false
 	d := &feed{f: f, listed: resume, end: cancel, until: time.Now().Add(relistEvery*4/5 + rand.N(relistEvery*2/5))}
 	d.streaming.Store(resume)
 	f.stream.Store(d)
@@ -301,7 +313,7 @@ func (d *feed) Listed(ctx context.Context, doubt string) error {
 	if err := d.await(ctx, op{listing: l}); err != nil {
 		return err
 	}
-	d.listed = doubt == ""
+	d.listed, d.f.answered = doubt == "", true
 	d.streaming.Store(true)
 	return nil
 }
@@ -312,6 +324,7 @@ func (d *feed) Change(ctx context.Context, items []registry.Item) error {
 		d.listing.late = append(d.listing.late, items...)
 		return context.Cause(ctx)
 	}
+	d.f.answered = true
 	d.f.reg.Heard(time.Now())
 	if len(items) == 0 {
 		return context.Cause(ctx)

@@ -121,8 +121,9 @@ func TestAgent(t *testing.T) {
 			s := play(t, a, "corrosion://"+a.Addr())
 			streams := a.Counts().Streams
 			if name == "restarted" {
-				// Over HTTP/1.1 the first proof of life opens a connection of its own.
-				s.await(t, "a proof of life", func() bool { return a.Counts().Queries > 1 })
+				// Over HTTP/1.1 the first proof of life opens a connection of its own. It
+				// comes after the three questions of the start.
+				s.await(t, "a proof of life", func() bool { return a.Counts().Queries > 3 })
 				s.weigh()
 			}
 			failure(s, a)

@@ -128,7 +128,7 @@ func play(t testing.TB, st store, url string, flags ...string) *scene {
 		first = append(first, machineNumber(i))
 	}
 	s.put(first...)
-	s.server = serve(t, lab.Binary(t), append([]string{"--registry", url, "--stale-after", "12s"}, flags...)...)
+	s.server = serve(t, lab.Binary(t), append([]string{"--registry", url, "--stale-after", "15s"}, flags...)...)
 	s.awaitState(t, "live")
 	s.agrees()
 	s.weigh()
@@ -210,7 +210,7 @@ func (s *scene) heals() {
 		_, stacks := s.get("/debug/pprof/goroutine?debug=1")
 		s.t.Errorf("dnsd holds %+v, before the failure %+v\n%s", now, s.light, stacks)
 	}
-	if held, age := s.held(), s.metrics()["dnsd_registry_age_seconds"]; held != 0 || age > 12 {
+	if held, age := s.held(), s.metrics()["dnsd_registry_age_seconds"]; held != 0 || age > 15 {
 		s.t.Errorf("healed, and held is %d, the age %v s", held, age)
 	}
 	// What went wrong is told as long as it lasts: one tick of the clock later at most.
@@ -225,10 +225,10 @@ func (s *scene) goesStale(words ...string) {
 	s.t.Helper()
 	s.awaitState(s.t, "stale", words...)
 	s.await(s.t, "answers that are marked", s.asker.sees)
-	if age := s.metrics()["dnsd_registry_age_seconds"]; age < 12 {
+	if age := s.metrics()["dnsd_registry_age_seconds"]; age < 15 {
 		s.t.Errorf("stale at an age of %v s", age)
 	}
-	if age := s.info()["age"]; len(age) < len("12s") || age < "12s" {
+	if age := s.info()["age"]; len(age) < len("15s") || age < "15s" {
 		s.t.Errorf("stale, and _dnsd.internal says that the age is %q", age)
 	}
 }

@@ -20,6 +20,8 @@ type Options struct {
 	NoHTTP2 bool   // speaks HTTP/1.1 only, as behind a proxy
 	Lag     int    // lines that a stream may be behind before it is ended; 0: 10,240
 	Keep    int    // changes that are kept for resuming; 0: 500
+	Members int    // other agents of its cluster, which then write all rows; 0: it is alone
+	Mute    bool   // its internal tables cannot be read, as of an agent of another version
 }
 
 // Agent is a running agent. Its methods may be called concurrently.
@@ -28,7 +30,7 @@ type Agent struct {
 	addr string
 
 	mu     sync.Mutex
-	tables map[string]*table
+	db     database
 	subs   map[string]*sub // by id
 	serial int             // of subscription ids
 	faults faults
@@ -44,6 +46,8 @@ type Counts struct {
 	Subscribed int // POST of a subscription
 	Resumed    int // GET of a subscription, found or not
 	Queries    int // POST of a query
+	Selects    int // of those, such of a whole table
+	Health     int // GET of its health
 	Streams    int // streams open now
 	Conns      int // connections open now
 	HTTP2      int // requests that came over HTTP/2
@@ -60,7 +64,9 @@ func New(opts Options) (*Agent, error) {
 	if opts.Keep == 0 {
 		opts.Keep = 500
 	}
-	a := &Agent{opts: opts, addr: opts.Addr, tables: map[string]*table{}, subs: map[string]*sub{}, conns: map[net.Conn]struct{}{}}
+	a := &Agent{opts: opts, addr: opts.Addr, subs: map[string]*sub{}, conns: map[net.Conn]struct{}{}}
+	a.db = database{tables: map[string]*table{}, newest: map[string]uint64{}, heads: map[string]uint64{}, members: opts.Members}
+	a.db.newSite()
 	a.CreateTable("machines", []string{"id"}, "network", "app", "region", "process_group", "state", "private_ip", "metadata", "updated_at")
 	a.CreateTable("apps", []string{"network", "name"}, "updated_at")
 	a.CreateTable("peers", []string{"network", "name"}, "private_ip", "region", "updated_at")

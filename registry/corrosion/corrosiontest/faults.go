@@ -8,6 +8,8 @@ type faults struct {
 	cutTable string
 	hold     chan struct{} // end-of-query events wait for it
 	queries  int           // status that queries are answered with; 0: as they should be
+	selects  int           // the same of those of a whole table
+	deafened string        // a table whose writes match no subscription
 }
 
 // skip is which streams leave out the next change.
@@ -56,6 +58,30 @@ func (a *Agent) FailQueries(status int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.faults.queries = status
+}
+
+// FailSelects is the same for queries of a whole table alone.
+func (a *Agent) FailSelects(status int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.faults.selects = status
+}
+
+// Deafen makes the agent match no write of a table until it is called again.
+func (a *Agent) Deafen(table string, deaf bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !deaf {
+		table = ""
+	}
+	a.faults.deafened = table
+}
+
+// SetToken changes the bearer token that requests must have. Streams stay.
+func (a *Agent) SetToken(token string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.opts.Token = token
 }
 
 // End ends all streams cleanly: a lagging subscriber, a cancelled subscription.

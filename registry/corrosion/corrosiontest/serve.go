@@ -28,13 +28,15 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("POST /v1/subscriptions", a.postSubscription)
 	mux.HandleFunc("GET /v1/subscriptions/{id}", a.getSubscription)
 	mux.HandleFunc("POST /v1/queries", a.postQuery)
+	mux.HandleFunc("GET /v1/health", a.getHealth)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
 		if r.ProtoMajor == 2 && r.Method != "PRI" { // the preface, to a server that does not know it
-			a.mu.Lock()
 			a.counts.HTTP2++
-			a.mu.Unlock()
 		}
-		if a.opts.Token != "" && r.Header.Get("Authorization") != "Bearer "+a.opts.Token {
+		token := a.opts.Token
+		a.mu.Unlock()
+		if token != "" && r.Header.Get("Authorization") != "Bearer "+token {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
@@ -76,22 +78,6 @@ func fail(w http.ResponseWriter, code int, err error) {
 }
 
 func errorLine(text string) string { return `{"error":` + encode(text) + `}` }
-
-func (a *Agent) postQuery(w http.ResponseWriter, r *http.Request) {
-	a.mu.Lock()
-	a.counts.Queries++
-	code := a.faults.queries
-	a.mu.Unlock()
-	if sql, err := statement(r); err != nil || sql != "SELECT 1" {
-		fail(w, http.StatusBadRequest, fmt.Errorf("this agent only knows SELECT 1"))
-		return
-	}
-	if code != 0 {
-		fail(w, code, fmt.Errorf("max concurrency limit reached"))
-		return
-	}
-	io.WriteString(w, "{\"columns\":[\"1\"]}\n{\"row\":[1,[1]]}\n{\"eoq\":{\"time\":1e-7}}\n")
-}
 
 func (a *Agent) postSubscription(w http.ResponseWriter, r *http.Request) {
 	sql, err := statement(r)

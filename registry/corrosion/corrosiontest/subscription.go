@@ -11,74 +11,11 @@ import (
 	"strings"
 )
 
-// Row is a row of a table. Values are string, integers, bool, []byte or nil; a
-// column that is not named is the empty string.
-type Row map[string]any
-
-type table struct {
-	key     []string
-	columns []string // key included
-	rows    map[string]Row
-}
-
-// CreateTable makes an empty table, in place of one that was there.
-func (a *Agent) CreateTable(name string, key []string, columns ...string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.tables[name] = &table{key: key, columns: slices.Concat(key, columns), rows: map[string]Row{}}
-}
-
-// identity returns what a row is found by.
-func (t *table) identity(row Row) string {
-	parts := make([]any, len(t.key))
-	for i, name := range t.key {
-		parts[i] = row[name]
-	}
-	return fmt.Sprintf("%q", parts)
-}
-
-// Put inserts rows, or replaces those with the same key.
-func (a *Agent) Put(name string, rows ...Row) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	t := a.tables[name]
-	for _, row := range rows {
-		id := t.identity(row)
-		t.rows[id] = maps.Clone(row)
-		a.touch(name, id, row)
-	}
-}
-
-// Delete deletes the rows that have the same key as those given.
-func (a *Agent) Delete(name string, rows ...Row) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	t := a.tables[name]
-	for _, row := range rows {
-		id := t.identity(row)
-		delete(t.rows, id)
-		a.touch(name, id, nil)
-	}
-}
-
-// touch tells every subscription of a table that a row is now so; nil: gone.
-func (a *Agent) touch(name, id string, row Row) {
-	for _, s := range a.subs {
-		if s.table == name {
-			s.touch(id, row)
-		}
-	}
-	a.faults.skip = 0
-}
-
 // sub is a subscription, guarded by the agent's mu.
 type sub struct {
-	agent             *Agent
-	id, hash, sql     string
-	table             string
-	names             []string // output columns
-	exprs             []string // columns of the table, or 'text'
-	whereCol, whereIs string   // no condition when whereCol is empty
+	*selection
+	agent         *Agent
+	id, hash, sql string
 
 	rows    map[string]*subRow // by the row's identity
 	rowID   uint64             // the newest
@@ -98,39 +35,69 @@ type kept struct {
 	lost bool // not replayed
 }
 
-var selectSQL = regexp.MustCompile(`(?is)^\s*SELECT\s+(.+?)\s+FROM\s+(\w+)(?:\s+WHERE\s+(\w+)\s*=\s*'([^']*)')?\s*$`)
+// selection is a SELECT of one table.
+type selection struct {
+	table             string
+	names             []string // output columns
+	exprs             []string // columns of the table, or 'text'
+	whereCol, whereIs string   // no condition when whereCol is empty
+	reads             []string // columns that it names
+}
+
+var (
+	selectSQL  = regexp.MustCompile(`(?is)^\s*SELECT\s+(.+?)\s+FROM\s+(\w+)(?:\s+WHERE\s+(\w+)\s*=\s*'([^']*)')?\s*$`)
+	commentSQL = regexp.MustCompile(`(?s)/\*.*?\*/`)
+)
+
+// parse reads a SELECT.
+func (db *database) parse(sql string) (*selection, error) {
+	parts := selectSQL.FindStringSubmatch(commentSQL.ReplaceAllString(sql, ""))
+	if parts == nil {
+		return nil, fmt.Errorf("near %q: syntax error", sql)
+	}
+	t := db.tables[parts[2]]
+	if t == nil {
+		return nil, fmt.Errorf("no such table: %s", parts[2])
+	}
+	sel := &selection{table: parts[2], whereCol: parts[3], whereIs: parts[4]}
+	if sel.whereCol != "" {
+		sel.reads = append(sel.reads, sel.whereCol)
+	}
+	for _, column := range strings.Split(parts[1], ",") {
+		words := strings.Fields(column)
+		expr, name := words[0], words[len(words)-1]
+		if expr[0] != '\'' {
+			if !slices.Contains(t.columns, expr) {
+				return nil, fmt.Errorf("no such column: %s", expr)
+			}
+			sel.reads = append(sel.reads, expr)
+		}
+		sel.exprs, sel.names = append(sel.exprs, expr), append(sel.names, name)
+	}
+	return sel, nil
+}
 
 // subscribe returns the subscription for sql, which it makes when there is none.
+// Every other text is another subscription, though it be the same query.
 func (a *Agent) subscribe(sql string) (*sub, error) {
 	for _, s := range a.subs {
 		if s.sql == sql {
 			return s, nil
 		}
 	}
-	parts := selectSQL.FindStringSubmatch(sql)
-	if parts == nil {
-		return nil, fmt.Errorf("near %q: syntax error", sql)
-	}
-	t := a.tables[parts[2]]
-	if t == nil {
-		return nil, fmt.Errorf("no such table: %s", parts[2])
+	sel, err := a.db.parse(sql)
+	if err != nil {
+		return nil, err
 	}
 	hash := sha256.Sum256([]byte(sql))
 	a.serial++
 	s := &sub{
-		agent: a, id: fmt.Sprintf("00000000-0000-4000-8000-%012d", a.serial), hash: hex.EncodeToString(hash[:8]), sql: sql,
-		table: parts[2], whereCol: parts[3], whereIs: parts[4], rows: map[string]*subRow{}, streams: map[*stream]struct{}{},
+		selection: sel, agent: a, id: fmt.Sprintf("00000000-0000-4000-8000-%012d", a.serial), hash: hex.EncodeToString(hash[:8]),
+		sql: sql, rows: map[string]*subRow{}, streams: map[*stream]struct{}{},
 	}
-	for _, column := range strings.Split(parts[1], ",") {
-		words := strings.Fields(column)
-		expr, name := words[0], words[len(words)-1]
-		if expr[0] != '\'' && !slices.Contains(t.columns, expr) {
-			return nil, fmt.Errorf("no such column: %s", expr)
-		}
-		s.exprs, s.names = append(s.exprs, expr), append(s.names, name)
-	}
-	for _, id := range slices.Sorted(maps.Keys(t.rows)) {
-		if row := t.rows[id]; s.wants(row) {
+	rows := a.db.tables[sel.table].rows()
+	for _, id := range slices.Sorted(maps.Keys(rows)) {
+		if row := rows[id]; s.wants(row) {
 			s.rowID++
 			s.rows[id] = &subRow{s.rowID, s.values(row)}
 		}
@@ -139,12 +106,12 @@ func (a *Agent) subscribe(sql string) (*sub, error) {
 	return s, nil
 }
 
-func (s *sub) wants(row Row) bool {
+func (s *selection) wants(row Row) bool {
 	return row != nil && (s.whereCol == "" || row[s.whereCol] == s.whereIs)
 }
 
 // values returns what the query gives for a row, as a JSON array.
-func (s *sub) values(row Row) string {
+func (s *selection) values(row Row) string {
 	values := make([]any, len(s.exprs))
 	for i, expr := range s.exprs {
 		v, ok := row[expr]

@@ -1,0 +1,137 @@
+package corrosion
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"dnsd/registry/corrosion/corrosiontest"
+)
+
+// comparing starts a source that compares all the time.
+func comparing(t *testing.T, prepare ...func(*fixture)) *fixture {
+	f := start(t, corrosiontest.Options{Members: 2}, Config{}, append(prepare, put, func(f *fixture) {
+		f.agent.Put("machines", row("m2", "started"), row("m3", "started"))
+		f.src.comparison = comparison{first: 20 * time.Millisecond, every: 20 * time.Millisecond, settle: 50 * time.Millisecond}
+		if f.patient {
+			f.src.comparison.settle = 2 * time.Second // the machine may be busy
+		}
+	})...)
+	f.waitListed(1)
+	return f
+}
+
+// compared waits until each table has been compared n times more.
+func (f *fixture) compared(n int) {
+	f.t.Helper()
+	before := f.agent.Counts().Selects
+	f.wait("comparisons", func() bool { return f.agent.Counts().Selects >= before+4*n })
+}
+
+func (f *fixture) drifted() (n int64) {
+	for _, sub := range f.src.subs {
+		n += sub.drifted.Load()
+	}
+	return n
+}
+
+// What is missing in the agent's record of a subscription, or wrong there, is
+// found and mended by subscribing anew: no listing of the same one would do.
+func TestDriftIsMended(t *testing.T) {
+	f := comparing(t)
+	f.agent.LoseRow("machines", row("m2", ""))
+	f.relist()
+	f.wait("the loss", func() bool { return f.state("m2") == "" })
+	f.waitState("m2", "started")
+	if n := f.drifted(); n != 1 {
+		t.Errorf("%d rows were found to differ, want 1", n)
+	}
+	if n := f.src.subs[1].drifted.Load(); n != 0 {
+		t.Errorf("of them %d apps", n)
+	}
+	// And the new subscriptions are as good as any.
+	f.agent.Put("machines", row("m2", "stopped"), row("m4", "started"))
+	f.waitState("m2", "stopped")
+	f.waitState("m4", "started")
+	before := f.world.get(listings)
+	f.compared(3)
+	if n := f.world.get(listings); n != before || f.failed() != "context canceled" {
+		t.Errorf("%d listings after all was mended; Follow returned %q", n-before, f.failed())
+	}
+}
+
+// An old version in the record is drift too, and so is a row that is no more.
+func TestDriftOfContent(t *testing.T) {
+	f := comparing(t)
+	f.agent.Deafen("machines", true)
+	f.agent.Put("machines", row("m2", "stopped"))
+	f.agent.Delete("machines", row("m3", ""))
+	f.agent.Deafen("machines", false)
+	f.waitState("m2", "stopped")
+	f.waitState("m3", "")
+	if n := f.drifted(); n != 3 { // m2 as it is, m2 as it was, m3
+		t.Errorf("%d rows were found to differ, want 3", n)
+	}
+}
+
+// What is under way while two sides are read is no drift, nor is a row that
+// cannot be used, is too long, or differs in what is not read.
+func TestNoDrift(t *testing.T) {
+	f := comparing(t, func(f *fixture) {
+		f.patient = true
+		f.agent.Put("machines", row("m5", ""), with(row("m6", "started"), "app", ""),
+			with(row("m7", "started"), "metadata", strings.Repeat("x", maxLine)), with(row("m8", "started"), "private_ip", []byte("fdaa")))
+	})
+	stop := time.Now().Add(500 * time.Millisecond)
+	for i := 0; time.Now().Before(stop); i++ {
+		f.agent.Put("machines", with(row(fmt.Sprintf("m%x", 0x100+i%500), []string{"started", "stopped"}[i%2]), "updated_at", i))
+		f.agent.Put("apps", corrosiontest.Row{"network": "fdaa:0:18::", "name": "my-app", "updated_at": i})
+	}
+	f.compared(2)
+	f.wait("a time of comparison", func() bool { return f.src.subs[0].compared.Load() > 0 })
+	if n := f.drifted(); n != 0 || f.world.get(listings) != 1 || f.failed() != "" {
+		t.Errorf("%d rows were found to differ; %d listings; Follow returned %q", n, f.world.get(listings), f.failed())
+	}
+}
+
+// Comparisons are far apart, over a new connection as well.
+func TestComparisonsAreSeldom(t *testing.T) {
+	f := start(t, corrosiontest.Options{Members: 2}, Config{}, put, func(f *fixture) {
+		f.src.comparison = comparison{first: 20 * time.Millisecond, every: time.Hour, settle: 2 * time.Second}
+	})
+	f.wait("a comparison of each table", func() bool { return f.src.subs[3].compared.Load() > 0 })
+	time.Sleep(50 * time.Millisecond) // it is over
+	f.relist()
+	time.Sleep(200 * time.Millisecond)
+	if n := f.agent.Counts().Selects; n != 4 {
+		t.Errorf("%d comparisons, want one of each table", n)
+	}
+}
+
+// A comparison that fails costs nothing.
+func TestComparisonFails(t *testing.T) {
+	f := comparing(t)
+	f.agent.FailSelects(503)
+	f.compared(2)
+	f.agent.FailSelects(0)
+	f.compared(2)
+	if f.drifted() != 0 || f.world.get(listings) != 1 || f.failed() != "" {
+		t.Errorf("%d drifted, %d listings, Follow returned %q", f.drifted(), f.world.get(listings), f.failed())
+	}
+}
+
+func TestDifference(t *testing.T) {
+	for _, test := range []struct{ a, b, onlyA, onlyB, both []uint64 }{
+		{},
+		{a: []uint64{1, 2}, onlyA: []uint64{1, 2}},
+		{b: []uint64{1, 2}, onlyB: []uint64{1, 2}},
+		{a: []uint64{1, 3, 3, 4}, b: []uint64{2, 3, 4, 4}, onlyA: []uint64{1, 3}, onlyB: []uint64{2, 4}, both: []uint64{3, 4}},
+	} {
+		onlyA, onlyB := difference(test.a, test.b)
+		if both := common(test.a, test.b); !slices.Equal(onlyA, test.onlyA) || !slices.Equal(onlyB, test.onlyB) || !slices.Equal(both, test.both) {
+			t.Errorf("%v and %v: %v, %v, %v", test.a, test.b, onlyA, onlyB, both)
+		}
+	}
+}

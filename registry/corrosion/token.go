@@ -1,0 +1,76 @@
+package corrosion
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"dnsd/registry/regular"
+)
+
+// token is the bearer token that requests carry. Safe for concurrent use.
+type token struct {
+	path string // the file that holds it; empty: it never changes
+	log  *slog.Logger
+
+	mu    sync.Mutex
+	text  string // the last good one; empty: none
+	wrong bool   // the file cannot be used, and that was said
+}
+
+// newToken returns the token of a file, or the given one if path is empty.
+func newToken(text, path string, log *slog.Logger) (*token, error) {
+	t := &token{path: path, text: text, log: log}
+	if path != "" {
+		var err error
+		if t.text, err = readToken(path); err != nil {
+			return nil, err
+		}
+	}
+	return t, checkToken(t.text)
+}
+
+// get returns the token. The file is read each time: requests are few, and a
+// renewed token is then good for the next one. While the file cannot be used,
+// which it may be for a moment while it is replaced, the last good token is.
+func (t *token) get() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.path == "" {
+		return t.text
+	}
+	text, err := readToken(t.path)
+	if err == nil {
+		err = checkToken(text)
+	}
+	if err != nil {
+		if !t.wrong {
+			t.log.Warn("the corrosion token file cannot be used; the last token is used on", "err", err)
+		}
+		t.wrong = true
+		return t.text
+	}
+	t.text, t.wrong = text, false
+	return text
+}
+
+func readToken(path string) (string, error) {
+	data, err := regular.Read(path, regular.MaxSettings)
+	if err != nil {
+		return "", fmt.Errorf("corrosion token file: %w", err)
+	}
+	text := strings.TrimSpace(string(data))
+	if text == "" {
+		return "", fmt.Errorf("corrosion token file %s is empty", path)
+	}
+	return text, nil
+}
+
+func checkToken(text string) error {
+	if strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return errors.New("the corrosion token holds a space, a line end or another character that no header can carry")
+	}
+	return nil
+}
