@@ -13,8 +13,8 @@ import (
 	"dnsd/registry/follow"
 )
 
-// A sourceKind is one kind of source that --registry can name. To add one: write
-// its entry and a registrySource, and say in docs/cluster.md and writers.md what it
+// A sourceKind is one kind of source that --registry can name; sourceKinds lists
+// them. To add one: write its entry and a registrySource, and say in docs/cluster.md and writers.md what it
 // is for. The tests hold help and docs/flags.md to the list.
 type sourceKind struct {
 	scheme string // what its URLs begin with
@@ -28,8 +28,12 @@ type sourceKind struct {
 	ownHost bool
 }
 
-// sourceKinds are all that there are.
-var sourceKinds = []*sourceKind{fileKind, etcdKind, corrosionKind}
+// Secrets that may stand in the environment. They have no flag: other users of
+// a host can read the arguments of a process.
+const (
+	etcdPassword   = "DNSD_ETCD_PASSWORD"
+	corrosionToken = "DNSD_CORROSION_TOKEN"
+)
 
 // registrySource is what a URL of --registry says.
 type registrySource interface {

@@ -16,9 +16,6 @@ var corrosionKind = &sourceKind{
 	scheme: "corrosion", url: "corrosion://HOST:PORT", read: readCorrosionURL, silence: corrosion.Silence, ownHost: true,
 }
 
-// corrosionToken is a secret that may stand in the environment; see etcdPassword.
-const corrosionToken = "DNSD_CORROSION_TOKEN"
-
 // corrosionURL is host:port of an agent.
 type corrosionURL string
 

@@ -1,3 +1,5 @@
+//go:build !noetcd
+
 package main
 
 import (
@@ -11,10 +13,6 @@ import (
 )
 
 var etcdKind = &sourceKind{scheme: "etcd", url: "etcd://HOST:PORT,.../PREFIX/", read: readEtcdURL, silence: etcd.Silence}
-
-// etcdPassword is a secret that may stand in the environment. It has no flag:
-// other users of a host can read the arguments of a process.
-const etcdPassword = "DNSD_ETCD_PASSWORD"
 
 type etcdURL struct {
 	endpoints []string
