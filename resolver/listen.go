@@ -9,8 +9,6 @@ import (
 	"os"
 	"slices"
 	"syscall"
-
-	"dnsd/resolver/internal/udpbatch"
 )
 
 // portTries is how often a free port of UDP is looked for again because TCP has
@@ -86,10 +84,10 @@ func (r *Resolver) adopt(l *listener) {
 	r.bound = append(r.bound, l.addr)
 	r.lanes, r.asides = append(r.lanes, lanes), append(r.asides, aside)
 	for _, c := range receivers {
-		s := &stats{proto: UDP}
-		r.stats = append(r.stats, s)
-		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, sender: udpbatch.NewSender(c), lanes: lanes, aside: aside,
-			side: c == l.side, stats: s, log: log.With("proto", "udp")})
+		s := newSocket(r, c, lanes, aside, &stats{proto: UDP}, log)
+		s.side = c == l.side
+		r.stats = append(r.stats, s.stats)
+		r.sockets = append(r.sockets, s)
 	}
 	s := &stats{proto: TCP}
 	r.stats = append(r.stats, s)

@@ -248,7 +248,7 @@ func (r *Resolver) collectSockets(ch chan<- prometheus.Metric, sockets []*socket
 		aside += r.asides[i].count()
 	}
 	for _, s := range sockets {
-		if b := s.batch.Load(); b != nil && b.Batched() {
+		if s.batch.Batched() {
 			batched++
 		}
 	}

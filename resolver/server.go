@@ -95,13 +95,13 @@ func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
 		abandon()
 		r.conns.closeAll()
 		for _, s := range r.sockets {
-			s.closer.Close()
+			s.conn.Close()
 		}
 	})
 	loops.Wait()
 	patience.Stop()
 	for _, s := range r.sockets {
-		s.closer.Close()
+		s.conn.Close()
 	}
 }
 

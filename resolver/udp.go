@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -21,23 +20,21 @@ import (
 type packetConn interface {
 	udpbatch.PacketConn
 	SetReadDeadline(t time.Time) error
+	Close() error
 }
 
 // socket is one UDP socket. The goroutine that runs serve owns it; goroutines of
 // deferred questions only send, and hand back what they have computed.
 type socket struct {
 	// Set once.
-	r      *Resolver
-	conn   packetConn
-	closer io.Closer
-	sender *udpbatch.Sender
-	lanes  *lanes // of the listen address, as is aside
-	aside  *aside
-	side   bool // it receives from those that are set aside, and from nobody else
-	stats  *stats
-	log    *slog.Logger
-
-	batch atomic.Pointer[udpbatch.Conn] // nil before serve; others may ask whether it is batched
+	r     *Resolver
+	conn  packetConn
+	batch *udpbatch.Conn // of conn
+	lanes *lanes         // of the listen address, as is aside
+	aside *aside
+	side  bool // it receives from those that are set aside, and from nobody else
+	stats *stats
+	log   *slog.Logger
 
 	// Owned by serve.
 	waiting backlog
@@ -45,19 +42,33 @@ type socket struct {
 
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
-	computed  mailbox
+	computed  chan computed // for the keeper, which only serve may touch
 	readFails limitedLog
 	sendFails limitedLog
+}
+
+// maxComputed is how many answers computed elsewhere wait to be kept. They wait for
+// the next batch; of what is left out nothing is lost but that it is kept.
+const maxComputed = 256
+
+// computed is an answer to keep that was computed elsewhere.
+type computed struct {
+	to     *Deferred
+	answer *kept
+}
+
+func newSocket(r *Resolver, conn packetConn, lanes *lanes, aside *aside, s *stats, log *slog.Logger) *socket {
+	return &socket{r: r, conn: conn, batch: udpbatch.New(conn, r.cfg.MaxUDPSize), lanes: lanes, aside: aside,
+		stats: s, log: log.With("proto", "udp"), computed: make(chan computed, maxComputed)}
 }
 
 // serve answers what the socket receives until stop, and waits for the questions
 // it has deferred. It returns an error when the socket cannot be read any more.
 func (s *socket) serve(ctx context.Context) error {
 	defer s.deferred.Wait()
-	b := udpbatch.New(s.conn, s.r.cfg.MaxUDPSize)
+	b := s.batch
 	b.SendFailed = s.sendFailed
 	b.Full = func(resp, control []byte, to netip.AddrPort) { s.sendFailed(to, s.lanes.send(resp, control, to)) }
-	s.batch.Store(b)
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
 	w.pause = nil
@@ -107,7 +118,7 @@ func (s *socket) lastBatches(ctx context.Context, w *worker, b *udpbatch.Conn) {
 // as much as some answers do.
 func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int) {
 	start := time.Now()
-	s.computed.empty(w.keeper)
+	s.keepComputed(w.keeper)
 	var over [udpbatch.Size]bool
 	s.passOver(b, n, start, &over)
 	var answered [2]uint64 // here, forwarded
@@ -200,16 +211,32 @@ func (s *socket) compute(later *Deferred, turn <-chan struct{}, control []byte, 
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 		if keep != nil {
-			s.computed.put(later, keep)
+			select {
+			case s.computed <- computed{later, keep}:
+			default:
+			}
 		}
 	})
+}
+
+// keepComputed keeps what was computed since the last batch.
+func (s *socket) keepComputed(k *keeper) {
+	for {
+		select {
+		case c := <-s.computed:
+			// The view's number may have changed meanwhile, so the key is made anew.
+			k.put(k.keyOf(k.numberOf(c.to.view), &c.to.req), c.answer)
+		default:
+			return
+		}
+	}
 }
 
 // send sends a response by itself. Safe for concurrent use.
 func (s *socket) send(resp, control []byte, to netip.AddrPort) {
 	err := udpbatch.ErrFull
 	if !s.lanes.alone(to.Addr()) {
-		err = s.sender.Send(resp, control, to)
+		err = s.batch.One.Send(resp, control, to)
 	}
 	if errors.Is(err, udpbatch.ErrFull) {
 		err = s.lanes.send(resp, control, to)
@@ -232,42 +259,4 @@ func (s *socket) stop() {
 	s.stopping.Store(true)
 	// Only a closed socket refuses, and serve ends on that as well.
 	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
-}
-
-// mailbox takes answers that were computed elsewhere to the keeper, which only
-// its socket's loop may touch. Safe for concurrent use; the zero value is ready.
-type mailbox struct {
-	any atomic.Bool
-
-	mu  sync.Mutex
-	all []letter // guarded by mu
-}
-
-// letter is an answer on its way.
-type letter struct {
-	to     *Deferred
-	answer *kept
-}
-
-func (m *mailbox) put(to *Deferred, a *kept) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.all = append(m.all, letter{to, a})
-	m.any.Store(true)
-}
-
-// empty hands everything to k.
-func (m *mailbox) empty(k *keeper) {
-	if !m.any.Load() {
-		return
-	}
-	m.mu.Lock()
-	all := m.all
-	m.all = nil
-	m.any.Store(false)
-	m.mu.Unlock()
-	for _, l := range all {
-		// The view's number may have changed meanwhile, so the key is made anew.
-		k.put(k.keyOf(k.numberOf(l.to.view), &l.to.req), l.answer)
-	}
 }

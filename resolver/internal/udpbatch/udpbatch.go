@@ -44,10 +44,10 @@ type PacketConn interface {
 }
 
 // Conn is a UDP socket with the memory of one batch. It belongs to one
-// goroutine; only its socket and Batched may be used from others.
+// goroutine; only its socket, One and Batched may be used from others.
 type Conn struct {
 	udp   PacketConn
-	one   *Sender
+	One   *Sender // sends by itself; safe for concurrent use
 	slots [Size]slot
 	out   []byte // the replies' storage, outSize a slot
 	outSz int
@@ -75,8 +75,8 @@ type slot struct {
 
 // New returns a Conn for udp, whose replies have at most outSize bytes.
 func New(udp PacketConn, outSize int) *Conn {
-	c := &Conn{udp: udp, one: NewSender(udp), out: make([]byte, Size*outSize), outSz: outSize}
-	c.batch = newBatch(c, c.one.raw)
+	c := &Conn{udp: udp, One: NewSender(udp), out: make([]byte, Size*outSize), outSz: outSize}
+	c.batch = newBatch(c, c.One.raw)
 	return c
 }
 
@@ -140,7 +140,7 @@ func (c *Conn) Send(n int) {
 		return
 	}
 	if s := &c.slots[0]; n > 0 && s.reply != nil {
-		if err := c.one.Send(s.reply, s.with, s.from); errors.Is(err, ErrFull) {
+		if err := c.One.Send(s.reply, s.with, s.from); errors.Is(err, ErrFull) {
 			c.full(0)
 		} else if err != nil {
 			c.failed(s.from, err)
