@@ -71,12 +71,12 @@ func (r *Resolver) Listen() error {
 // adopt gives each socket of l its owner.
 func (r *Resolver) adopt(l *listener) {
 	log := r.log.With("listen", l.addr)
-	lanes := newLanes(l.spare, func() (*net.UDPConn, error) { return r.listenUDP(l.addr, prepareLane) },
+	lanes := newLanes(l.spare, func() (*net.UDPConn, error) { return r.listenUDP(l.addr, reusePort) },
 		max(r.cfg.MaxLanes/len(r.cfg.Listen), 1), log)
 	aside := newAside(nil, log)
 	receivers := l.udp
 	if l.side != nil {
-		aside.steer = func(origins []origin) error { return steer(l.side, len(l.udp), origins) }
+		aside.steer = func(aside []netip.Prefix) error { return steer(l.side, len(l.udp), aside) }
 		receivers = append(slices.Clone(l.udp), l.side)
 	}
 	r.mu.Lock()
@@ -174,7 +174,7 @@ func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
 	if err := steer(l.side, len(l.udp), nil); err != nil {
 		return err
 	}
-	l.spare, err = r.listenUDP(addr, prepareLane)
+	l.spare, err = r.listenUDP(addr, reusePort)
 	return err
 }
 
