@@ -159,12 +159,7 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descTruncated, descIgnored,
-		descUnanswered, descSendDrops, descLanes, descAside, descSockets, descHits, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
-		ch <- d
-	}
-}
+func (r *Resolver) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(r, ch) }
 
 // Collect implements prometheus.Collector: it sums what the sockets counted.
 func (r *Resolver) Collect(ch chan<- prometheus.Metric) {

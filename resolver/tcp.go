@@ -68,7 +68,7 @@ func (a *acceptor) serve(ctx context.Context) error {
 	for {
 		nc, err := a.listener.AcceptTCP()
 		if err == nil {
-			fails.over()
+			fails = 0
 			a.start(ctx, nc)
 			continue
 		}
@@ -78,7 +78,7 @@ func (a *acceptor) serve(ctx context.Context) error {
 		a.stats.readErrs.Add(1)
 		a.fails.log(a.log, slog.LevelError, "cannot accept a connection; trying again", "err", err)
 		if shortOf(err) {
-			fails.n = min(fails.n, maxTrouble-1) // waited out for as long as it takes: UDP goes on meanwhile
+			fails = min(fails, maxTrouble-1) // waited out for as long as it takes: UDP goes on meanwhile
 		}
 		if errors.Is(err, net.ErrClosed) || !fails.wait(ctx) {
 			return fmt.Errorf("accepting TCP connections: %w", err)

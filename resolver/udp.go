@@ -76,7 +76,7 @@ func (s *socket) serve(ctx context.Context) error {
 	for {
 		n, err := b.Read()
 		if err == nil {
-			fails.over()
+			fails = 0
 			s.handle(ctx, w, b, n)
 			if s.side && s.waiting.full%sideBatches == sideBatches-1 {
 				time.Sleep(sidePause)
