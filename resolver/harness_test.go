@@ -255,6 +255,11 @@ func unpack(t testing.TB, b []byte) *dns.Msg {
 	return m
 }
 
+// Respond answers one request as a worker of its own does.
+func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *deferred) {
+	return newWorker(r, proto, new(stats)).respond(req, from, dst)
+}
+
 // respond asks the core.
 func respond(t testing.TB, r *Resolver, req []byte, from netip.AddrPort, proto Proto) *dns.Msg {
 	t.Helper()

@@ -190,7 +190,7 @@ func TestKeptAnswersAreCutOff(t *testing.T) {
 	}
 }
 
-func first(resp []byte, _ *Deferred) []byte { return resp }
+func first(resp []byte, _ *deferred) []byte { return resp }
 
 func TestWhatIsNotKept(t *testing.T) {
 	soa := &SOA{TTL: 5, Data: make([]byte, 22)}

@@ -98,7 +98,7 @@ func (x *exchange) count(resp []byte) {
 		return
 	}
 	s.types[typeSlot(x.req.Type)].Add(1)
-	s.rcodes[rcodeSlot(x.reply.Rcode())].Add(1)
+	s.rcodes[rcodeSlot(x.reply.Rcode)].Add(1)
 	if x.reply.Flags&wire.TC != 0 {
 		s.truncated.Add(1)
 	}

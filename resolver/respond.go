@@ -12,15 +12,6 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// Respond answers one request. It does no I/O and never waits. The response is
-// built in dst's storage, which should have room for it (64 KiB over TCP), and
-// is nil where the rules ask for silence. Where later is not nil the question
-// has to be resolved upstream: the caller runs it elsewhere, and must call its Done.
-// Neither holds on to req. Safe for concurrent use; never panics.
-func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *Deferred) {
-	return newWorker(r, proto, new(stats)).respond(req, from, dst)
-}
-
 // exchange is one request and its response.
 type exchange struct {
 	r     *Resolver
@@ -51,8 +42,12 @@ func newWorker(r *Resolver, proto Proto, s *stats) *worker {
 	return &worker{exchange: exchange{r: r, proto: proto, stats: s}, pause: func() {}}
 }
 
-// respond is Respond for the worker's socket.
-func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []byte, later *Deferred) {
+// respond answers one request. It does no I/O and never waits. The response is
+// built in dst's storage, which should have room for it (64 KiB over TCP), and
+// is nil where the rules ask for silence. Where later is not nil the question
+// is answered elsewhere: the caller sees to that, and to its done where it has to
+// be resolved upstream. Neither holds on to req. It never panics.
+func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []byte, later *deferred) {
 	w.forbidden, w.forwarded = false, false
 	defer func() {
 		if p := recover(); p != nil {
@@ -177,7 +172,7 @@ func (w *worker) identity(dst []byte) []byte {
 }
 
 // outside answers a name of none of the zones, or returns it for later.
-func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
+func (w *worker) outside(dst []byte, view View) ([]byte, *deferred) {
 	w.forwarded = true
 	w.query = forward.Query{
 		Name:    w.req.Name(),
@@ -192,7 +187,7 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil
 	}
-	return nil, newDeferred(&w.exchange, view, w.query)
+	return nil, newOutside(&w.exchange, view, w.query)
 }
 
 // networkSeen returns the network whose names a client asks for, zero for none.

@@ -231,10 +231,10 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	}
 	c.slots <- struct{}{} // freed when that response is written, or given up
 	c.deferred.Go(func() {
-		defer later.Done() // no earlier: unread responses are its network's
+		defer later.done() // no earlier: unread responses are its network's
 		// There may be thousands of these: a buffer for the usual answer has to do.
 		buf := make([]byte, lengthLen, lengthLen+minUDPSize)
-		resp := later.Resolve(ctx, buf[lengthLen:])
+		resp := later.resolve(ctx, buf[lengthLen:])
 		later.countAlone(resp, start)
 		c.write(buf, resp)
 		<-c.slots

@@ -53,7 +53,7 @@ const maxComputed = 256
 
 // computed is an answer to keep that was computed elsewhere.
 type computed struct {
-	to     *Deferred
+	to     *deferred
 	answer *kept
 }
 
@@ -182,10 +182,10 @@ func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatc
 
 // defers has a question answered elsewhere. One whose answer takes long is dropped
 // where too many of its network wait already.
-func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
+func (s *socket) defers(ctx context.Context, later *deferred, control []byte, from netip.AddrPort, start time.Time) {
 	if later.zone == nil {
 		s.resolve(ctx, later, slices.Clone(control), from, start)
-	} else if turn, ok := s.r.turns.Book(later.Network()); ok {
+	} else if turn, ok := s.r.turns.Book(later.view.Network); ok {
 		s.compute(later, turn, slices.Clone(control), from, start)
 	} else {
 		s.stats.dropped[dropSlow].Add(1)
@@ -193,21 +193,21 @@ func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, fr
 }
 
 // resolve answers a question that has to be resolved upstream.
-func (s *socket) resolve(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
+func (s *socket) resolve(ctx context.Context, later *deferred, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
-		defer later.Done()
-		resp := later.Resolve(ctx, make([]byte, 0, later.limit()))
+		defer later.done()
+		resp := later.resolve(ctx, make([]byte, 0, later.limit()))
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 	})
 }
 
 // compute answers a question whose answer takes long, once its network has its turn.
-func (s *socket) compute(later *Deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
+func (s *socket) compute(later *deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
 		<-turn
-		resp, keep := later.Compute(s.r.turns.Pauser(later.Network()), make([]byte, 0, later.limit()))
-		s.r.turns.Leave(later.Network())
+		resp, keep := later.compute(s.r.turns.Pauser(later.view.Network), make([]byte, 0, later.limit()))
+		s.r.turns.Leave(later.view.Network)
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 		if keep != nil {

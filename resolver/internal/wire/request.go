@@ -1,6 +1,10 @@
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/miekg/dns"
+)
 
 // Sizes and limits of RFC 1035, sections 2.3.4 and 4.1.1.
 const (
@@ -227,6 +231,16 @@ func (q *Request) parseOptions(b []byte) bool {
 		b = b[n:]
 	}
 	return true
+}
+
+// PackName returns an absolute name in wire form, without compression.
+func PackName(name string) ([]byte, error) {
+	b := make([]byte, MaxName)
+	n, err := dns.PackDomainName(name, b, 0, nil, false)
+	if err != nil {
+		return nil, err
+	}
+	return b[:n], nil
 }
 
 // skipName returns the offset behind the name at off. What a pointer points to
