@@ -175,7 +175,8 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer a.f.enroll(a.watch, u, cancel)()
+	usable := a.f.usable(a.watch, u)
+	defer context.AfterFunc(usable, func() { cancel(errLoop) })()
 	unhook := func() bool { return true }
 	defer func() { unhook() }()
 	doubted := false
@@ -198,8 +199,8 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	if err == nil {
 		answer, err = a.read(b)
 	}
-	if cause := context.Cause(ctx); errors.Is(cause, errLoop) && (err != nil || !answer.good()) {
-		err = cause // and what came is only its echo
+	if usable.Err() != nil && (err != nil || !answer.good()) {
+		err = errLoop // and what came is only its echo
 	}
 	if err == nil {
 		u.answered(took, answer.good(), usualWeight)

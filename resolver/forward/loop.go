@@ -6,10 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // Loops. An upstream that forwards to dnsd sends a question back to where it
@@ -64,20 +65,19 @@ type watch struct {
 	flights int
 	again   chan struct{} // closed when the question arrives a second time
 	isAgain bool          // again is closed
-	tries   map[*enrolled]struct{}
-	probed  []*upstream // a probe was sent to them
-	looping []*upstream // and came back
+	asked   map[*upstream]*asked
 }
 
-// enrolled is a try at an upstream.
-type enrolled struct {
-	at     *upstream
-	cancel context.CancelCauseFunc
+// asked is what is known of an upstream that has a watched question.
+type asked struct {
+	probed     bool            // a probe was sent to it; guarded by Forwarder.mu
+	usable     context.Context // ends when the probe has come back; set once, as is setLooping
+	setLooping context.CancelFunc
 }
 
 // loopProbe is a probe that was sent.
 type loopProbe struct {
-	watch *watch
+	asked *asked
 	to    *upstream
 	name  []byte // which it was sent for
 }
@@ -104,7 +104,18 @@ func (p *loopProbes) find(name []byte) (probe loopProbe, ok bool) {
 }
 
 func newWatch() *watch {
-	return &watch{again: make(chan struct{}), tries: make(map[*enrolled]struct{})}
+	return &watch{again: make(chan struct{}), asked: make(map[*upstream]*asked)}
+}
+
+// at returns what is known of an upstream. The caller holds Forwarder.mu.
+func (w *watch) at(u *upstream) *asked {
+	a := w.asked[u]
+	if a == nil {
+		a = &asked{}
+		a.usable, a.setLooping = context.WithCancel(context.Background())
+		w.asked[u] = a
+	}
+	return a
 }
 
 // watchFor returns the watch of a question, counting a new flight. The caller holds f.mu.
@@ -136,22 +147,12 @@ func (f *Forwarder) unwatch(q question, w *watch) {
 	}
 }
 
-// enroll lets a try end when its upstream turns out to send the question back. The
-// try calls leave when it has ended.
-func (f *Forwarder) enroll(w *watch, u *upstream, cancel context.CancelCauseFunc) (leave func()) {
+// usable returns a context that ends when an upstream turns out to send the question
+// back.
+func (f *Forwarder) usable(w *watch, u *upstream) context.Context {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if slices.Contains(w.looping, u) {
-		cancel(errLoop)
-		return func() {}
-	}
-	t := &enrolled{u, cancel}
-	w.tries[t] = struct{}{}
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(w.tries, t)
-	}
+	return w.at(u).usable
 }
 
 // probeLoops sends a probe to every upstream that has the question and had none.
@@ -182,12 +183,13 @@ func (f *Forwarder) loopProbe(m *message, w *watch, to *upstream) *message {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if q.Name == nil || f.probes.waiting == maxLoopProbes || slices.Contains(w.probed, to) {
+	a := w.at(to)
+	if q.Name == nil || f.probes.waiting == maxLoopProbes || a.probed {
 		return nil
 	}
 	f.probes.waiting++
-	f.probes.add(string(q.Name), loopProbe{w, to, m.name})
-	w.probed = append(w.probed, to)
+	f.probes.add(string(q.Name), loopProbe{a, to, m.name})
+	a.probed = true
 	return newMessage(&q, true)
 }
 
@@ -206,7 +208,7 @@ func probeName(m *message) []byte {
 	if m.qtype == dns.TypeDS {
 		below = below[1+int(below[0]):]
 	}
-	if len(below) == 0 || len(below)+1+probeLabel > maxName {
+	if len(below) == 0 || len(below)+1+probeLabel > wire.MaxName {
 		return nil
 	}
 	// The top-level generator is ChaCha8, seeded by the system.
@@ -233,17 +235,11 @@ func (f *Forwarder) returned(q *Query) *Reply {
 // proven ends the tries at an upstream of a question that it sends back. The
 // caller holds f.mu.
 func (f *Forwarder) proven(p loopProbe) {
-	w := p.watch
-	if slices.Contains(w.looping, p.to) {
+	if p.asked.usable.Err() != nil {
 		return
 	}
-	w.looping = append(w.looping, p.to)
+	p.asked.setLooping()
 	p.to.loopsAt(p.name)
-	for t := range w.tries {
-		if t.at == p.to {
-			t.cancel(errLoop)
-		}
-	}
 	f.metrics.loops.Inc()
 	if !f.loopSeen {
 		f.loopSeen = true
