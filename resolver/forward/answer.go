@@ -19,13 +19,12 @@ type answer struct {
 	edns bool     // the upstream sent an OPT
 }
 
-// good says whether it is an answer. All else may be the fault of the upstream.
-func (a *answer) good() bool {
-	switch a.Rcode {
-	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:
-		return true
-	}
-	return false
+func (a *answer) good() bool { return isGood(a.Rcode) }
+
+// isGood says whether a response code is an answer. All others may be the fault of
+// the upstream.
+func isGood(rcode uint16) bool {
+	return rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError || rcode == dns.RcodeYXDomain
 }
 
 var errMalformed = errors.New("malformed answer")
@@ -151,11 +150,8 @@ func (r *reader) next() (rec rawRecord, ok bool) {
 	return rec, r.off <= len(r.b) && r.dataFits(rec)
 }
 
-const (
-	maxName = 255 // octets (RFC 1035, section 2.3.4)
-	// maxPointers is more than the labels of any name.
-	maxPointers = 127
-)
+// maxPointers is more than the labels of any name.
+const maxPointers = 127
 
 // nameEnd returns where the name at off ends, at most at limit. False: it cannot
 // be read. What a pointer points to must end before the name that holds it (RFC
@@ -168,7 +164,7 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 		size := 1 + n
 		if n >= 0xc0 {
 			size = 2
-		} else if length += size; n > 63 || length > maxName {
+		} else if length += size; n > 63 || length > wire.MaxName {
 			return 0, false
 		}
 		if off+size > limit || pointers > 0 && r.changes(off, off+size) {
@@ -191,7 +187,7 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 		}
 		if pointers == 1 {
 			if end = off + 2; to == r.target {
-				return end, length+r.length <= maxName
+				return end, length+r.length <= wire.MaxName
 			}
 			target, r.length = to, length
 			r.target = 0 // until it is known how long it is

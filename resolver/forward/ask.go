@@ -229,12 +229,6 @@ func (a *ask) read(b []byte) (*answer, error) {
 	return read(b, a.m, time.Now())
 }
 
-// isGood says of a response what good says of an answer.
-func isGood(b []byte) bool {
-	a := answer{Reply: Reply{Rcode: uint16(b[3] & 0xf)}}
-	return a.good()
-}
-
 // rejectsEDNS says whether a response is what a server says that knows no EDNS. One
 // that does sends an OPT and means something else.
 func rejectsEDNS(b []byte) bool {

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // Defaults of a Config's zero fields.
@@ -119,11 +121,11 @@ func parseDomain(s string) (string, error) {
 		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
 	}
 	d := dns.CanonicalName(s)
-	wire, err := packName(d)
+	packed, err := wire.PackName(d)
 	if err != nil {
 		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
 	}
-	if special(wire) != nil {
+	if special(packed) != nil {
 		return "", fmt.Errorf("names under %s are answered by dnsd itself and never forwarded", d)
 	}
 	return d, nil

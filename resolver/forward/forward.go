@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -45,10 +46,10 @@ func New(cfg Config) (*Forwarder, error) {
 	if cfg.Timeout < 0 || cfg.TryTimeout < 0 || cfg.MaxInflight < 0 || cfg.Descriptors < 0 {
 		return nil, errors.New("forwarding: time-outs and bounds must not be negative")
 	}
-	cfg.Timeout = orDefault(cfg.Timeout, DefaultTimeout)
-	cfg.TryTimeout = min(orDefault(cfg.TryTimeout, DefaultTryTimeout), cfg.Timeout)
-	cfg.MaxInflight = orDefault(cfg.MaxInflight, DefaultMaxInflight)
-	cfg.CacheBytes = orDefault(cfg.CacheBytes, DefaultCacheBytes)
+	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
+	cfg.TryTimeout = min(cmp.Or(cfg.TryTimeout, DefaultTryTimeout), cfg.Timeout)
+	cfg.MaxInflight = cmp.Or(cfg.MaxInflight, DefaultMaxInflight)
+	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, DefaultCacheBytes)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -68,14 +69,6 @@ func New(cfg Config) (*Forwarder, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 // Run probes upstreams and renews answers until ctx ends, and returns nil when

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // routes say where names go. They are replaced as a whole.
@@ -36,7 +38,7 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 		if !up.Addr.IsValid() {
 			return fmt.Errorf("upstream %q has no address", up)
 		}
-		domain, err := packName(dns.CanonicalName(up.Domain))
+		domain, err := wire.PackName(dns.CanonicalName(up.Domain))
 		if err != nil {
 			return fmt.Errorf("upstream %s: domain: %w", up, err)
 		}
@@ -65,18 +67,6 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 		}
 	}
 	return nil
-}
-
-func (f *Forwarder) newUpstream(up Upstream) *upstream {
-	label := up.endpoint()
-	m := f.metrics.of(label)
-	pool := &streams{
-		dial: dialer(up, &f.cfg), timeout: f.cfg.TryTimeout, metrics: m,
-		group: &f.connections, guard: f.guard, live: make(map[*stream]struct{}),
-	}
-	u := newUpstream(f.life, label, m, pool, f.guard)
-	u.net = newAsker(up.Addr, m, pool, !up.TLS)
-	return u
 }
 
 // retire lets an upstream go that is no more: what was asked is answered, and then

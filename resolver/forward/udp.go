@@ -104,11 +104,9 @@ func (e refusedError) Unwrap() error { return e.err }
 // readError finds out whether reading failed because of a message of the network's:
 // what Linux makes of ICMP in both families (icmp_err_convert, icmpv6_err_convert).
 func readError(err error) error {
-	for _, e := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
-		syscall.ENOPROTOOPT, syscall.EACCES} {
-		if errors.Is(err, e) {
-			return refusedError{err}
-		}
+	if isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
+		syscall.ENOPROTOOPT, syscall.EACCES) {
+		return refusedError{err}
 	}
 	return err
 }

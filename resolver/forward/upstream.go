@@ -94,12 +94,18 @@ type upstream struct {
 	setDown context.CancelCauseFunc // guarded by mu
 }
 
-func newUpstream(life context.Context, label string, m *upstreamMetrics, pool *streams, g *guard) *upstream {
+func (f *Forwarder) newUpstream(up Upstream) *upstream {
+	label := up.endpoint()
+	m := f.metrics.of(label)
+	pool := &streams{
+		dial: dialer(up, &f.cfg), timeout: f.cfg.TryTimeout, metrics: m,
+		group: &f.connections, guard: f.guard, live: make(map[*stream]struct{}),
+	}
 	u := &upstream{
-		label: label, metrics: m, pool: pool, log: g.log, guard: g,
+		label: label, net: newAsker(up.Addr, m, pool, !up.TLS), pool: pool, metrics: m, log: f.log, guard: f.guard,
 		kick: make(chan struct{}, 1), loops: make(map[string]time.Time),
 	}
-	u.life, u.end = context.WithCancel(life)
+	u.life, u.end = context.WithCancel(f.life)
 	u.service, u.setDown = context.WithCancelCause(context.Background())
 	return u
 }
@@ -308,7 +314,7 @@ func (u *upstream) sample(m *message, timeout time.Duration) {
 	b, err := u.exchange(ctx, m, nil)
 	switch {
 	case err == nil:
-		u.answered(time.Since(start), isGood(b), sampleWeight)
+		u.answered(time.Since(start), isGood(uint16(b[3]&0xf)), sampleWeight)
 	case u.life.Err() == nil:
 		u.unanswered(time.Since(start), err)
 	}
@@ -380,16 +386,8 @@ func preferred(route []*upstream, name []byte) []*upstream {
 // isLocal says whether an error is this machine's own, such as a lack of file
 // descriptors or ports, and so says nothing about the upstream.
 func isLocal(err error) bool {
-	if errors.As(err, new(refusedError)) {
-		return false
-	}
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
-		syscall.EADDRINUSE, syscall.EAGAIN, syscall.EACCES, syscall.EPERM} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return !errors.As(err, new(refusedError)) && isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN, syscall.EACCES, syscall.EPERM)
 }
 
 // isRefusal says whether the network reported that nobody is there.
@@ -397,6 +395,9 @@ func isRefusal(err error) bool {
 	return errors.As(err, new(refusedError)) || isUnreachable(err) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-func isUnreachable(err error) bool {
-	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH)
+func isUnreachable(err error) bool { return isAny(err, syscall.ENETUNREACH, syscall.EHOSTUNREACH) }
+
+func isAny(err error, codes ...syscall.Errno) bool {
+	var code syscall.Errno
+	return errors.As(err, &code) && slices.Contains(codes, code)
 }
