@@ -190,21 +190,6 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *deferred) {
 	return nil, newOutside(&w.exchange, view, w.query)
 }
 
-// networkSeen returns the network whose names a client asks for, zero for none.
-func (r *Resolver) networkSeen(client netip.Addr, s *stats) (network netip.Prefix) {
-	if r.cfg.Viewer == nil {
-		return network
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			s.panics.Add(1)
-			r.panicLog.log(r.log, slog.LevelError, "a client made dnsd panic; please report this", "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	view, _ := r.cfg.Viewer.View(client)
-	return view.Network
-}
-
 // panicked is the response to a question that dnsd failed on: it costs that
 // question, not the process.
 func (x *exchange) panicked(p any, dst []byte) []byte {

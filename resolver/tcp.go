@@ -101,7 +101,6 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
-	c.view = a.r.networkSeen(addr.Unmap().WithZone(""), a.stats)
 	_ = nc.SetWriteBuffer(sendBuffer) // without it only takes more memory
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
@@ -130,7 +129,6 @@ type conn struct {
 	from     netip.AddrPort
 	client   netip.Prefix // see clientOf
 	network  netip.Prefix // see networkOf
-	view     netip.Prefix // the network whose names it asks for
 	stranger bool         // none of those that dnsd serves
 	stats    *stats
 	slots    chan struct{} // one for each deferred question
@@ -218,12 +216,12 @@ func (c *conn) deadline(d time.Duration) time.Time {
 // connection goes on.
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
-	c.r.turns.Enter(c.view)
-	w.pause = c.r.turns.Pauser(c.view)
+	c.r.turns.Enter(c.network)
+	w.pause = c.r.turns.Pauser(c.network)
 	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
-	c.r.turns.Leave(c.view)
+	c.r.turns.Leave(c.network)
 	if later == nil {
 		w.countAlone(resp, start)
 		// Who may not ask is told so once, and holds no connection.

@@ -185,7 +185,7 @@ func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatc
 func (s *socket) defers(ctx context.Context, later *deferred, control []byte, from netip.AddrPort, start time.Time) {
 	if later.zone == nil {
 		s.resolve(ctx, later, slices.Clone(control), from, start)
-	} else if turn, ok := s.r.turns.Book(later.view.Network); ok {
+	} else if turn, ok := s.r.turns.Book(networkOf(from.Addr())); ok {
 		s.compute(later, turn, slices.Clone(control), from, start)
 	} else {
 		s.stats.dropped[dropSlow].Add(1)
@@ -205,9 +205,10 @@ func (s *socket) resolve(ctx context.Context, later *deferred, control []byte, f
 // compute answers a question whose answer takes long, once its network has its turn.
 func (s *socket) compute(later *deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
+		network := networkOf(from.Addr())
 		<-turn
-		resp, keep := later.compute(s.r.turns.Pauser(later.view.Network), make([]byte, 0, later.limit()))
-		s.r.turns.Leave(later.view.Network)
+		resp, keep := later.compute(s.r.turns.Pauser(network), make([]byte, 0, later.limit()))
+		s.r.turns.Leave(network)
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 		if keep != nil {

@@ -117,12 +117,9 @@ func ParseUpstream(s string) (Upstream, error) {
 
 // parseDomain reads a domain to forward and returns it lower case and absolute.
 func parseDomain(s string) (string, error) {
-	if _, ok := dns.IsDomainName(s); !ok || s == "" {
-		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
-	}
 	d := dns.CanonicalName(s)
 	packed, err := wire.PackName(d)
-	if err != nil {
+	if err != nil || s == "" {
 		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
 	}
 	if special(packed) != nil {
