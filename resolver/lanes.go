@@ -23,13 +23,12 @@ const (
 
 // lanes are sockets of one listen address that only send, each for one network.
 //
-// The kernel holds every packet that waits for a neighbour's address, in a
-// device's queue or for a driver on the account of the socket that sent it, and
-// a socket whose account is full sends nothing, whoever it is for. So what a
-// socket that serves all has no room for goes out by a lane of its network's own,
-// and a network that has filled its lane uses no other socket for a while.
-// Whatever waits then waits on its own network's account, and is dropped where
-// that is full.
+// The kernel charges every packet that waits (for a neighbour's address, in a
+// device's queue, for a driver) to the send buffer of its socket, and a socket whose
+// buffer is full sends nothing, whoever it is for. So what a socket that serves all
+// has no room for goes out by a lane of its network's own, and a network that has
+// filled its lane uses no other socket for a while. What waits then fills only its
+// own network's buffer, and what does not fit into that is dropped.
 //
 // Lanes share the listen address's port; steer keeps received packets away from
 // them. All methods are safe for concurrent use.
@@ -38,7 +37,7 @@ type lanes struct {
 	most int                          // beyond them networks take over those of others
 	log  *slog.Logger
 
-	full  atomic.Int32  // how many of all have been full lately
+	full  atomic.Int32  // lanes in all that have been full lately
 	drops atomic.Uint64 // responses that there was no room for
 
 	clogs, opens limitedLog

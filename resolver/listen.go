@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// portTries is how often a free port of UDP is looked for again because TCP has
-// no use of it. Ephemeral ports are seldom taken twice in a row.
+// portTries is how many free ports are tried when one that is free for UDP is in use
+// for TCP. That seldom happens twice in a row.
 const portTries = 10
 
 // listener is what one address of Config.Listen becomes.
@@ -21,7 +21,7 @@ type listener struct {
 	udp  []*net.UDPConn
 	tcp  *net.TCPListener
 
-	// Nil where the system cannot share a port as it takes.
+	// Nil where the system cannot share a port that way.
 	side  *net.UDPConn // receives from those that are set aside
 	spare *net.UDPConn // only sends: the first of the lanes
 }
@@ -130,9 +130,9 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 		}
 		l.udp = append(l.udp, conn)
 		if i == 0 {
-			// The first socket is bound alone, so that an address which another
-			// process serves is an error and not half of that one's packets.
-			// Only then do its siblings come in.
+			// The first socket is bound without sharing, so that an address which
+			// another process serves is an error: otherwise the two would share
+			// its packets. The others follow.
 			addr = netip.AddrPortFrom(addr.Addr(), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 			if err := shareUDP(conn); err != nil {
 				return nil, "udp", fmt.Errorf("sharing the port among sockets: %w", err)
@@ -158,8 +158,8 @@ func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error
 	return r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
 }
 
-// bindOthers binds the sockets of an address beside those that receive from
-// everybody, and keeps packets away from the lanes, those to come included.
+// bindOthers binds the side socket and the first lane of an address, and keeps
+// received packets away from all lanes, present and future.
 func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
 	defer func() {
 		if err != nil && l.side != nil {
@@ -167,7 +167,7 @@ func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
 			l.side = nil
 		}
 	}()
-	// The order counts: steer knows the side socket by its number.
+	// The order matters: steer knows the side socket by its number.
 	if l.side, err = r.listenUDP(addr, func(fd int) error { return prepareSide(fd, addr.Addr().IsUnspecified()) }); err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
 	return err
 }
 
-// listenUDP binds a socket of an address after prepare has had its descriptor.
+// listenUDP binds a socket of an address. prepare sets its options before.
 func (r *Resolver) listenUDP(addr netip.AddrPort, prepare func(fd int) error) (*net.UDPConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return control(c, prepare) }}
 	pc, err := lc.ListenPacket(context.Background(), r.network("udp", addr), addr.String())
@@ -214,7 +214,7 @@ func control(c syscall.RawConn, set func(fd int) error) error {
 	return err
 }
 
-// explain says what would let addr be bound.
+// explain adds to err what the operator can do so that addr can be bound.
 func explain(err error, proto string, addr netip.AddrPort) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("listening on %s (%s): %s: %w", addr, proto, fmt.Sprintf(format, args...), err)

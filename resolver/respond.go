@@ -25,7 +25,7 @@ type exchange struct {
 }
 
 // worker answers the requests of one socket, one at a time, in memory that it
-// owns and uses again. What a socket keeps from one request to the next belongs here.
+// owns and reuses.
 type worker struct {
 	exchange
 	question Question
@@ -113,8 +113,8 @@ func (w *worker) compute(z *zone, view View, client netip.Addr, known *knownClie
 	return a
 }
 
-// check applies the rules that hold before the name is looked at. Who may not
-// ask learns nothing but that; an opcode that dnsd does not know makes the rest
+// check applies the rules that hold before the name is looked at. A client that may
+// not ask learns nothing else; an opcode that dnsd does not know makes the rest
 // of the message unknown too (RFC 8906, section 3.2.1), so it comes before form.
 func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uint16, ede EDE, ok bool) {
 	q := &w.req

@@ -80,7 +80,7 @@ func (r *Resolver) sweep(ctx context.Context) {
 const lastWords = 100 * time.Millisecond
 
 // drain stops reading and waits for loops, all of which end when they have
-// nothing in hand; after Config.Drain it takes that from them.
+// nothing in hand. After Config.Drain it gives up what is left.
 func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
 	for _, s := range r.sockets {
 		s.stop()

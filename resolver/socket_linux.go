@@ -26,7 +26,7 @@ func prepareUDP(fd int, first, wildcard bool) error {
 			return err
 		}
 	}
-	// Beyond net.core.rmem_max only CAP_NET_ADMIN gets it; then as much as there is.
+	// Beyond net.core.rmem_max this takes CAP_NET_ADMIN; without it, as much as is allowed.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
 			return err
@@ -38,9 +38,9 @@ func prepareUDP(fd int, first, wildcard bool) error {
 	return tellAddress(fd)
 }
 
-// tellAddress has the kernel say of each packet which address was asked.
+// tellAddress makes the kernel report the address that each packet was sent to.
 func tellAddress(fd int) error {
-	// A socket of IPv6 tells the address asked of IPv4 packets too, as ::ffff:….
+	// An IPv6 socket reports it of IPv4 packets too, as ::ffff:….
 	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
 		return err
 	} else if domain == unix.AF_INET6 {
@@ -134,7 +134,7 @@ func steering(n int, aside []netip.Prefix) []unix.SockFilter {
 	return append(append(program, v6...), v4...)
 }
 
-// stamp has the kernel say of each packet when it was received, or no more.
+// stamp makes the kernel report when each packet was received, or stops that.
 func stamp(c syscall.Conn, on bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -165,8 +165,8 @@ func receivedAt(oob []byte) (time.Time, bool) {
 
 // replyControl returns what the response to a request is sent with, given the
 // request's control messages, which it changes: the address that was asked is the
-// one that answers. The interface is left to routing, but for link-local addresses,
-// which mean nothing without it. Nothing where nothing is said of the address.
+// one that answers. The interface is left to routing, except for link-local addresses,
+// which mean nothing without it. Nil where the messages do not have the address.
 func replyControl(oob []byte) []byte {
 	for len(oob) >= unix.SizeofCmsghdr {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)

@@ -47,8 +47,8 @@ type socket struct {
 	sendFails limitedLog
 }
 
-// maxComputed is how many answers computed elsewhere wait to be kept. They wait for
-// the next batch; of what is left out nothing is lost but that it is kept.
+// maxComputed is how many answers computed elsewhere wait for the next batch to be
+// kept. Those beyond are sent too, and only not kept.
 const maxComputed = 256
 
 // computed is an answer to keep that was computed elsewhere.
@@ -96,7 +96,7 @@ func (s *socket) serve(ctx context.Context) error {
 }
 
 // The side socket rests after some batches in a row that left more behind, so that
-// who floods gets about half of a processor, and the others' loops never wait for it.
+// floods get about half of a processor, and the other loops never wait for it.
 const (
 	sideBatches = 4
 	sidePause   = time.Millisecond
@@ -154,7 +154,7 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 const tooOld = 2 * time.Second
 
 // passOver marks in over the questions of a batch that are not to be answered:
-// those that come too many, and those that are too old.
+// those that are too many, and those that are too old.
 func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
 	passed, greediest := s.waiting.excess(b, n, now, over)
 	if passed > 0 {
@@ -245,8 +245,8 @@ func (s *socket) send(resp, control []byte, to netip.AddrPort) {
 	s.sendFailed(to, err)
 }
 
-// sendFailed notes a response that could not be sent, if err says so. A client
-// that cannot be reached is its own trouble: it costs a count and the socket goes on.
+// sendFailed counts a response that could not be sent, if err says so. The socket
+// goes on whatever it is.
 func (s *socket) sendFailed(to netip.AddrPort, err error) {
 	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, udpbatch.ErrFull) { // the last is counted by the lanes
 		return

@@ -33,8 +33,8 @@ func soaData(mname []string, minimum uint32) []byte {
 	return b
 }
 
-// The extended errors that are always the same. None says anything of a clock
-// or a count that moves without a channel closing.
+// The extended errors that are always the same. None depends on the clock, or on a
+// count that changes without a channel closing.
 var (
 	staleAnswer = resolver.EDE{Code: dns.ExtendedErrorCodeStaleAnswer,
 		Text: "the registry's source is silent: this is the last known state"}
@@ -89,8 +89,8 @@ func (l *lookup) otherType(has uint16) *resolver.Answer {
 
 const textBetween = "this name has no records, only names below it"
 
-// The texts below speak of what the client's own network has, and of what the
-// client itself wrote. They are read by a person with dig.
+// The texts below repeat only what the client's own network has and what the client
+// itself wrote. They are for a person with dig.
 
 func noApp(app string) string { return "no app " + clean(app) + " in your network" }
 

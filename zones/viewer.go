@@ -15,7 +15,7 @@ type viewer struct{ *Zones }
 // View implements resolver.Viewer. The source address alone decides: a client
 // inside fdaa::/16 sees the network of its address, every other one that of
 // --network, if there is one. The host of dnsd asks "dig @fdaa::3" from that very
-// address, which is of no machine's: it counts as outside.
+// address, which is no machine's: it counts as outside.
 func (v viewer) View(addr netip.Addr) (resolver.View, []<-chan struct{}) {
 	n, inside := registry.NetworkOf(addr)
 	if !inside || n == 0 && addr == v.cfg.Advertise {

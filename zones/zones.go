@@ -128,8 +128,8 @@ func (z *zone) Answer(q *resolver.Question) *resolver.Answer {
 	return a
 }
 
-// open begins the look-up's transaction. It returns false when the registry
-// holds nothing to answer from yet.
+// open begins the look-up's transaction. It returns false while nothing was read
+// into the registry yet.
 //
 // The status is read before the transaction begins: a follower applies a listing
 // and then says so, so "synced" is never older than what is read.

@@ -27,9 +27,9 @@ type Forwarder struct {
 
 	routes atomic.Pointer[routes]
 
-	life        context.Context // of what runs by itself; set once, as is end
+	life        context.Context // of background work; set once, as is end
 	end         context.CancelFunc
-	apart       sync.WaitGroup // counts that; added to under mu and not once ended
+	apart       sync.WaitGroup // counts background work; added to under mu, and not after ended
 	connections sync.WaitGroup // to upstreams
 
 	mu       sync.Mutex
@@ -115,10 +115,10 @@ func (f *Forwarder) Panics() uint64 { return f.guard.panics.Load() }
 // what Config.Descriptors allows where that is less.
 func (f *Forwarder) Places() int { return f.limits.size() }
 
-// Immediate says what can be said of a question without waiting: a kept
-// answer, a name that is never forwarded, a refusal. Nil: the question has taken a
-// place, and Release must follow when it is done with; before that, Resolve may
-// answer it. Immediate neither blocks nor, when the answer is kept, allocates.
+// Immediate returns the reply that can be given without waiting: a kept answer, that
+// of a name that is never forwarded, a refusal. Nil: the question has taken a place;
+// Resolve may answer it, and Release must follow when it is done. Immediate neither
+// blocks nor, when the answer is kept, allocates.
 //
 // It must see every question that dnsd would forward, since this is where one
 // that comes back in a loop is noticed.
@@ -195,9 +195,9 @@ func (f *Forwarder) renew(e *entry, q *Query) {
 }
 
 // Resolve answers a question for which Immediate has taken a place. It takes at
-// most Config.Timeout and never returns nil:
-// failures are SERVFAIL with an EDE that says why. After a stale answer the
-// question stays upstream, and in the place it took, for the rest of that time.
+// most Config.Timeout and never returns nil: failures are SERVFAIL with an EDE that
+// says why. After a stale answer the question goes on upstream, and keeps its place,
+// for the rest of that time.
 func (f *Forwarder) Resolve(ctx context.Context, q *Query) *Reply {
 	f.metrics.misses.Inc()
 	r := f.fly(ctx, q, false)

@@ -16,17 +16,16 @@ import (
 // Loops. An upstream that forwards to dnsd sends a question back to where it
 // came from, and there the two would wait for each other until both give up.
 //
-// What shows it must survive the upstream, and little does: a resolver sends
+// What proves a loop must survive the upstream, and little does: a resolver sends
 // queries of its own making, with its own id, port, flags and EDNS options, often
 // from another address than it listens on, and some change the case of the
 // name. An address proves nothing either, since on one host a genuine client and
-// the upstream share it. The name does survive, through every resolver and
-// forwarder, or it could not do its work; and forwarders choose their way by a
-// domain and all below it.
+// the upstream share it. The name does survive every resolver and forwarder, or
+// they could not do their work; and forwarders choose an upstream by a domain and
+// all below it.
 //
-// So a question that arrives while it is itself on its way to an upstream is a
-// suspicion and no more: two clients may well ask the same. If it is
-// still unanswered loopDelay later, dnsd asks the upstreams that have it for a name
+// So a question that arrives while it is itself on its way to an upstream is no more
+// than a suspicion: two clients may well ask the same. If it is still unanswered loopDelay later, dnsd asks the upstreams that have it for a name
 // below it, of 64 random bits. The upstream takes that for a new question and sends
 // it where it sends the name. When it arrives here, the loop is proven, for nobody
 // else can know that name: a client that guesses would have to guess all of it.
@@ -52,11 +51,11 @@ const (
 	maxLoopProbes = 32
 	loopProbeTime = 500 * time.Millisecond
 
-	// loopMemory is how long a probe is known again at least: upstreams may repeat it.
+	// loopMemory is how long a probe is recognized at least: upstreams may repeat it.
 	loopMemory = 10 * time.Second
 )
 
-// errLoop is why an upstream is no use for a question, and for no other one.
+// errLoop says that an upstream cannot answer a question; it may answer others.
 var errLoop = errors.New("forwarding loop: an upstream sends this question back to dnsd")
 
 // watch is a question that is on its way to upstreams, in one flight or in
@@ -155,8 +154,8 @@ func (f *Forwarder) usable(w *watch, u *upstream) context.Context {
 	return w.at(u).usable
 }
 
-// probeLoops sends a probe to every upstream that has the question and had none.
-// Its answers mean nothing; its arrival here does.
+// probeLoops sends a probe to every upstream that has the question and has had no
+// probe. What the probe's answer is does not matter, only whether it arrives here.
 func (a *ask) probeLoops(ctx context.Context) {
 	for _, u := range a.tried {
 		m := a.f.loopProbe(a.m, a.watch, u)
@@ -216,8 +215,8 @@ func probeName(m *message) []byte {
 	return append(label, below...)
 }
 
-// returned says whether a question is a loop probe that has come back, and if
-// so tells those who wait, and what to answer the probe itself.
+// returned returns the reply to a question that is a loop probe come back, and ends
+// the tries at the upstream that it was sent to. Nil: it is none.
 func (f *Forwarder) returned(q *Query) *Reply {
 	if q.Name[0] != probeLabel {
 		return nil

@@ -15,8 +15,8 @@ type routes struct {
 	all     []*upstream
 }
 
-// What forwarding takes of file descriptors beside the queries of questions: the
-// connections to each upstream, a probe and a sample, and the loop probes of all.
+// File descriptors that forwarding takes beside those of questions: for each upstream
+// its connections, a probe and a sample, and for all together the loop probes.
 const (
 	ownDescriptors      = maxLoopProbes
 	upstreamDescriptors = maxStreams + 2
@@ -69,8 +69,8 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 	return nil
 }
 
-// retire lets an upstream go that is no more: what was asked is answered, and then
-// its connections close and its series end. The caller holds mu.
+// retire ends an upstream that was removed: questions under way are still answered,
+// and then its connections are closed and its metrics removed. The caller holds mu.
 func (f *Forwarder) retire(u *upstream) {
 	u.end()
 	if !f.running || f.ended {

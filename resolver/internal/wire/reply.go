@@ -54,8 +54,8 @@ func (w *Reply) Begin(dst []byte, id uint16, question []byte, limit int) {
 	w.buf = append(b, question...)
 }
 
-// Reserve keeps n bytes more from the records, for the OPT. Where so many are not
-// left it keeps none.
+// Reserve sets n more bytes aside for the OPT, which records do not get; none where
+// fewer are left.
 func (w *Reply) Reserve(n int) {
 	if len(w.buf)+n <= w.room {
 		w.room -= n
@@ -123,7 +123,7 @@ func (w *Reply) Splice(add func(msg []byte, limit int) ([]byte, [3]uint16)) {
 // flags, length.
 const OPTLen = 11
 
-// NSIDLen and EDELen are what those options add to it.
+// NSIDLen and EDELen are what those options add to an OPT record.
 func NSIDLen(id string) int  { return optionLen + len(id) }
 func EDELen(text string) int { return edeLen + len(text) }
 

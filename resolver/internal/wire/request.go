@@ -41,8 +41,8 @@ const (
 type Form uint8
 
 const (
-	// Silent: fewer than 12 bytes or a response; nobody gets an answer to that,
-	// or two servers could talk to each other for ever.
+	// Silent: fewer than 12 bytes, or a response. Neither is answered, or two
+	// servers could talk to each other for ever.
 	Silent Form = iota
 	// Malformed: the request breaks the rules as Fault says.
 	Malformed
@@ -52,8 +52,8 @@ const (
 	Extra
 )
 
-// Request is what dnsd wants to know of a request. Parse fills it; one Request
-// can be used for many messages, one at a time. It holds parts of the message.
+// Request is what dnsd needs to know of a request. Parse fills it; one Request
+// can be used for many messages, one at a time. It refers to the message's bytes.
 type Request struct {
 	ID    uint16
 	Flags uint16
@@ -136,7 +136,7 @@ func (q *Request) parseCount(msg []byte, n int) Form {
 			return q.fault("a question that cannot be read")
 		}
 	}
-	q.parseRecords(msg, off) // its fault gives way: one is told, and this comes first
+	q.parseRecords(msg, off) // only one fault is reported, and the count comes first
 	return q.fault("not exactly one question")
 }
 
