@@ -85,7 +85,7 @@ type kept struct {
 
 	section int
 	records uint16
-	turn    int    // length of each of the records, all of which take turns; 0: the order is fixed
+	turnLen int    // length of each of the records, all of which take turns; 0: the order is fixed
 	packed  []byte // the section's records, one behind the other
 
 	// answer and its zone stand in where it is not packed; nil otherwise.
@@ -269,7 +269,7 @@ func pack(z *zone, a *Answer, nameLen int) *kept {
 	}
 	size := wire.RecordLen(a.Data[0])
 	if turns {
-		e.turn = size
+		e.turnLen = size
 	}
 	e.section, e.records = wire.Answer, uint16(n)
 	e.packed = make([]byte, 0, n*size)
@@ -296,10 +296,10 @@ func (x *exchange) replay(dst []byte, k *kept) []byte {
 	x.begin(dst, k.rcode)
 	x.reply.Flags |= wire.AA
 	first := 0
-	if k.turn > 0 {
-		first = rand.IntN(int(k.records)) * k.turn
+	if k.turnLen > 0 {
+		first = rand.IntN(int(k.records)) * k.turnLen
 	}
-	if !x.reply.Packed(k.section, k.packed, first, k.turn, k.records) {
+	if !x.reply.Packed(k.section, k.packed, first, k.turnLen, k.records) {
 		x.reply.Flags |= wire.TC
 	}
 	return x.finish(k.ede)

@@ -74,7 +74,7 @@ type stats struct {
 	truncated atomic.Uint64
 	ignored   atomic.Uint64
 	dropped   [len(dropNames)]atomic.Uint64
-	kept      atomic.Uint64 // answers of the forwarder's cache
+	hits      atomic.Uint64 // answers of the forwarder's cache
 	panics    atomic.Uint64
 	readErrs  atomic.Uint64
 	writeErrs atomic.Uint64
@@ -219,7 +219,7 @@ func (r *Resolver) collectQuestions(ch chan<- prometheus.Metric, all []*stats) {
 	}
 	for _, s := range all {
 		panics += s.panics.Load()
-		hits += s.kept.Load()
+		hits += s.hits.Load()
 	}
 	counter(descPanics, panics)
 	if r.cfg.Forward != nil {

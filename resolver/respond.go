@@ -182,7 +182,7 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *deferred) {
 		CD:      w.req.Flags&wire.CD != 0,
 		RD:      w.req.Flags&wire.RD != 0,
 		Network: view.Network,
-		Hits:    &w.stats.kept,
+		Hits:    &w.stats.hits,
 	}
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil

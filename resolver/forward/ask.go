@@ -74,7 +74,7 @@ func (f *Forwarder) ask(ctx context.Context, upstreams []*upstream, m *message, 
 // doubt, the next when one fails, and loop probes when a loop is suspected.
 func (a *ask) wait(ctx context.Context) outcome {
 	var worst outcome
-	race := time.NewTimer(a.tried[0].patience())
+	race := time.NewTimer(a.tried[0].raceDelay())
 	defer race.Stop()
 	again := a.watch.again
 	var suspicion <-chan time.Time

@@ -71,8 +71,8 @@ type entry struct {
 
 	next atomic.Pointer[entry] // of the same bucket
 
-	holder *holder       // guarded by cache.mu, as is place; nil: it has gone
-	place  *list.Element // among the holder's
+	holder  *holder       // guarded by cache.mu, as is element; nil: it has gone
+	element *list.Element // among the holder's
 }
 
 // entryOverhead is what an entry takes beside its variable parts: itself, its
@@ -200,7 +200,7 @@ func (c *cache) add(e *entry, network netip.Prefix) {
 		heap.Push(&c.order, h)
 	}
 	n := e.weight()
-	e.holder, e.place = h, h.entries.PushBack(e)
+	e.holder, e.element = h, h.entries.PushBack(e)
 	h.size += n
 	heap.Fix(&c.order, h.index)
 	c.size += n
@@ -218,7 +218,7 @@ func (c *cache) drop(e *entry) {
 	}
 	at.Store(e.next.Load())
 	h, n := e.holder, e.weight()
-	h.entries.Remove(e.place)
+	h.entries.Remove(e.element)
 	c.size -= n
 	c.count--
 	if h.size -= n; h.entries.Len() > 0 {
@@ -237,7 +237,7 @@ func (c *cache) evict() {
 		if !e.used.Swap(false) {
 			break
 		}
-		entries.MoveToBack(e.place)
+		entries.MoveToBack(e.element)
 	}
 	c.drop(entries.Front().Value.(*entry))
 }

@@ -80,7 +80,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	upstreams := f.routes.Load().all
 	f.mu.Unlock()
 	for _, u := range upstreams {
-		f.spawn("watching an upstream", u.watch)
+		f.spawn("probing an upstream", u.keepProbing)
 	}
 	<-ctx.Done()
 	f.mu.Lock()

@@ -64,11 +64,12 @@ type watch struct {
 	flights int
 	again   chan struct{} // closed when the question arrives a second time
 	isAgain bool          // again is closed
-	asked   map[*upstream]*asked
+	targets map[*upstream]*target
 }
 
-// asked is what is known of an upstream that has a watched question.
-type asked struct {
+// target is an upstream that a watched question was sent to.
+type target struct {
+	upstream   *upstream       // set once
 	probed     bool            // a probe was sent to it; guarded by Forwarder.mu
 	usable     context.Context // ends when the probe has come back; set once, as is setLooping
 	setLooping context.CancelFunc
@@ -76,9 +77,8 @@ type asked struct {
 
 // loopProbe is a probe that was sent.
 type loopProbe struct {
-	asked *asked
-	to    *upstream
-	name  []byte // which it was sent for
+	target *target
+	name   []byte // of the question that it was sent for
 }
 
 // loopProbes are the probes of the last while. All of it is guarded by Forwarder.mu.
@@ -103,16 +103,16 @@ func (p *loopProbes) find(name []byte) (probe loopProbe, ok bool) {
 }
 
 func newWatch() *watch {
-	return &watch{again: make(chan struct{}), asked: make(map[*upstream]*asked)}
+	return &watch{again: make(chan struct{}), targets: make(map[*upstream]*target)}
 }
 
-// at returns what is known of an upstream. The caller holds Forwarder.mu.
-func (w *watch) at(u *upstream) *asked {
-	a := w.asked[u]
+// at returns an upstream as the question's target. The caller holds Forwarder.mu.
+func (w *watch) at(u *upstream) *target {
+	a := w.targets[u]
 	if a == nil {
-		a = &asked{}
+		a = &target{upstream: u}
 		a.usable, a.setLooping = context.WithCancel(context.Background())
-		w.asked[u] = a
+		w.targets[u] = a
 	}
 	return a
 }
@@ -187,7 +187,7 @@ func (f *Forwarder) loopProbe(m *message, w *watch, to *upstream) *message {
 		return nil
 	}
 	f.probes.waiting++
-	f.probes.add(string(q.Name), loopProbe{a, to, m.name})
+	f.probes.add(string(q.Name), loopProbe{a, m.name})
 	a.probed = true
 	return newMessage(&q, true)
 }
@@ -227,22 +227,22 @@ func (f *Forwarder) returned(q *Query) *Reply {
 	if !ok {
 		return nil
 	}
-	f.proven(probe)
+	f.loopFound(probe)
 	return failureOf(errLoop)
 }
 
-// proven ends the tries at an upstream of a question that it sends back. The
+// loopFound ends the tries at an upstream of a question that it sends back. The
 // caller holds f.mu.
-func (f *Forwarder) proven(p loopProbe) {
-	if p.asked.usable.Err() != nil {
+func (f *Forwarder) loopFound(p loopProbe) {
+	if p.target.usable.Err() != nil {
 		return
 	}
-	p.asked.setLooping()
-	p.to.loopsAt(p.name)
+	p.target.setLooping()
+	p.target.upstream.loopsAt(p.name)
 	f.metrics.loops.Inc()
 	if !f.loopSeen {
 		f.loopSeen = true
 		f.log.Error("forwarding loop: an upstream sends questions back to dnsd; others are asked instead, or the answer is SERVFAIL; further ones are only counted",
-			"upstream", p.to.label)
+			"upstream", p.target.upstream.label)
 	}
 }

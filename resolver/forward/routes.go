@@ -62,7 +62,7 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 	if f.running && !f.ended {
 		for _, u := range after.all {
 			if !slices.Contains(before.all, u) {
-				f.apart.Go(func() { f.guard.run("watching an upstream", u.watch) })
+				f.apart.Go(func() { f.guard.run("probing an upstream", u.keepProbing) })
 			}
 		}
 	}

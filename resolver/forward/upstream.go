@@ -210,9 +210,9 @@ func (u *upstream) inService() context.Context {
 
 func (u *upstream) isDown() bool { return u.inService().Err() != nil }
 
-// patience returns how long the upstream is waited for before another is asked
+// raceDelay returns how long the upstream is waited for before another is asked
 // as well: about as long as all but its slowest answers take.
-func (u *upstream) patience() time.Duration {
+func (u *upstream) raceDelay() time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.srtt == 0 {
@@ -221,9 +221,9 @@ func (u *upstream) patience() time.Duration {
 	return min(max(u.srtt+4*u.rttvar, raceDelayMin), raceDelayMax)
 }
 
-// watch keeps watch over the upstream until its life ends: it asks when told to, and
+// keepProbing probes the upstream until its life ends: when told to, and
 // while the upstream is down, ever more slowly, until there is an answer.
-func (u *upstream) watch() {
+func (u *upstream) keepProbing() {
 	for {
 		select {
 		case <-u.life.Done():
