@@ -67,8 +67,7 @@ func newSocket(r *Resolver, conn packetConn, lanes *lanes, aside *aside, s *stat
 func (s *socket) serve(ctx context.Context) error {
 	defer s.deferred.Wait()
 	b := s.batch
-	b.SendFailed = s.sendFailed
-	b.Full = func(resp, control []byte, to netip.AddrPort) { s.sendFailed(to, s.lanes.send(resp, control, to)) }
+	b.Failed = s.notSent
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
 	w.pause = nil
@@ -136,7 +135,7 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 			answered[w.origin()]++
 		}
 		if resp != nil && s.lanes.alone(from.Addr()) {
-			s.sendFailed(from, s.lanes.send(resp, control, from))
+			s.notSent(resp, control, from, udpbatch.ErrFull)
 			resp = nil
 		}
 		b.Reply(i, resp, control)
@@ -239,15 +238,15 @@ func (s *socket) send(resp, control []byte, to netip.AddrPort) {
 	if !s.lanes.alone(to.Addr()) {
 		err = s.batch.One.Send(resp, control, to)
 	}
+	s.notSent(resp, control, to, err)
+}
+
+// notSent sends a response by a lane if there was no room for it here, and counts one
+// that could not be sent. A nil error is none. Safe for concurrent use.
+func (s *socket) notSent(resp, control []byte, to netip.AddrPort, err error) {
 	if errors.Is(err, udpbatch.ErrFull) {
 		err = s.lanes.send(resp, control, to)
 	}
-	s.sendFailed(to, err)
-}
-
-// sendFailed counts a response that could not be sent, if err says so. The socket
-// goes on whatever it is.
-func (s *socket) sendFailed(to netip.AddrPort, err error) {
 	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, udpbatch.ErrFull) { // the last is counted by the lanes
 		return
 	}

@@ -178,11 +178,11 @@ func (b *batch) send(n int) {
 		case nil:
 		case unix.EAGAIN:
 			for _, slot := range b.outSlot[b.sent:b.queued] {
-				b.c.full(slot)
+				b.c.failed(slot, ErrFull)
 			}
 			return
 		default: // it concerns the first of those that are left
-			b.c.failed(b.from(b.outSlot[b.sent]), b.err)
+			b.c.failed(b.outSlot[b.sent], b.err)
 			b.sent++
 		}
 	}

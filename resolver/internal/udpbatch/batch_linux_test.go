@@ -47,7 +47,7 @@ func TestRefusedDestination(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, server, client := pair(t, "127.0.0.1:0")
 			refused := 0
-			c.SendFailed = func(_ netip.AddrPort, err error) {
+			c.Failed = func(_, _ []byte, _ netip.AddrPort, err error) {
 				if !errors.Is(err, errno) {
 					t.Errorf("reported %v, want %v", err, errno)
 				}
@@ -84,7 +84,7 @@ func TestForbiddenCalls(t *testing.T) {
 		fmt.Sscan(v, &call, &errno)
 		forbid(t, call, errno)
 		c, server, client := pair(t, "127.0.0.1:0")
-		c.SendFailed = func(to netip.AddrPort, err error) { t.Errorf("sending to %s failed: %v", to, err) }
+		c.Failed = func(_, _ []byte, to netip.AddrPort, err error) { t.Errorf("sending to %s failed: %v", to, err) }
 		for _, text := range []string{"a", "b", "c"} {
 			send(t, client, server, text)
 		}
@@ -149,13 +149,15 @@ func TestFullBuffer(t *testing.T) {
 			return n, errno
 		}
 		var over []string
-		c.Full = func(reply, _ []byte, to netip.AddrPort) {
+		c.Failed = func(reply, _ []byte, to netip.AddrPort, err error) {
+			if !errors.Is(err, ErrFull) {
+				t.Errorf("sending to %s failed: %v", to, err)
+			}
 			if to != client.LocalAddr().(*net.UDPAddr).AddrPort() {
 				t.Errorf("reply to %s, want %s", to, client.LocalAddr())
 			}
 			over = append(over, string(reply))
 		}
-		c.SendFailed = func(to netip.AddrPort, err error) { t.Errorf("sending to %s failed: %v", to, err) }
 		want := []string{"A", "B", "C"}
 		for _, text := range []string{"a", "b", "c"} {
 			send(t, client, server, text)

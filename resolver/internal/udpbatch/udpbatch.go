@@ -16,7 +16,6 @@ package udpbatch
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 )
 
@@ -54,13 +53,10 @@ type Conn struct {
 
 	batch *batch // the system calls and their headers; nil: one packet a call
 
-	// SendFailed is called, if set, for each reply that the kernel refuses.
-	// A destination that cannot be reached costs its own reply alone.
-	SendFailed func(to netip.AddrPort, err error)
-
-	// Full is called, if set, for each reply that there is no room for, see
-	// ErrFull. It may send the reply elsewhere and keeps nothing.
-	Full func(reply, control []byte, to netip.AddrPort)
+	// Failed is called, if set, for each reply that was not sent: with ErrFull where
+	// there was no room for it, otherwise because the kernel refused its destination,
+	// which costs that reply alone. It may send the reply elsewhere and keeps nothing.
+	Failed func(reply, control []byte, to netip.AddrPort, err error)
 }
 
 // slot is the place of one packet.
@@ -140,22 +136,14 @@ func (c *Conn) Send(n int) {
 		return
 	}
 	if s := &c.slots[0]; n > 0 && s.reply != nil {
-		if err := c.One.Send(s.reply, s.with, s.from); errors.Is(err, ErrFull) {
-			c.full(0)
-		} else if err != nil {
-			c.failed(s.from, err)
+		if err := c.One.Send(s.reply, s.with, s.from); err != nil {
+			c.failed(0, err)
 		}
 	}
 }
 
-func (c *Conn) full(i int) {
-	if c.Full != nil {
-		c.Full(c.slots[i].reply, c.slots[i].with, c.From(i))
-	}
-}
-
-func (c *Conn) failed(to netip.AddrPort, err error) {
-	if c.SendFailed != nil && !errors.Is(err, net.ErrClosed) {
-		c.SendFailed(to, err)
+func (c *Conn) failed(i int, err error) {
+	if c.Failed != nil {
+		c.Failed(c.slots[i].reply, c.slots[i].with, c.From(i), err)
 	}
 }
