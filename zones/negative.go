@@ -40,14 +40,7 @@ var (
 		Text: "the registry's source is silent: this is the last known state"}
 	notReady = resolver.EDE{Code: dns.ExtendedErrorCodeNotReady,
 		Text: "dnsd has not read its registry yet: ask again in a moment"}
-	noNetwork = resolver.EDE{Code: dns.ExtendedErrorCodeProhibited,
-		Text: "your address is in no private network: ask from one that is (dig -b), or start dnsd with --network"}
 )
-
-// refused answers a client that belongs to no network.
-func refused() *resolver.Answer {
-	return &resolver.Answer{Rcode: dns.RcodeRefused, EDE: []resolver.EDE{noNetwork}}
-}
 
 // notReady answers while the registry is empty because nothing was read yet:
 // never NXDOMAIN, which clients would believe and keep.

@@ -40,9 +40,6 @@ type place struct {
 // take takes a place for a network's question, with one part in it. Nil: there is none.
 func (l *limiter) take(network netip.Prefix) *place { return l.takeOf(network, 1) }
 
-// takeRenewal takes a place for renewing an answer that a network uses.
-func (l *limiter) takeRenewal(network netip.Prefix) *place { return l.takeOf(network, renewalShare) }
-
 // takeOf takes a place if the network holds fewer than the share-th part of those that
 // are free.
 func (l *limiter) takeOf(network netip.Prefix, share int) *place {

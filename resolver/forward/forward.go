@@ -177,7 +177,7 @@ func (f *Forwarder) kept(q *Query) *Reply {
 // renew asks again for an answer in use that is about to expire, where the network
 // that uses it has a place for that.
 func (f *Forwarder) renew(e *entry, q *Query) {
-	p := f.limits.takeRenewal(q.Network)
+	p := f.limits.takeOf(q.Network, renewalShare)
 	if p == nil {
 		return
 	}

@@ -63,7 +63,6 @@ var errLoop = errors.New("forwarding loop: an upstream sends this question back 
 type watch struct {
 	flights int
 	again   chan struct{} // closed when the question arrives a second time
-	isAgain bool          // again is closed
 	targets map[*upstream]*target
 }
 
@@ -133,8 +132,9 @@ func (f *Forwarder) watchFor(q question) *watch {
 
 // seenAgain records that the question has arrived once more. The caller holds Forwarder.mu.
 func (w *watch) seenAgain() {
-	if !w.isAgain {
-		w.isAgain = true
+	select {
+	case <-w.again:
+	default:
 		close(w.again)
 	}
 }
