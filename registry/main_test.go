@@ -2,8 +2,6 @@ package registry
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"slices"
 	"testing"
 
@@ -78,9 +76,6 @@ func objects(r *Registry) map[Key]string {
 	}
 	return all
 }
-
-// textLog returns a log that writes to w.
-func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 func closed(ch <-chan struct{}) bool {
 	select {

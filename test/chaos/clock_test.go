@@ -7,7 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,7 +59,11 @@ func init() {
 func clockedBinary(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	std := filepath.Join(runtime.GOROOT(), "src", "time")
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	std := filepath.Join(strings.TrimSpace(string(goroot)), "src", "time")
 	source, err := os.ReadFile(filepath.Join(std, "time.go"))
 	if err != nil {
 		t.Fatal(err)
