@@ -1,9 +1,10 @@
 package resolver
 
 import (
-	"encoding/binary"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -24,67 +25,48 @@ const (
 // is told which networks flood, and sends theirs to the side socket, which has a
 // queue of its own and is read less often. Safe for concurrent use.
 type aside struct {
-	steer func([]origin) error // set once, as is log; nil: nobody can be set aside
+	steer func([]netip.Prefix) error // set once, as is log; nil: nobody can be set aside
 	log   *slog.Logger
 
 	said limitedLog
 
 	mu    sync.Mutex
-	until map[origin]time.Time // guarded by mu; what the program knows
+	until map[netip.Prefix]time.Time // guarded by mu; what the program knows, see sharer
 }
 
-// origin is what the program tells networks apart by: of a private network the 32
-// bits of its id; of any other client over IPv4 its address. Clients over IPv6
-// outside of the private networks have none.
-type origin struct {
-	v4 bool
-	id uint32
+func newAside(steer func([]netip.Prefix) error, log *slog.Logger) *aside {
+	return &aside{steer: steer, log: log, until: make(map[netip.Prefix]time.Time)}
 }
 
-func originOf(a netip.Addr) (o origin, ok bool) {
-	if a = a.Unmap(); a.Is4() {
-		b := a.As4()
-		return origin{v4: true, id: binary.BigEndian.Uint32(b[:])}, true
-	}
-	b := a.As16()
-	return origin{id: binary.BigEndian.Uint32(b[2:])}, ula.Contains(a.WithZone(""))
-}
-
-func newAside(steer func([]origin) error, log *slog.Logger) *aside {
-	return &aside{steer: steer, log: log, until: make(map[origin]time.Time)}
-}
-
-// put sets a client's network aside, or keeps it there.
+// put sets a client's network aside, or keeps it there. A client over IPv6 outside
+// of the private networks is never set aside: the program looks at one word of an
+// address, and that does not tell such clients apart.
 func (s *aside) put(client netip.Addr, now time.Time) {
-	o, ok := originOf(client)
-	if !ok || s.steer == nil {
+	network := sharer(client)
+	if a := network.Addr(); s.steer == nil || !a.Is4() && !ula.Contains(a) {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, known := s.until[o]
+	_, known := s.until[network]
 	if !known && len(s.until) == mostAside {
 		return
 	}
-	s.until[o] = now.Add(asideFor)
+	s.until[network] = now.Add(asideFor)
 	if known {
 		return
 	}
 	s.said.log(s.log, slog.LevelWarn, "a network asks more than can be answered: its questions wait in a queue of their own, and not all are answered",
-		"network", sharer(client))
+		"network", network)
 	s.tell()
 }
 
-// sweep lets those back that have not asked too much for a while.
+// sweep takes back the networks that have not asked too much for a while.
 func (s *aside) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := len(s.until)
-	for o, until := range s.until {
-		if now.After(until) {
-			delete(s.until, o)
-		}
-	}
+	maps.DeleteFunc(s.until, func(_ netip.Prefix, until time.Time) bool { return now.After(until) })
 	if len(s.until) < before {
 		s.tell()
 	}
@@ -92,11 +74,7 @@ func (s *aside) sweep(now time.Time) {
 
 // tell tells the program. Needs mu.
 func (s *aside) tell() {
-	origins := make([]origin, 0, len(s.until))
-	for o := range s.until {
-		origins = append(origins, o)
-	}
-	if err := s.steer(origins); err != nil {
+	if err := s.steer(slices.Collect(maps.Keys(s.until))); err != nil {
 		s.log.Error("the kernel cannot be told which networks to set aside", "err", err)
 	}
 }

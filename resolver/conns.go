@@ -10,17 +10,19 @@ import (
 // an eighth, one machine does not take the half that its network can get.
 const perClientShare = 8
 
-// strangerPlaces is how many connections those may hold that dnsd does not serve:
-// they get REFUSED, and nothing that a client could miss.
+// strangerPlaces is how many connections clients that dnsd does not serve may hold
+// together. All they get is REFUSED.
 const strangerPlaces = 16
 
 // connTable bounds the TCP connections, in all, for each network and for each
 // client. A network takes places while it holds fewer than are free, as the
-// forwarder's questions do. Beyond that a connection has to go for the new one: the network's own that
-// has been idle longest, since idle ones cost nothing to open again (RFC 7766,
-// section 6.1); else one of the network that holds most. A network that holds
-// none gets its first even where that one is busy, so that however many networks
-// conspire nobody is locked out. Strangers have a few places of their own.
+// forwarder's questions do. Beyond that a connection has to go for the new one: the
+// network's own that has been idle longest, since idle ones cost nothing to open
+// again (RFC 7766, section 6.1); else one of the network that holds most. (By the
+// first rule alone, ten networks that come one after the other take half of what is
+// left each, and leave nothing for an eleventh.) A network that holds none gets its
+// first even if that closes a busy one, so that nobody is locked out. Strangers have
+// a few places of their own.
 type connTable struct {
 	max, perClient int // set once
 
@@ -29,7 +31,7 @@ type connTable struct {
 	open     map[*conn]struct{}
 	clients  map[netip.Prefix]int // connections of each
 	networks map[netip.Prefix]int
-	strange  int // connections in open of strangers, which are not counted above
+	strange  int // connections of strangers in open, which are not counted above
 	evicted  uint64
 	refused  uint64
 }

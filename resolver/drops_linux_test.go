@@ -15,7 +15,7 @@ func TestDropsAreCounted(t *testing.T) {
 	}
 	defer r.acceptors[0].listener.Close()
 	for _, s := range r.sockets { // nobody reads them
-		defer s.closer.Close()
+		defer s.conn.Close()
 		if err := s.conn.(*net.UDPConn).SetReadBuffer(4096); err != nil {
 			t.Fatal(err)
 		}

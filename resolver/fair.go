@@ -8,27 +8,27 @@ import (
 	"dnsd/resolver/internal/udpbatch"
 )
 
-// A UDP socket serves the machines of many networks in one loop, so that what one
-// network's questions cost is what all others wait. Three rules keep that small:
+// A UDP socket serves the machines of many networks in one loop, so all networks wait
+// for what each one's questions cost. Three rules keep that short:
 //
-//   - No answer is computed in the loop that takes long (Question.Pause).
-//   - What is computed there and not cheap is charged to its network, and where
-//     that has used up its part (budget), its next such questions wait elsewhere,
-//     in a line of their own (turns).
-//   - Where more is asked than the loop can answer (backlog), the networks that
+//   - An answer that takes long is not computed in the loop (Question.Pause).
+//   - An answer that is computed there and not cheap is charged to its network. When
+//     a network has used up its part (budget), such questions of it are computed
+//     elsewhere, in turn with other networks (package turns).
+//   - When more is asked than the loop can answer (backlog), the networks that
 //     ask most are not answered in full, and are set aside (aside).
 
 const (
-	// dear is from when on an answer is charged: some ten times what a usual
-	// question costs with its packets.
+	// dear is the time from which on an answer is charged: some ten times what a
+	// usual question costs with its packets.
 	dear = 50 * time.Microsecond
-	// A network may take a sixteenth of a loop's time for dear answers, and at
-	// once as much as nobody notices.
+	// A network may take a sixteenth of a loop's time for dear answers, and in one
+	// go at most what the others do not notice.
 	budgetPart = 16
 	budgetMost = 2 * time.Millisecond
 )
 
-// budget is what a network may still take of one loop's time for dear answers.
+// budget counts what a network takes of one loop's time for dear answers.
 // The zero value is ready. The loop owns it.
 type budget struct {
 	spent time.Duration // not yet made good
@@ -59,15 +59,15 @@ const (
 	// are answered in 60 ms: what a pause of the process or a burst has left
 	// behind is gone by then, and nobody's question need be dropped.
 	burst = 100 * time.Millisecond
-	// overloadHold is for how long after that full batches are taken as more of
-	// the same at once, so that the queue stays short and others need not wait.
+	// overloadHold is for how long after an overload another full batch counts as
+	// one at once, so that the queue stays short.
 	overloadHold = time.Second
-	// stampHold is for how long after that packets carry the time when they were
-	// received. It costs a twentieth of a query, and the kernel some work to
-	// switch.
+	// stampHold is for how long after an overload packets carry the time of their
+	// receipt. That costs a twentieth of a query, and switching it costs the kernel
+	// some work.
 	stampHold = 10 * time.Second
-	// leastAnswered is how many questions of a batch are answered at least. To
-	// pass over one costs a fifth of answering it.
+	// leastAnswered is how many questions of a batch are answered at least. To drop
+	// one costs a fifth of answering it.
 	leastAnswered = 4
 )
 
@@ -79,14 +79,14 @@ type backlog struct {
 	overload time.Time // until when the loop counts as overloaded
 }
 
-// greedy is a network's part of a batch from which on it is set aside. (If none
-// has as much, many ask, and there is nobody to blame.)
+// greedy is a network's part of a batch from which on it is set aside. (Where none
+// has that much, no single network is the cause.)
 const greedy = udpbatch.Size / 4
 
 // excess marks in over the questions of a batch of n, read at now, that are not to be
-// answered, and returns how many they are. With each full batch they are more,
-// until the queue is empty. It returns as well a packet of the network that asks
-// far more than its part, -1 for none.
+// answered, and returns how many they are. Each full batch in a row drops more,
+// until the queue is empty. It also returns the index of a packet from the network
+// that asks far more than its part, -1 for none.
 func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
 	if n < udpbatch.Size {
 		b.full = 0
@@ -115,10 +115,11 @@ func (b *backlog) wantsStamps(now time.Time) bool { return now.Before(b.overload
 
 // share marks in over the questions beyond the first answer ones, given whose each
 // is, and returns how many they are. Networks get equal parts, as far as they ask
-// for them, and at least one question each: who asks little notices nothing. It
-// returns as well how many questions are of who asks most, and which is the last.
+// for them, and at least one question each, so that a network that asks little loses
+// nothing. It also returns how many questions the network that asks most has, and the
+// index of its last one.
 func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed, most, last int) {
-	// Few networks make up a crowded batch: to look for each among those seen is quick.
+	// A crowded batch has few networks, so that a linear search is quick.
 	var networks [udpbatch.Size]uint64
 	var asked, served [udpbatch.Size]int
 	var of [udpbatch.Size]int
@@ -163,8 +164,8 @@ func fairPart(asked []int, total int) int {
 	}
 }
 
-// whoseBits tells apart what sharer tells apart, but for clients over IPv6 outside
-// of the private networks, of whom it knows their /56.
+// whoseBits tells apart what sharer tells apart, except that clients over IPv6
+// outside of the private networks count by their /56.
 func whoseBits(a netip.Addr) uint64 {
 	const v4 = 1 << 63
 	if a = a.Unmap(); a.Is4() {

@@ -150,7 +150,7 @@ func batchOf(t *testing.T, n int) *udpbatch.Conn {
 			l.close()
 		}
 		for _, s := range r.sockets {
-			s.closer.Close()
+			s.conn.Close()
 		}
 		r.acceptors[0].listener.Close()
 	})
@@ -160,11 +160,10 @@ func batchOf(t *testing.T, n int) *udpbatch.Conn {
 		send(t, UDP, c, []byte("?"))
 	}
 	for _, s := range r.sockets {
-		b := udpbatch.New(s.conn, 512)
-		if got, err := b.Poll(); err != nil {
+		if got, err := s.batch.Poll(); err != nil {
 			t.Fatal(err)
 		} else if got > 0 {
-			return b
+			return s.batch
 		}
 	}
 	t.Fatal("no socket has received anything")
@@ -412,9 +411,9 @@ func TestSlowAnswerOfAViewThatWentAway(t *testing.T) {
 	if k.numberOf(b) != number {
 		t.Fatal("the numbers do not begin anew: this test tests nothing")
 	}
-	var m mailbox
-	m.put(later, packKept(dns.TypeAAAA, later.zone, &Answer{Type: dns.TypeAAAA, Data: addresses(1)}, len(w.req.Name())))
-	m.empty(k)
+	s := socket{computed: make(chan computed, 1)}
+	s.computed <- computed{later, packKept(dns.TypeAAAA, later.zone, &Answer{Type: dns.TypeAAAA, Data: addresses(1)}, len(w.req.Name()))}
+	s.keepComputed(k)
 	if k.get(k.keyOf(k.numberOf(b), &w.req)) != nil {
 		t.Error("b is given a's answer")
 	}

@@ -38,8 +38,8 @@ func FuzzRespond(f *testing.F) {
 			t.Fatal("panic")
 		}
 		if later != nil {
-			resp = later.Resolve(t.Context(), buf)
-			later.Done()
+			resp = later.resolve(t.Context(), buf)
+			later.done()
 		}
 		silent := len(req) < 12 || req[2]&0x80 != 0
 		if silent != (resp == nil) {

@@ -41,19 +41,18 @@ type testZone struct {
 
 func (z *testZone) Origin() string { return z.origin }
 
-var testSOA = &SOA{Owner: "internal.", TTL: 5, Data: append(
+var testSOA = &SOA{TTL: 5, Data: append(
 	[]byte("\x08internal\x00\x0ahostmaster\x08internal\x00"), make([]byte, 20)...)}
 
 func (z *testZone) Answer(q *Question) *Answer {
-	soa := &SOA{Owner: z.origin, TTL: testSOA.TTL, Data: testSOA.Data}
 	if f := z.answers[strings.Join(q.Labels, ".")]; f != nil {
 		a := *f(q)
 		if a.SOA == nil {
-			a.SOA = soa
+			a.SOA = testSOA
 		}
 		return &a
 	}
-	return &Answer{Rcode: dns.RcodeNameError, SOA: soa, EDE: []EDE{{Text: "no such app"}}}
+	return &Answer{Rcode: dns.RcodeNameError, SOA: testSOA, EDE: []EDE{{Text: "no such app"}}}
 }
 
 // addresses returns the rdata of n addresses, the i-th ending in i.
@@ -254,6 +253,11 @@ func unpack(t testing.TB, b []byte) *dns.Msg {
 		t.Fatalf("response does not unpack: %v\n%x", err, b)
 	}
 	return m
+}
+
+// Respond answers one request as a worker of its own does.
+func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *deferred) {
+	return newWorker(r, proto, new(stats)).respond(req, from, dst)
 }
 
 // respond asks the core.

@@ -37,13 +37,12 @@ func (r *Resolver) identify(id Identity) error {
 		if c.text == "" {
 			continue
 		}
-		key := make([]byte, wire.MaxName)
-		n, err := dns.PackDomainName(c.name, key, 0, nil, false)
+		key, err := wire.PackName(c.name)
 		if err != nil {
 			return fmt.Errorf("packing %s: %w", c.name, err)
 		}
 		text := append([]byte{byte(len(c.text))}, c.text...)
-		r.chaos[string(key[:n])] = &Answer{Type: dns.TypeTXT, Data: [][]byte{text}}
+		r.chaos[string(key)] = &Answer{Type: dns.TypeTXT, Data: [][]byte{text}}
 	}
 	r.nsid = id.Hostname
 	return nil

@@ -36,8 +36,8 @@ const (
 
 // keeper holds the answers that one socket has given, packed and ready to go out
 // again. An answer is kept with the channels that close when it may have
-// changed, and looked at before it is used: so it is never stale, and nobody has
-// to tell the keeper of anything. Names that do not exist are not kept, nor are
+// changed, which are looked at before it is used: so it is never stale, and nobody
+// has to notify the keeper. Names that do not exist are not kept, nor are
 // types that nobody asks for, so that made-up questions cannot push real ones
 // out. The socket's goroutine owns it.
 type keeper struct {
@@ -85,7 +85,7 @@ type kept struct {
 
 	section int
 	records uint16
-	turn    int    // length of each of the records, all of which take turns; 0: the order is fixed
+	turnLen int    // length of each of the records, all of which take turns; 0: the order is fixed
 	packed  []byte // the section's records, one behind the other
 
 	// answer and its zone stand in where it is not packed; nil otherwise.
@@ -225,16 +225,16 @@ func (k *keeper) put(key []byte, a *kept) {
 func (k *keeper) insert(key string, a *kept) {
 	n := a.bytes(len(key))
 	if k.size+n > k.limit {
-		// The new map grows by and by: to make it as large at once would hold the
-		// socket up for milliseconds.
+		// The new map starts small: to allocate its full size at once would delay the
+		// socket for milliseconds.
 		k.young, k.old, k.size = make(map[string]*kept), k.young, 0
 	}
 	k.young[key] = a
 	k.size += n
 }
 
-// bytes is about what the answer takes, with a key of that length. It takes the
-// records of a set to be as long as the first: there may be 300,000.
+// bytes is about what the answer takes, with a key of that length. It assumes that
+// all records of a set are as long as the first, since there may be 300,000.
 func (a *kept) bytes(keyLen int) int {
 	n := keptOverhead + keyLen + cap(a.packed)
 	if a.answer != nil {
@@ -269,7 +269,7 @@ func pack(z *zone, a *Answer, nameLen int) *kept {
 	}
 	size := wire.RecordLen(a.Data[0])
 	if turns {
-		e.turn = size
+		e.turnLen = size
 	}
 	e.section, e.records = wire.Answer, uint16(n)
 	e.packed = make([]byte, 0, n*size)
@@ -296,10 +296,10 @@ func (x *exchange) replay(dst []byte, k *kept) []byte {
 	x.begin(dst, k.rcode)
 	x.reply.Flags |= wire.AA
 	first := 0
-	if k.turn > 0 {
-		first = rand.IntN(int(k.records)) * k.turn
+	if k.turnLen > 0 {
+		first = rand.IntN(int(k.records)) * k.turnLen
 	}
-	if !x.reply.Packed(k.section, k.packed, first, k.turn, k.records) {
+	if !x.reply.Packed(k.section, k.packed, first, k.turnLen, k.records) {
 		x.reply.Flags |= wire.TC
 	}
 	return x.finish(k.ede)

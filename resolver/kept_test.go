@@ -190,10 +190,10 @@ func TestKeptAnswersAreCutOff(t *testing.T) {
 	}
 }
 
-func first(resp []byte, _ *Deferred) []byte { return resp }
+func first(resp []byte, _ *deferred) []byte { return resp }
 
 func TestWhatIsNotKept(t *testing.T) {
-	soa := &SOA{Owner: "internal.", TTL: 5, Data: make([]byte, 22)}
+	soa := &SOA{TTL: 5, Data: make([]byte, 22)}
 	for name, a := range map[string]*Answer{
 		"a name that does not exist": {Rcode: dns.RcodeNameError, SOA: soa},
 		"a failure":                  {Rcode: dns.RcodeServerFailure},
@@ -294,7 +294,7 @@ func TestKeptAnswersStayInTheirNetwork(t *testing.T) {
 
 // TestHotPathAllocatesNothing is the ceiling for kept answers, of any shape.
 func TestHotPathAllocatesNothing(t *testing.T) {
-	soa := &SOA{Owner: "internal.", TTL: 5, Data: make([]byte, 22)}
+	soa := &SOA{TTL: 5, Data: make([]byte, 22)}
 	ede := []EDE{{Code: 3, Text: "stale"}}
 	for name, a := range map[string]*Answer{
 		"addresses": {Type: dns.TypeAAAA, TTL: 5, Data: addresses(5), Turns: []int{5}},

@@ -23,13 +23,12 @@ const (
 
 // lanes are sockets of one listen address that only send, each for one network.
 //
-// The kernel holds every packet that waits for a neighbour's address, in a
-// device's queue or for a driver on the account of the socket that sent it, and
-// a socket whose account is full sends nothing, whoever it is for. So what a
-// socket that serves all has no room for goes out by a lane of its network's own,
-// and a network that has filled its lane uses no other socket for a while.
-// Whatever waits then waits on its own network's account, and is dropped where
-// that is full.
+// The kernel charges every packet that waits (for a neighbour's address, in a
+// device's queue, for a driver) to the send buffer of its socket, and a socket whose
+// buffer is full sends nothing, whoever it is for. So what a socket that serves all
+// has no room for goes out by a lane of its network's own, and a network that has
+// filled its lane uses no other socket for a while. What waits then fills only its
+// own network's buffer, and what does not fit into that is dropped.
 //
 // Lanes share the listen address's port; steer keeps received packets away from
 // them. All methods are safe for concurrent use.
@@ -38,14 +37,14 @@ type lanes struct {
 	most int                          // beyond them networks take over those of others
 	log  *slog.Logger
 
-	full  atomic.Int32  // how many of all have been full lately
+	full  atomic.Int32  // lanes in all that have been full lately
 	drops atomic.Uint64 // responses that there was no room for
 
 	clogs, opens limitedLog
 
-	mu   sync.Mutex
-	all  map[netip.Prefix]*lane // guarded by mu; by the client's network, see sharer
-	free []*lane                // guarded by mu; one is kept, so that there is one when descriptors run out
+	mu    sync.Mutex
+	all   map[netip.Prefix]*lane // guarded by mu; by the client's network, see sharer
+	spare *lane                  // guarded by mu; for when descriptors run out; nil: in use
 }
 
 // lane is one socket. Its times are guarded by lanes.mu.
@@ -67,15 +66,15 @@ func newLanes(spare *net.UDPConn, open func() (*net.UDPConn, error), most int, l
 	if spare == nil {
 		l.most = 0
 	} else {
-		l.free = append(l.free, newLane(spare))
+		l.spare = newLane(spare)
 	}
 	return l
 }
 
 func newLane(c *net.UDPConn) *lane { return &lane{conn: c, send: udpbatch.NewSender(c)} }
 
-// sharer is who shares one lane: a private network, or any other client by
-// itself.
+// sharer is who shares a lane, or is set aside: a private network, or any other
+// client by itself.
 func sharer(a netip.Addr) netip.Prefix {
 	if n := networkOf(a); n.IsValid() {
 		return n
@@ -135,12 +134,11 @@ func (l *lanes) lane(network netip.Prefix) *lane {
 	return own
 }
 
-// take returns a lane of nobody's: a free one, a new one, or the one that has not been
-// used for longest of those that are not full. Needs mu.
+// take returns a lane for a network that has none: the spare one, a new one, or the
+// one that was used longest ago of those that are not full. Needs mu.
 func (l *lanes) take() *lane {
-	if n := len(l.free); n > 0 {
-		own := l.free[n-1]
-		l.free = l.free[:n-1]
+	if own := l.spare; own != nil {
+		l.spare = nil
 		return own
 	}
 	if len(l.all) < l.most {
@@ -159,8 +157,8 @@ func (l *lanes) take() *lane {
 	return oldest
 }
 
-// sweep lets networks back that have not filled their lanes for a while, and closes
-// lanes that nobody sends by any more.
+// sweep takes back networks that have not filled their lanes for a while, and closes
+// lanes that are not used any more.
 func (l *lanes) sweep(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,10 +169,10 @@ func (l *lanes) sweep(now time.Time) {
 		}
 		if own.full.IsZero() && now.Sub(own.used) >= laneIdle {
 			delete(l.all, n)
-			if len(l.free) > 0 {
+			if l.spare != nil {
 				own.conn.Close()
 			} else {
-				l.free = append(l.free, own)
+				l.spare = own
 			}
 		}
 	}
@@ -187,11 +185,11 @@ func (l *lanes) close() {
 	for _, own := range l.all {
 		own.conn.Close()
 	}
-	for _, own := range l.free {
-		own.conn.Close()
+	if l.spare != nil {
+		l.spare.conn.Close()
 	}
 	clear(l.all)
-	l.free, l.most = nil, 0
+	l.spare, l.most = nil, 0
 }
 
 // count returns how many networks have a lane.

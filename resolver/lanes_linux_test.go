@@ -340,8 +340,8 @@ func TestSetAside(t *testing.T) {
 // TestAsideIsBounded: the program does not grow for ever, and nobody is set aside
 // whom it could not tell from others.
 func TestAsideIsBounded(t *testing.T) {
-	var told []origin
-	a := newAside(func(o []origin) error { told = o; return nil }, slog.New(slog.DiscardHandler))
+	var told []netip.Prefix
+	a := newAside(func(o []netip.Prefix) error { told = o; return nil }, slog.New(slog.DiscardHandler))
 	now := time.Now()
 	a.put(netip.MustParseAddr("2001:db8::1"), now)
 	if told != nil {

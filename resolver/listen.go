@@ -9,12 +9,10 @@ import (
 	"os"
 	"slices"
 	"syscall"
-
-	"dnsd/resolver/internal/udpbatch"
 )
 
-// portTries is how often a free port of UDP is looked for again because TCP has
-// no use of it. Ephemeral ports are seldom taken twice in a row.
+// portTries is how many free ports are tried when one that is free for UDP is in use
+// for TCP. That seldom happens twice in a row.
 const portTries = 10
 
 // listener is what one address of Config.Listen becomes.
@@ -23,7 +21,7 @@ type listener struct {
 	udp  []*net.UDPConn
 	tcp  *net.TCPListener
 
-	// Nil where the system cannot share a port as it takes.
+	// Nil where the system cannot share a port that way.
 	side  *net.UDPConn // receives from those that are set aside
 	spare *net.UDPConn // only sends: the first of the lanes
 }
@@ -73,12 +71,12 @@ func (r *Resolver) Listen() error {
 // adopt gives each socket of l its owner.
 func (r *Resolver) adopt(l *listener) {
 	log := r.log.With("listen", l.addr)
-	lanes := newLanes(l.spare, func() (*net.UDPConn, error) { return r.listenUDP(l.addr, prepareLane) },
+	lanes := newLanes(l.spare, func() (*net.UDPConn, error) { return r.listenUDP(l.addr, reusePort) },
 		max(r.cfg.MaxLanes/len(r.cfg.Listen), 1), log)
 	aside := newAside(nil, log)
 	receivers := l.udp
 	if l.side != nil {
-		aside.steer = func(origins []origin) error { return steer(l.side, len(l.udp), origins) }
+		aside.steer = func(aside []netip.Prefix) error { return steer(l.side, len(l.udp), aside) }
 		receivers = append(slices.Clone(l.udp), l.side)
 	}
 	r.mu.Lock()
@@ -86,10 +84,10 @@ func (r *Resolver) adopt(l *listener) {
 	r.bound = append(r.bound, l.addr)
 	r.lanes, r.asides = append(r.lanes, lanes), append(r.asides, aside)
 	for _, c := range receivers {
-		s := &stats{proto: UDP}
-		r.stats = append(r.stats, s)
-		r.sockets = append(r.sockets, &socket{r: r, conn: c, closer: c, sender: udpbatch.NewSender(c), lanes: lanes, aside: aside,
-			side: c == l.side, stats: s, log: log.With("proto", "udp")})
+		s := newSocket(r, c, lanes, aside, &stats{proto: UDP}, log)
+		s.side = c == l.side
+		r.stats = append(r.stats, s.stats)
+		r.sockets = append(r.sockets, s)
 	}
 	s := &stats{proto: TCP}
 	r.stats = append(r.stats, s)
@@ -132,9 +130,9 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 		}
 		l.udp = append(l.udp, conn)
 		if i == 0 {
-			// The first socket is bound alone, so that an address which another
-			// process serves is an error and not half of that one's packets.
-			// Only then do its siblings come in.
+			// The first socket is bound without sharing, so that an address which
+			// another process serves is an error: otherwise the two would share
+			// its packets. The others follow.
 			addr = netip.AddrPortFrom(addr.Addr(), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 			if err := shareUDP(conn); err != nil {
 				return nil, "udp", fmt.Errorf("sharing the port among sockets: %w", err)
@@ -160,8 +158,8 @@ func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error
 	return r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
 }
 
-// bindOthers binds the sockets of an address beside those that receive from
-// everybody, and keeps packets away from the lanes, those to come included.
+// bindOthers binds the side socket and the first lane of an address, and keeps
+// received packets away from all lanes, present and future.
 func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
 	defer func() {
 		if err != nil && l.side != nil {
@@ -169,18 +167,18 @@ func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
 			l.side = nil
 		}
 	}()
-	// The order counts: steer knows the side socket by its number.
+	// The order matters: steer knows the side socket by its number.
 	if l.side, err = r.listenUDP(addr, func(fd int) error { return prepareSide(fd, addr.Addr().IsUnspecified()) }); err != nil {
 		return err
 	}
 	if err := steer(l.side, len(l.udp), nil); err != nil {
 		return err
 	}
-	l.spare, err = r.listenUDP(addr, prepareLane)
+	l.spare, err = r.listenUDP(addr, reusePort)
 	return err
 }
 
-// listenUDP binds a socket of an address after prepare has had its descriptor.
+// listenUDP binds a socket of an address. prepare sets its options before.
 func (r *Resolver) listenUDP(addr netip.AddrPort, prepare func(fd int) error) (*net.UDPConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return control(c, prepare) }}
 	pc, err := lc.ListenPacket(context.Background(), r.network("udp", addr), addr.String())
@@ -216,7 +214,7 @@ func control(c syscall.RawConn, set func(fd int) error) error {
 	return err
 }
 
-// explain says what would let addr be bound.
+// explain adds to err what the operator can do so that addr can be bound.
 func explain(err error, proto string, addr netip.AddrPort) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("listening on %s (%s): %s: %w", addr, proto, fmt.Sprintf(format, args...), err)

@@ -116,7 +116,7 @@ func TestBothWildcards(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range r.sockets {
-		s.closer.Close()
+		s.conn.Close()
 	}
 	for _, a := range r.acceptors {
 		a.stop()

@@ -74,7 +74,7 @@ type stats struct {
 	truncated atomic.Uint64
 	ignored   atomic.Uint64
 	dropped   [len(dropNames)]atomic.Uint64
-	kept      atomic.Uint64 // answers of the forwarder's cache
+	hits      atomic.Uint64 // answers of the forwarder's cache
 	panics    atomic.Uint64
 	readErrs  atomic.Uint64
 	writeErrs atomic.Uint64
@@ -98,7 +98,7 @@ func (x *exchange) count(resp []byte) {
 		return
 	}
 	s.types[typeSlot(x.req.Type)].Add(1)
-	s.rcodes[rcodeSlot(x.reply.Rcode())].Add(1)
+	s.rcodes[rcodeSlot(x.reply.Rcode)].Add(1)
 	if x.reply.Flags&wire.TC != 0 {
 		s.truncated.Add(1)
 	}
@@ -159,12 +159,7 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descResponses, descDuration, descTruncated, descIgnored,
-		descUnanswered, descSendDrops, descLanes, descAside, descSockets, descHits, descPanics, descReadErrors, descDropped, descWriteErrors, descConns, descEvicted, descRefused} {
-		ch <- d
-	}
-}
+func (r *Resolver) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(r, ch) }
 
 // Collect implements prometheus.Collector: it sums what the sockets counted.
 func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
@@ -224,7 +219,7 @@ func (r *Resolver) collectQuestions(ch chan<- prometheus.Metric, all []*stats) {
 	}
 	for _, s := range all {
 		panics += s.panics.Load()
-		hits += s.kept.Load()
+		hits += s.hits.Load()
 	}
 	counter(descPanics, panics)
 	if r.cfg.Forward != nil {
@@ -248,7 +243,7 @@ func (r *Resolver) collectSockets(ch chan<- prometheus.Metric, sockets []*socket
 		aside += r.asides[i].count()
 	}
 	for _, s := range sockets {
-		if b := s.batch.Load(); b != nil && b.Batched() {
+		if s.batch.Batched() {
 			batched++
 		}
 	}

@@ -274,7 +274,7 @@ func TestDeferredPanic(t *testing.T) {
 	if n := gathered(t, r, "dnsd_panics_total"); n != 2 {
 		t.Errorf("dnsd_panics_total is %v, want 2", n)
 	}
-	if !log.contains("panic=upstream") || !log.contains("resolver.(*Deferred).Resolve") {
+	if !log.contains("panic=upstream") || !log.contains("resolver.(*deferred).resolve") {
 		t.Errorf("log lacks the panic or its stack:\n%s", log.String())
 	}
 }

@@ -3,7 +3,7 @@
 // writes the response. It knows the rules of DNS and nothing of what the zones
 // hold.
 //
-// The rules are in one place, Respond, which does no I/O and never waits. An
+// The rules are in one place, worker.respond, which does no I/O and never waits. An
 // answer is computed from the question, the client's view and one consistent
 // state of a zone; what differs from one response to the next (id, case of the
 // question, turn of the addresses, size, OPT) is settled when the answer is
@@ -218,12 +218,11 @@ func setDefault[T int | time.Duration](v *T, def T) {
 
 func (r *Resolver) addZone(z Zone) error {
 	origin := z.Origin()
-	buf := make([]byte, wire.MaxName)
-	n, err := dns.PackDomainName(origin, buf, 0, nil, false)
+	packed, err := wire.PackName(origin)
 	if err != nil || origin != strings.ToLower(dns.Fqdn(origin)) {
 		return fmt.Errorf("zone %q: want an absolute name in lower case", origin)
 	}
-	r.zones = append(r.zones, zone{Zone: z, origin: buf[:n], labels: dns.CountLabel(origin)})
+	r.zones = append(r.zones, zone{Zone: z, origin: packed, labels: dns.CountLabel(origin)})
 	return nil
 }
 

@@ -12,15 +12,6 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// Respond answers one request. It does no I/O and never waits. The response is
-// built in dst's storage, which should have room for it (64 KiB over TCP), and
-// is nil where the rules ask for silence. Where later is not nil the question
-// has to be resolved upstream: the caller runs it elsewhere, and must call its Done.
-// Neither holds on to req. Safe for concurrent use; never panics.
-func (r *Resolver) Respond(req []byte, from netip.AddrPort, proto Proto, dst []byte) (resp []byte, later *Deferred) {
-	return newWorker(r, proto, new(stats)).respond(req, from, dst)
-}
-
 // exchange is one request and its response.
 type exchange struct {
 	r     *Resolver
@@ -34,7 +25,7 @@ type exchange struct {
 }
 
 // worker answers the requests of one socket, one at a time, in memory that it
-// owns and uses again. What a socket keeps from one request to the next belongs here.
+// owns and reuses.
 type worker struct {
 	exchange
 	question Question
@@ -51,8 +42,12 @@ func newWorker(r *Resolver, proto Proto, s *stats) *worker {
 	return &worker{exchange: exchange{r: r, proto: proto, stats: s}, pause: func() {}}
 }
 
-// respond is Respond for the worker's socket.
-func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []byte, later *Deferred) {
+// respond answers one request. It does no I/O and never waits. The response is
+// built in dst's storage, which should have room for it (64 KiB over TCP), and
+// is nil where the rules ask for silence. Where later is not nil the question
+// is answered elsewhere: the caller sees to that, and to its done where it has to
+// be resolved upstream. Neither holds on to req. It never panics.
+func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []byte, later *deferred) {
 	w.forbidden, w.forwarded = false, false
 	defer func() {
 		if p := recover(); p != nil {
@@ -118,8 +113,8 @@ func (w *worker) compute(z *zone, view View, client netip.Addr, known *knownClie
 	return a
 }
 
-// check applies the rules that hold before the name is looked at. Who may not
-// ask learns nothing but that; an opcode that dnsd does not know makes the rest
+// check applies the rules that hold before the name is looked at. A client that may
+// not ask learns nothing else; an opcode that dnsd does not know makes the rest
 // of the message unknown too (RFC 8906, section 3.2.1), so it comes before form.
 func (w *worker) check(form wire.Form, req []byte, client netip.Addr) (rcode uint16, ede EDE, ok bool) {
 	q := &w.req
@@ -177,7 +172,7 @@ func (w *worker) identity(dst []byte) []byte {
 }
 
 // outside answers a name of none of the zones, or returns it for later.
-func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
+func (w *worker) outside(dst []byte, view View) ([]byte, *deferred) {
 	w.forwarded = true
 	w.query = forward.Query{
 		Name:    w.req.Name(),
@@ -187,27 +182,12 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *Deferred) {
 		CD:      w.req.Flags&wire.CD != 0,
 		RD:      w.req.Flags&wire.RD != 0,
 		Network: view.Network,
-		Hits:    &w.stats.kept,
+		Hits:    &w.stats.hits,
 	}
 	if reply := w.r.cfg.Forward.Immediate(&w.query); reply != nil {
 		return w.forward(dst, reply), nil
 	}
-	return nil, newDeferred(&w.exchange, view, w.query)
-}
-
-// networkSeen returns the network whose names a client asks for, zero for none.
-func (r *Resolver) networkSeen(client netip.Addr, s *stats) (network netip.Prefix) {
-	if r.cfg.Viewer == nil {
-		return network
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			s.panics.Add(1)
-			r.panicLog.log(r.log, slog.LevelError, "a client made dnsd panic; please report this", "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	view, _ := r.cfg.Viewer.View(client)
-	return view.Network
+	return nil, newOutside(&w.exchange, view, w.query)
 }
 
 // panicked is the response to a question that dnsd failed on: it costs that

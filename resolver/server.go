@@ -26,19 +26,18 @@ func (r *Resolver) Run(ctx context.Context) error {
 	defer abandon()
 
 	var loops sync.WaitGroup
-	for _, s := range r.sockets {
+	start := func(serve func(context.Context) error) {
 		loops.Go(func() {
-			if err := s.serve(working); err != nil {
+			if err := serve(working); err != nil {
 				fail(err)
 			}
 		})
 	}
+	for _, s := range r.sockets {
+		start(s.serve)
+	}
 	for _, a := range r.acceptors {
-		loops.Go(func() {
-			if err := a.serve(working); err != nil {
-				fail(err)
-			}
-		})
+		start(a.serve)
 	}
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { r.sweep(working) })
@@ -55,8 +54,8 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return context.Cause(serving)
 }
 
-// sweepEvery is how often those are looked at that have been moved out of others'
-// way, to let them back. They stay there for some ten seconds at least.
+// sweepEvery is how often networks that have a lane or are set aside are looked at,
+// to take them back. They stay there for ten seconds at least.
 const sweepEvery = 5 * time.Second
 
 // sweep looks after lanes and asides until ctx ends.
@@ -76,12 +75,12 @@ func (r *Resolver) sweep(ctx context.Context) {
 	}
 }
 
-// lastWords is for how long dnsd goes on reading when it ends, of what has been
-// received already: questions that wait in the kernel are answered too.
+// lastWords is for how long dnsd, when it ends, goes on reading what the kernel has
+// received already: those questions are answered too.
 const lastWords = 100 * time.Millisecond
 
 // drain stops reading and waits for loops, all of which end when they have
-// nothing in hand; after Config.Drain it takes that from them.
+// nothing in hand. After Config.Drain it gives up what is left.
 func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
 	for _, s := range r.sockets {
 		s.stop()
@@ -95,19 +94,19 @@ func (r *Resolver) drain(loops *sync.WaitGroup, abandon func()) {
 		abandon()
 		r.conns.closeAll()
 		for _, s := range r.sockets {
-			s.closer.Close()
+			s.conn.Close()
 		}
 	})
 	loops.Wait()
 	patience.Stop()
 	for _, s := range r.sockets {
-		s.closer.Close()
+		s.conn.Close()
 	}
 }
 
-// Trouble with a socket that may pass is waited out, in steps that double: the
-// first is short because most of it passes at once, and the last long enough
-// to spend nothing on it. After maxTrouble failures in a row, some 10 s, it will not pass.
+// Errors of a socket that may pass are waited out, in steps that double: the first
+// is short because most pass at once, and the last long enough to cost nothing.
+// After maxTrouble failures in a row, some 10 s, the error will not pass.
 const (
 	firstPause = time.Millisecond
 	lastPause  = time.Second
@@ -115,33 +114,18 @@ const (
 )
 
 // trouble counts the failures in a row of one loop, which owns it.
-type trouble struct {
-	n int
-}
-
-func (t *trouble) over() { t.n = 0 }
+type trouble int
 
 // wait pauses after a failure. It reports false when the loop should give up:
 // the failures do not end, or ctx has.
 func (t *trouble) wait(ctx context.Context) bool {
-	if t.n++; t.n > maxTrouble {
+	if *t++; *t > maxTrouble {
 		return false
 	}
-	return pause(ctx, t.n)
-}
-
-// pause waits as long as is right after the n-th failure in a row.
-func pause(ctx context.Context, n int) bool {
-	d := lastPause
-	if shift := n - 1; shift < 10 {
-		d = min(d, firstPause<<shift)
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-timer.C:
+	case <-time.After(min(firstPause<<(*t-1), lastPause)):
 		return true
 	}
 }
@@ -149,7 +133,7 @@ func pause(ctx context.Context, n int) bool {
 // quietFor is how long repeated trouble is only counted after it was logged.
 const quietFor = time.Minute
 
-// limitedLog logs a recurring event at most limitedLog in quietFor, with how often it was
+// limitedLog logs a recurring event at most once in quietFor, with how often it was
 // held back. Safe for concurrent use; the zero value is ready.
 type limitedLog struct {
 	last atomic.Int64 // Unix time in nanoseconds

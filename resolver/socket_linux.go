@@ -3,6 +3,7 @@ package resolver
 import (
 	"encoding/binary"
 	"net"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -21,11 +22,11 @@ const receiveBuffer = 4 << 20
 // an address but the first join the first one's port.
 func prepareUDP(fd int, first, wildcard bool) error {
 	if !first {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		if err := reusePort(fd); err != nil {
 			return err
 		}
 	}
-	// Beyond net.core.rmem_max only CAP_NET_ADMIN gets it; then as much as there is.
+	// Beyond net.core.rmem_max this takes CAP_NET_ADMIN; without it, as much as is allowed.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
 			return err
@@ -37,9 +38,9 @@ func prepareUDP(fd int, first, wildcard bool) error {
 	return tellAddress(fd)
 }
 
-// tellAddress has the kernel say of each packet which address was asked.
+// tellAddress makes the kernel report the address that each packet was sent to.
 func tellAddress(fd int) error {
-	// A socket of IPv6 tells the address asked of IPv4 packets too, as ::ffff:….
+	// An IPv6 socket reports it of IPv4 packets too, as ::ffff:….
 	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
 		return err
 	} else if domain == unix.AF_INET6 {
@@ -48,17 +49,18 @@ func tellAddress(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 }
 
-// prepareSide sets what has to be set before the side socket is bound. Its queue
-// is the usual one: a longer one would only make who floods wait longer.
+// prepareSide sets what has to be set before the side socket is bound. Its queue has
+// the usual length: a longer one would only make floods wait longer.
 func prepareSide(fd int, wildcard bool) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil || !wildcard {
+	if err := reusePort(fd); err != nil || !wildcard {
 		return err
 	}
 	return tellAddress(fd)
 }
 
-// prepareLane sets what has to be set before a socket is bound that only sends.
-func prepareLane(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
+// reusePort lets the socket share its port with others of this process. A socket
+// that only sends needs no more.
+func reusePort(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
 
 // shareUDP lets other sockets of this process bind c's port.
 func shareUDP(c *net.UDPConn) error {
@@ -66,14 +68,14 @@ func shareUDP(c *net.UDPConn) error {
 	if err != nil {
 		return err
 	}
-	return control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	return control(raw, reusePort)
 }
 
-// steer shares out the packets of c's port: those of origins set aside go to the
-// socket that was bound as number n, counted from 0, all others to the n before it, whatever else
-// shares the port. It needs no privilege: it is a classic BPF program that the
+// steer shares out the packets of c's port: those of networks set aside (see sharer)
+// go to the socket that was bound as number n, counted from 0, all others to the n
+// before it, whatever else shares the port. It needs no privilege: it is a classic BPF program that the
 // kernel runs to choose among sockets with SO_REUSEPORT (socket(7)).
-func steer(c *net.UDPConn, n int, aside []origin) error {
+func steer(c *net.UDPConn, n int, aside []netip.Prefix) error {
 	filter := steering(n, aside)
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -88,7 +90,7 @@ func steer(c *net.UDPConn, n int, aside []origin) error {
 // steering returns the program. Among several sockets it chooses by a hash of the
 // client's address and port, since the kernel's own hash of a packet is not always
 // there (loopback).
-func steering(n int, aside []origin) []unix.SockFilter {
+func steering(n int, aside []netip.Prefix) []unix.SockFilter {
 	load := func(size uint16, at int32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_ABS | size, K: uint32(at)}
 	}
@@ -96,13 +98,14 @@ func steering(n int, aside []origin) []unix.SockFilter {
 	const ip = -0x100000 // SKF_NET_OFF of linux/filter.h: where the IP header begins
 	xor, tax := op(unix.BPF_ALU|unix.BPF_XOR|unix.BPF_X, 0), op(unix.BPF_MISC|unix.BPF_TAX, 0)
 
-	// choose returns what is done with packets of one version, whose origin is the
-	// word at id: to the side socket, or hashed, from the words at hashed.
-	choose := func(v4 bool, id int32, hashed ...int32) (p []unix.SockFilter) {
-		p = append(p, load(unix.BPF_W, id))
-		for _, o := range aside {
-			if o.v4 == v4 {
-				p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: o.id, Jf: 1},
+	// choose returns what is done with packets of one version, of whose source the
+	// word at offset id tells networks apart: to the side socket, or hashed, from
+	// the words at hashed.
+	choose := func(v4 bool, source, id int32, hashed ...int32) (p []unix.SockFilter) {
+		p = append(p, load(unix.BPF_W, source+id))
+		for _, network := range aside {
+			if a := network.Addr(); a.Is4() == v4 {
+				p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: binary.BigEndian.Uint32(a.AsSlice()[id:]), Jf: 1},
 					op(unix.BPF_RET|unix.BPF_K, uint32(n)))
 			}
 		}
@@ -121,7 +124,7 @@ func steering(n int, aside []origin) []unix.SockFilter {
 	// IPv6: the network id in bytes 2 to 5 of the source; its machine and its last
 	// word; the ports, where no extension header is before them. IPv4: the source;
 	// the ports, where the header has no options.
-	v6, v4 := choose(false, ip+10, ip+12, ip+20, ip+40), choose(true, ip+12, ip+20)
+	v6, v4 := choose(false, ip+8, 2, ip+12, ip+20, ip+40), choose(true, ip+12, 0, ip+20)
 	program := []unix.SockFilter{
 		load(unix.BPF_B, ip), // the version, and of IPv4 the header's length
 		op(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 4),
@@ -131,7 +134,7 @@ func steering(n int, aside []origin) []unix.SockFilter {
 	return append(append(program, v6...), v4...)
 }
 
-// stamp has the kernel say of each packet when it was received, or no more.
+// stamp makes the kernel report when each packet was received, or stops that.
 func stamp(c syscall.Conn, on bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -162,8 +165,8 @@ func receivedAt(oob []byte) (time.Time, bool) {
 
 // replyControl returns what the response to a request is sent with, given the
 // request's control messages, which it changes: the address that was asked is the
-// one that answers. The interface is left to routing, but for link-local addresses,
-// which mean nothing without it. Nothing where nothing is said of the address.
+// one that answers. The interface is left to routing, except for link-local addresses,
+// which mean nothing without it. Nil where the messages do not have the address.
 func replyControl(oob []byte) []byte {
 	for len(oob) >= unix.SizeofCmsghdr {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)

@@ -5,6 +5,7 @@ package resolver
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"syscall"
 	"time"
 )
@@ -14,12 +15,12 @@ import (
 // lanes nor side sockets.
 const maxSockets = 1
 
-func prepareUDP(int, bool, bool) error        { return nil }
-func prepareLane(int) error                   { return errors.ErrUnsupported }
-func shareUDP(*net.UDPConn) error             { return nil }
-func steer(*net.UDPConn, int, []origin) error { return errors.ErrUnsupported }
-func prepareSide(int, bool) error             { return errors.ErrUnsupported }
-func stamp(syscall.Conn, bool) error          { return nil }
+func prepareUDP(int, bool, bool) error              { return nil }
+func prepareSide(int, bool) error                   { return errors.ErrUnsupported }
+func reusePort(int) error                           { return errors.ErrUnsupported }
+func shareUDP(*net.UDPConn) error                   { return nil }
+func steer(*net.UDPConn, int, []netip.Prefix) error { return errors.ErrUnsupported }
+func stamp(syscall.Conn, bool) error                { return nil }
 
 func replyControl([]byte) []byte                { return nil }
 func receivedAt([]byte) (at time.Time, ok bool) { return at, false }

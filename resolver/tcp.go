@@ -20,11 +20,11 @@ import (
 
 const (
 	// defaultMessageTime is how long a request may take from its first bytes to its
-	// last, and a response to be taken: seconds, for 64 KiB at most, are much
-	// on any network that dnsd serves.
+	// last, and a response until the client has read it: generous for 64 KiB on any
+	// network that dnsd serves.
 	defaultMessageTime = 5 * time.Second
-	// defaultStrangerTime is how long a client that dnsd does not serve may take for
-	// each of: saying something, finishing that, taking its REFUSED.
+	// defaultStrangerTime is how long a client that dnsd does not serve may take to
+	// begin a request, to complete it, and to read its REFUSED.
 	defaultStrangerTime = time.Second
 	// maxPipelined is how many questions of one connection wait for the
 	// forwarder at a time; further ones are not read until one is answered.
@@ -32,8 +32,8 @@ const (
 	// readBuffer takes some sixty pipelined questions a read.
 	readBuffer = 4 << 10
 	// sendBuffer, which Linux doubles for its own needs, holds two of the longest
-	// responses. By itself it would grow to megabytes for each client that
-	// asks and does not read.
+	// responses. The kernel's default grows to megabytes for a client that asks and
+	// does not read.
 	sendBuffer = 128 << 10
 	// lengthLen is TCP's length before each message (RFC 1035, section 4.2.2).
 	lengthLen = 2
@@ -68,7 +68,7 @@ func (a *acceptor) serve(ctx context.Context) error {
 	for {
 		nc, err := a.listener.AcceptTCP()
 		if err == nil {
-			fails.over()
+			fails = 0
 			a.start(ctx, nc)
 			continue
 		}
@@ -78,7 +78,7 @@ func (a *acceptor) serve(ctx context.Context) error {
 		a.stats.readErrs.Add(1)
 		a.fails.log(a.log, slog.LevelError, "cannot accept a connection; trying again", "err", err)
 		if shortOf(err) {
-			fails.n = min(fails.n, maxTrouble-1) // waited out for as long as it takes: UDP goes on meanwhile
+			fails = min(fails, maxTrouble-1) // waited out for as long as it takes: UDP goes on meanwhile
 		}
 		if errors.Is(err, net.ErrClosed) || !fails.wait(ctx) {
 			return fmt.Errorf("accepting TCP connections: %w", err)
@@ -101,7 +101,6 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
-	c.view = a.r.networkSeen(addr.Unmap().WithZone(""), a.stats)
 	_ = nc.SetWriteBuffer(sendBuffer) // without it only takes more memory
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
@@ -130,8 +129,7 @@ type conn struct {
 	from     netip.AddrPort
 	client   netip.Prefix // see clientOf
 	network  netip.Prefix // see networkOf
-	view     netip.Prefix // the network whose names it asks for
-	stranger bool         // none of those that dnsd serves
+	stranger bool         // not a client that dnsd serves
 	stats    *stats
 	slots    chan struct{} // one for each deferred question
 
@@ -158,7 +156,7 @@ func (c *conn) serve(ctx context.Context) {
 	for {
 		var err error
 		if msg, err = c.read(in, msg); err != nil {
-			return // of use to nobody: clients close, go and fall silent
+			return // not worth logging: clients close, vanish and fall silent
 		}
 		c.busy.Add(1)
 		if !c.handle(ctx, w, msg) {
@@ -218,23 +216,23 @@ func (c *conn) deadline(d time.Duration) time.Time {
 // connection goes on.
 func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 	start := time.Now()
-	c.r.turns.Enter(c.view)
-	w.pause = c.r.turns.Pauser(c.view)
+	c.r.turns.Enter(c.network)
+	w.pause = c.r.turns.Pauser(c.network)
 	buf := tcpBuffers.Get().(*[]byte) // not while waiting
 	defer tcpBuffers.Put(buf)
 	resp, later := w.respond(req, c.from, (*buf)[lengthLen:lengthLen]) // never panics
-	c.r.turns.Leave(c.view)
+	c.r.turns.Leave(c.network)
 	if later == nil {
 		w.countAlone(resp, start)
-		// Who may not ask is told so once, and holds no connection.
+		// A stranger is refused once, and then disconnected.
 		return c.write(*buf, resp) && !c.stranger
 	}
 	c.slots <- struct{}{} // freed when that response is written, or given up
 	c.deferred.Go(func() {
-		defer later.Done() // no earlier: unread responses are its network's
+		defer later.done() // no earlier: unread responses are its network's
 		// There may be thousands of these: a buffer for the usual answer has to do.
 		buf := make([]byte, lengthLen, lengthLen+minUDPSize)
-		resp := later.Resolve(ctx, buf[lengthLen:])
+		resp := later.resolve(ctx, buf[lengthLen:])
 		later.countAlone(resp, start)
 		c.write(buf, resp)
 		<-c.slots
@@ -245,7 +243,7 @@ func (c *conn) handle(ctx context.Context, w *worker, req []byte) bool {
 // write sends a response, nil being none, with its length in one write: some
 // clients read each message with a single read. resp stands in buf behind room for the length.
 // It ends the request: the connection is idle again. A client that does not
-// take its response in time loses the connection; write then reports false.
+// read its response in time loses the connection; write then reports false.
 func (c *conn) write(buf, resp []byte) bool {
 	defer c.busy.Add(-1)
 	defer func() { c.used.Store(time.Now().UnixNano()) }()

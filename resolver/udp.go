@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -21,23 +20,21 @@ import (
 type packetConn interface {
 	udpbatch.PacketConn
 	SetReadDeadline(t time.Time) error
+	Close() error
 }
 
 // socket is one UDP socket. The goroutine that runs serve owns it; goroutines of
 // deferred questions only send, and hand back what they have computed.
 type socket struct {
 	// Set once.
-	r      *Resolver
-	conn   packetConn
-	closer io.Closer
-	sender *udpbatch.Sender
-	lanes  *lanes // of the listen address, as is aside
-	aside  *aside
-	side   bool // it receives from those that are set aside, and from nobody else
-	stats  *stats
-	log    *slog.Logger
-
-	batch atomic.Pointer[udpbatch.Conn] // nil before serve; others may ask whether it is batched
+	r     *Resolver
+	conn  packetConn
+	batch *udpbatch.Conn // of conn
+	lanes *lanes         // of the listen address, as is aside
+	aside *aside
+	side  bool // it receives from those that are set aside, and from nobody else
+	stats *stats
+	log   *slog.Logger
 
 	// Owned by serve.
 	waiting backlog
@@ -45,19 +42,32 @@ type socket struct {
 
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
-	computed  mailbox
+	computed  chan computed // for the keeper, which only serve may touch
 	readFails limitedLog
 	sendFails limitedLog
+}
+
+// maxComputed is how many answers computed elsewhere wait for the next batch to be
+// kept. Those beyond are sent too, and only not kept.
+const maxComputed = 256
+
+// computed is an answer to keep that was computed elsewhere.
+type computed struct {
+	to     *deferred
+	answer *kept
+}
+
+func newSocket(r *Resolver, conn packetConn, lanes *lanes, aside *aside, s *stats, log *slog.Logger) *socket {
+	return &socket{r: r, conn: conn, batch: udpbatch.New(conn, r.cfg.MaxUDPSize), lanes: lanes, aside: aside,
+		stats: s, log: log.With("proto", "udp"), computed: make(chan computed, maxComputed)}
 }
 
 // serve answers what the socket receives until stop, and waits for the questions
 // it has deferred. It returns an error when the socket cannot be read any more.
 func (s *socket) serve(ctx context.Context) error {
 	defer s.deferred.Wait()
-	b := udpbatch.New(s.conn, s.r.cfg.MaxUDPSize)
-	b.SendFailed = s.sendFailed
-	b.Full = func(resp, control []byte, to netip.AddrPort) { s.sendFailed(to, s.lanes.send(resp, control, to)) }
-	s.batch.Store(b)
+	b := s.batch
+	b.Failed = s.notSent
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
 	w.pause = nil
@@ -65,7 +75,7 @@ func (s *socket) serve(ctx context.Context) error {
 	for {
 		n, err := b.Read()
 		if err == nil {
-			fails.over()
+			fails = 0
 			s.handle(ctx, w, b, n)
 			if s.side && s.waiting.full%sideBatches == sideBatches-1 {
 				time.Sleep(sidePause)
@@ -85,7 +95,7 @@ func (s *socket) serve(ctx context.Context) error {
 }
 
 // The side socket rests after some batches in a row that left more behind, so that
-// who floods gets about half of a processor, and the others' loops never wait for it.
+// floods get about half of a processor, and the other loops never wait for it.
 const (
 	sideBatches = 4
 	sidePause   = time.Millisecond
@@ -107,7 +117,7 @@ func (s *socket) lastBatches(ctx context.Context, w *worker, b *udpbatch.Conn) {
 // as much as some answers do.
 func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int) {
 	start := time.Now()
-	s.computed.empty(w.keeper)
+	s.keepComputed(w.keeper)
 	var over [udpbatch.Size]bool
 	s.passOver(b, n, start, &over)
 	var answered [2]uint64 // here, forwarded
@@ -125,7 +135,7 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 			answered[w.origin()]++
 		}
 		if resp != nil && s.lanes.alone(from.Addr()) {
-			s.sendFailed(from, s.lanes.send(resp, control, from))
+			s.notSent(resp, control, from, udpbatch.ErrFull)
 			resp = nil
 		}
 		b.Reply(i, resp, control)
@@ -143,7 +153,7 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 const tooOld = 2 * time.Second
 
 // passOver marks in over the questions of a batch that are not to be answered:
-// those that come too many, and those that are too old.
+// those that are too many, and those that are too old.
 func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
 	passed, greediest := s.waiting.excess(b, n, now, over)
 	if passed > 0 {
@@ -171,10 +181,10 @@ func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatc
 
 // defers has a question answered elsewhere. One whose answer takes long is dropped
 // where too many of its network wait already.
-func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
+func (s *socket) defers(ctx context.Context, later *deferred, control []byte, from netip.AddrPort, start time.Time) {
 	if later.zone == nil {
 		s.resolve(ctx, later, slices.Clone(control), from, start)
-	} else if turn, ok := s.r.turns.Book(later.Network()); ok {
+	} else if turn, ok := s.r.turns.Book(networkOf(from.Addr())); ok {
 		s.compute(later, turn, slices.Clone(control), from, start)
 	} else {
 		s.stats.dropped[dropSlow].Add(1)
@@ -182,44 +192,61 @@ func (s *socket) defers(ctx context.Context, later *Deferred, control []byte, fr
 }
 
 // resolve answers a question that has to be resolved upstream.
-func (s *socket) resolve(ctx context.Context, later *Deferred, control []byte, from netip.AddrPort, start time.Time) {
+func (s *socket) resolve(ctx context.Context, later *deferred, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
-		defer later.Done()
-		resp := later.Resolve(ctx, make([]byte, 0, later.limit()))
+		defer later.done()
+		resp := later.resolve(ctx, make([]byte, 0, later.limit()))
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 	})
 }
 
 // compute answers a question whose answer takes long, once its network has its turn.
-func (s *socket) compute(later *Deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
+func (s *socket) compute(later *deferred, turn <-chan struct{}, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
+		network := networkOf(from.Addr())
 		<-turn
-		resp, keep := later.Compute(s.r.turns.Pauser(later.Network()), make([]byte, 0, later.limit()))
-		s.r.turns.Leave(later.Network())
+		resp, keep := later.compute(s.r.turns.Pauser(network), make([]byte, 0, later.limit()))
+		s.r.turns.Leave(network)
 		later.countAlone(resp, start)
 		s.send(resp, control, from)
 		if keep != nil {
-			s.computed.put(later, keep)
+			select {
+			case s.computed <- computed{later, keep}:
+			default:
+			}
 		}
 	})
+}
+
+// keepComputed keeps what was computed since the last batch.
+func (s *socket) keepComputed(k *keeper) {
+	for {
+		select {
+		case c := <-s.computed:
+			// The view's number may have changed meanwhile, so the key is made anew.
+			k.put(k.keyOf(k.numberOf(c.to.view), &c.to.req), c.answer)
+		default:
+			return
+		}
+	}
 }
 
 // send sends a response by itself. Safe for concurrent use.
 func (s *socket) send(resp, control []byte, to netip.AddrPort) {
 	err := udpbatch.ErrFull
 	if !s.lanes.alone(to.Addr()) {
-		err = s.sender.Send(resp, control, to)
+		err = s.batch.One.Send(resp, control, to)
 	}
+	s.notSent(resp, control, to, err)
+}
+
+// notSent sends a response by a lane if there was no room for it here, and counts one
+// that could not be sent. A nil error is none. Safe for concurrent use.
+func (s *socket) notSent(resp, control []byte, to netip.AddrPort, err error) {
 	if errors.Is(err, udpbatch.ErrFull) {
 		err = s.lanes.send(resp, control, to)
 	}
-	s.sendFailed(to, err)
-}
-
-// sendFailed notes a response that could not be sent, if err says so. A client
-// that cannot be reached is its own trouble: it costs a count and the socket goes on.
-func (s *socket) sendFailed(to netip.AddrPort, err error) {
 	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, udpbatch.ErrFull) { // the last is counted by the lanes
 		return
 	}
@@ -232,42 +259,4 @@ func (s *socket) stop() {
 	s.stopping.Store(true)
 	// Only a closed socket refuses, and serve ends on that as well.
 	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
-}
-
-// mailbox takes answers that were computed elsewhere to the keeper, which only
-// its socket's loop may touch. Safe for concurrent use; the zero value is ready.
-type mailbox struct {
-	any atomic.Bool
-
-	mu  sync.Mutex
-	all []letter // guarded by mu
-}
-
-// letter is an answer on its way.
-type letter struct {
-	to     *Deferred
-	answer *kept
-}
-
-func (m *mailbox) put(to *Deferred, a *kept) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.all = append(m.all, letter{to, a})
-	m.any.Store(true)
-}
-
-// empty hands everything to k.
-func (m *mailbox) empty(k *keeper) {
-	if !m.any.Load() {
-		return
-	}
-	m.mu.Lock()
-	all := m.all
-	m.all = nil
-	m.any.Store(false)
-	m.mu.Unlock()
-	for _, l := range all {
-		// The view's number may have changed meanwhile, so the key is made anew.
-		k.put(k.keyOf(k.numberOf(l.to.view), &l.to.req), l.answer)
-	}
 }

@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-
-	"dnsd/resolver/internal/udpbatch"
 )
 
 // askFrom sends a question from one address to another over a connected socket,
@@ -175,10 +173,12 @@ func (c *scriptedConn) SetReadDeadline(time.Time) error {
 	return nil
 }
 
+func (c *scriptedConn) Close() error { return nil }
+
 func serveScript(t *testing.T, script func(read int) error) (c *scriptedConn, s *socket, done chan error) {
 	r := newResolver(t)
 	c = &scriptedConn{script: script, packet: query(t, "my-app.internal.", dns.TypeAAAA), stop: make(chan struct{})}
-	s = &socket{r: r, conn: c, sender: udpbatch.NewSender(c), lanes: newLanes(nil, nil, 0, r.log), aside: newAside(nil, r.log), stats: new(stats), log: r.log}
+	s = newSocket(r, c, newLanes(nil, nil, 0, r.log), newAside(nil, r.log), new(stats), r.log)
 	done = make(chan error, 1)
 	go func() { done <- s.serve(t.Context()) }()
 	return c, s, done
@@ -230,7 +230,7 @@ func TestLastingErrors(t *testing.T) {
 // TestDeadReaderIsLoud: a socket or listener that breaks ends Run with an error.
 func TestDeadReaderIsLoud(t *testing.T) {
 	for name, kill := range map[string]func(*Resolver){
-		"udp": func(r *Resolver) { r.sockets[1].closer.Close() },
+		"udp": func(r *Resolver) { r.sockets[1].conn.Close() },
 		"tcp": func(r *Resolver) { r.acceptors[0].listener.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -27,14 +27,14 @@ func (x *exchange) begin(dst []byte, rcode uint16) {
 		w.Flags |= wire.RA
 	}
 	if q.OPT {
-		w.Reserve(wire.OPTLen())
+		w.Reserve(wire.OPTLen)
 		if x.nsid() != "" {
 			w.Reserve(wire.NSIDLen(x.nsid()))
 		}
 	} else if rcode > 0xf {
 		rcode = dns.RcodeServerFailure // there is no OPT to carry the rest of it
 	}
-	w.SetRcode(rcode)
+	w.Rcode = rcode
 }
 
 // limit is the longest response that the client takes, in bytes.

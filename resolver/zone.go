@@ -85,9 +85,8 @@ type Answer struct {
 // SOA is the record that says for how long a negative answer may be kept
 // (RFC 2308, section 5).
 type SOA struct {
-	Owner string // the zone's origin, e.g. "internal."
-	TTL   uint32 // seconds; the smaller of the record's TTL and MINIMUM
-	Data  []byte // rdata in wire form, uncompressed
+	TTL  uint32 // seconds; the smaller of the record's TTL and MINIMUM
+	Data []byte // rdata in wire form, uncompressed
 }
 
 // EDE is an extended DNS error (RFC 8914).

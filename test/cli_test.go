@@ -335,7 +335,7 @@ func TestMetrics(t *testing.T) {
 		"requests by protocol": `(?im)^dnsd_\w*requests_total\{[^}]*"tcp"[^}]*\} [1-9]`,
 		"responses by rcode":   `(?im)^dnsd_\w*responses_total\{[^}]*"NXDOMAIN"[^}]*\} [1-9]`,
 		"durations from 10 us": `(?m)^dnsd_\w*duration_seconds_bucket\{[^}]*le="1e-05"`,
-		"sizes":                `(?m)^dnsd_\w*size_bytes_bucket`,
+		"truncated responses":  `(?m)^dnsd_responses_truncated_total\{`,
 		"objects by kind":      `(?m)^dnsd_registry_\w+\{[^}]*machine[^}]*\} [1-9]`,
 		"the source's state":   `(?m)^dnsd_registry_\w*state`,
 		"the registry's age":   `(?m)^dnsd_registry_\w*(age|alive|synced)\w*`,

@@ -49,7 +49,7 @@ func kept(f *registry.Fleet, n *name) *body {
 }
 
 // compute returns what work makes of a fleet for a name. Where a socket could not
-// wait for it, the fleet keeps it: so it is dear once, and not for each socket,
+// wait for it, the fleet keeps it: so it is computed once, and not for each socket,
 // each connection and each client.
 func (l *lookup) compute(f *registry.Fleet, n *name, keep bool, work func() *body) *body {
 	b := work()

@@ -92,21 +92,12 @@ func stepsOf(t testing.TB, z *Zones, c asked, pause func()) (a *resolver.Answer,
 	t.Helper()
 	asked, q := route(t, z, c.view, c.client, c.name, c.typ)
 	q.Pause = pause
-	counted := func(z *zone, answer func(*lookup) *resolver.Answer) {
-		a = z.respond(q, func(l *lookup) *resolver.Answer {
-			defer func() { steps = l.budget.Steps() }()
-			return answer(l)
-		})
+	counted := *asked.(*zone)
+	counted.answer = func(l *lookup) *resolver.Answer {
+		defer func() { steps = l.budget.Steps() }()
+		return asked.(*zone).answer(l)
 	}
-	switch z := asked.(type) {
-	case internalZone:
-		counted(z.zone, answerInternal)
-	case flycastZone:
-		counted(z.zone, answerFlycast)
-	case reverseZone:
-		counted(z.zone, answerReverse)
-	}
-	return a, steps
+	return counted.Answer(q), steps
 }
 
 // What a name costs is what is counted for it.

@@ -6,16 +6,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// flycastZone is flycast.: the private proxy addresses of apps. An address
+// flycast answers for flycast.: the private proxy addresses of apps. An address
 // belongs to the network it was allocated for, which need not be the app's.
-type flycastZone struct{ *zone }
-
-// Answer implements resolver.Zone.
-func (z flycastZone) Answer(q *resolver.Question) *resolver.Answer {
-	return z.respond(q, answerFlycast)
-}
-
-func answerFlycast(l *lookup) *resolver.Answer {
+func (l *lookup) flycast() *resolver.Answer {
 	q := l.q
 	switch {
 	case len(q.Labels) == 0:

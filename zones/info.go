@@ -31,7 +31,7 @@ func (l *lookup) whoami() *resolver.Answer {
 }
 
 // info answers for _dnsd: how this server is, and what it knows of the client's
-// network (and of no other). Nothing of it is kept: it has a clock in it.
+// network (and of no other). It is not kept, since it depends on the clock.
 func (l *lookup) info() *resolver.Answer {
 	l.noStore = true
 	l.open()

@@ -7,15 +7,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// internalZone is internal.: apps, machines, peers and the lists of them.
-type internalZone struct{ *zone }
-
-// Answer implements resolver.Zone.
-func (z internalZone) Answer(q *resolver.Question) *resolver.Answer {
-	return z.respond(q, answerInternal)
-}
-
-func answerInternal(l *lookup) *resolver.Answer {
+// internal answers for internal.: apps, machines, peers and the lists of them.
+func (l *lookup) internal() *resolver.Answer {
 	n := parseName(l.q.Labels)
 	// These four need no registry: they answer while it is empty, so that a
 	// person can ask what is wrong. _whoami and _dnsd say what is known so far.

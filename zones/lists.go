@@ -182,7 +182,7 @@ func (l *lookup) apps() *resolver.Answer {
 	}
 	t, total := newTextList(','), l.view.Counts(l.network).Apps
 	fleets, ch := l.view.Fleets(l.network)
-	l.budget.Need(total * stepsRow) // else the first step is the last
+	l.budget.Need(total * stepsRow) // where that is too many, the first step is the last
 	for f := range watched(l, fleets, ch).All {
 		if !l.budget.Step(stepsRow) || f.Exists() && !l.add(t, append(t.entry, f.Name()...)) {
 			break
@@ -198,7 +198,7 @@ func (l *lookup) peers() *resolver.Answer {
 	}
 	t, total := newTextList(','), l.view.Counts(l.network).Peers
 	peers, ch := l.view.Peers(l.network)
-	l.budget.Need(total * stepsRow) // else the first step is the last
+	l.budget.Need(total * stepsRow) // where that is too many, the first step is the last
 	for p := range watched(l, peers, ch).All {
 		if !l.budget.Step(stepsRow) || !p.Interactive() && !l.add(t, append(t.entry, p.Name...)) {
 			break
@@ -215,7 +215,7 @@ func (l *lookup) instances(all bool) *resolver.Answer {
 	}
 	t, total, have := newTextList(';'), 0, l.view.Counts(l.network)
 	fleets, ch := l.view.Fleets(l.network)
-	l.budget.Need(have.Apps * stepsRow) // else the first step is the last
+	l.budget.Need(have.Apps * stepsRow) // where that is too many, the first step is the last
 	for f := range watched(l, fleets, ch).All {
 		if t.full && all {
 			total = have.Machines

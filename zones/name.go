@@ -1,6 +1,9 @@
 package zones
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // kind says what a name under internal. stands for.
 type kind uint8
@@ -154,18 +157,14 @@ func parseNearest(app string, rest []string) name {
 // parseTop reads top<N>, N a decimal number without leading zeros.
 func parseTop(label string) (int, bool) {
 	digits, ok := strings.CutPrefix(label, "top")
-	if !ok || digits == "" || digits[0] == '0' {
+	if !ok || digits == "" || digits[0] == '0' || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
 	}
-	top := 0
-	for i := 0; i < len(digits); i++ {
-		c := digits[i]
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		top = min(10*top+int(c-'0'), maxTop)
+	n, err := strconv.Atoi(digits)
+	if err != nil { // out of range
+		n = maxTop
 	}
-	return top, true
+	return min(n, maxTop), true
 }
 
 // parseMetadata reads what stands before _metadata.<app>: [[<value>.]<key>.]kv.

@@ -275,7 +275,7 @@ func TestNames(t *testing.T) {
 		if !static && (len(got.Watch) == 0 || isClosed(got.Watch)) {
 			t.Errorf("%s %s before the first listing: nothing says when that ends", test.name, test.typ)
 		}
-		if got := ask(t, z, resolver.View{}, "127.0.0.1", test.name, typ); got.Rcode != dns.RcodeRefused || got.EDE[0].Code != 18 {
+		if got := ask(t, z, resolver.View{}, "127.0.0.1", test.name, typ); got.Rcode != dns.RcodeRefused {
 			t.Errorf("%s %s for a client without network: %s", test.name, test.typ, render(t, got))
 		}
 	}

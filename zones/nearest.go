@@ -13,8 +13,8 @@ import (
 
 // nearest answers for <app> and for top<N>.nearest.of.<app>: the started
 // machines, in order of distance from the client. Machines at equal distance
-// form a run and take turns, and the limit is counted after that, so that a
-// region's whole load does not meet one machine.
+// form a run and take turns, and the limit is applied after that, so that one machine
+// does not get a region's whole load.
 func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	// Every N is a name of its own, of which all beyond the fleet's size have
 	// one answer: made-up ones are not worth keeping.
@@ -31,7 +31,7 @@ func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	first := b.nearest(n.top)
 	if len(first.data) < len(b.data) {
 		// The socket that keeps the answer must not keep all of the fleet's
-		// addresses with it: it has a copy of its own, or does not keep it.
+		// addresses alive: it gets a copy, or does not keep the answer.
 		if len(first.data) <= maxKeptTop {
 			first.data = copied(first.data)
 		} else {

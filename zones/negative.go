@@ -33,21 +33,14 @@ func soaData(mname []string, minimum uint32) []byte {
 	return b
 }
 
-// The extended errors that are always the same. None says anything of a clock
-// or a count that moves without a channel closing.
+// The extended errors that are always the same. None depends on the clock, or on a
+// count that changes without a channel closing.
 var (
 	staleAnswer = resolver.EDE{Code: dns.ExtendedErrorCodeStaleAnswer,
 		Text: "the registry's source is silent: this is the last known state"}
 	notReady = resolver.EDE{Code: dns.ExtendedErrorCodeNotReady,
 		Text: "dnsd has not read its registry yet: ask again in a moment"}
-	noNetwork = resolver.EDE{Code: dns.ExtendedErrorCodeProhibited,
-		Text: "your address is in no private network: ask from one that is (dig -b), or start dnsd with --network"}
 )
-
-// refused answers a client that belongs to no network.
-func refused() *resolver.Answer {
-	return &resolver.Answer{Rcode: dns.RcodeRefused, EDE: []resolver.EDE{noNetwork}}
-}
 
 // notReady answers while the registry is empty because nothing was read yet:
 // never NXDOMAIN, which clients would believe and keep.
@@ -89,8 +82,8 @@ func (l *lookup) otherType(has uint16) *resolver.Answer {
 
 const textBetween = "this name has no records, only names below it"
 
-// The texts below speak of what the client's own network has, and of what the
-// client itself wrote. They are read by a person with dig.
+// The texts below repeat only what the client's own network has and what the client
+// itself wrote. They are for a person with dig.
 
 func noApp(app string) string { return "no app " + clean(app) + " in your network" }
 

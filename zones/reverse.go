@@ -3,14 +3,12 @@ package zones
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"dnsd/resolver"
 
 	"github.com/miekg/dns"
 )
-
-// reverseZone is a.a.d.f.ip6.arpa.: the reverse of fdaa::/16.
-type reverseZone struct{ *zone }
 
 const (
 	originNibbles  = 4                  // of an address, fixed by the zone's origin
@@ -18,13 +16,9 @@ const (
 	freeNibbles    = 32 - originNibbles // those that a full name gives
 )
 
-// Answer implements resolver.Zone. A name of another network does not exist,
-// whole or in part, and whether or not it does is not even looked up.
-func (z reverseZone) Answer(q *resolver.Question) *resolver.Answer {
-	return z.respond(q, answerReverse)
-}
-
-func answerReverse(l *lookup) *resolver.Answer {
+// reverse answers for a.a.d.f.ip6.arpa.: the reverse of fdaa::/16. A name of
+// another network, whole or in part, is NXDOMAIN without being looked up.
+func (l *lookup) reverse() *resolver.Answer {
 	q := l.q
 	switch {
 	case len(q.Labels) == 0:
@@ -66,16 +60,11 @@ func parseReverse(labels []string) (netip.Addr, bool) {
 		if len(label) != 1 {
 			return netip.Addr{}, false
 		}
-		var v byte
-		switch c := label[0]; {
-		case '0' <= c && c <= '9':
-			v = c - '0'
-		case 'a' <= c && c <= 'f':
-			v = c - 'a' + 10
-		default:
+		v := strings.IndexByte("0123456789abcdef", label[0])
+		if v < 0 {
 			return netip.Addr{}, false
 		}
-		addr[nibble/2] |= v << (4 * (1 - nibble%2))
+		addr[nibble/2] |= byte(v) << (4 * (1 - nibble%2))
 	}
 	return netip.AddrFrom16(addr), true
 }
@@ -117,16 +106,11 @@ func (l *lookup) namesAt(addr netip.Addr) [][]byte {
 	return names
 }
 
-// localZone is d.f.ip6.arpa., the reverse of the locally assigned addresses
+// local answers for d.f.ip6.arpa., the reverse of the locally assigned addresses
 // fd00::/8: served here, and empty apart from fdaa::/16 below it, so that no
-// question for a private address ever leaves (RFC 6303, section 4.4).
-type localZone struct{ *zone }
-
-// Answer implements resolver.Zone. The names on the way to a.a.d.f.ip6.arpa.
-// exist, having that below them.
-func (z localZone) Answer(q *resolver.Question) *resolver.Answer { return z.respond(q, answerLocal) }
-
-func answerLocal(l *lookup) *resolver.Answer {
+// question for a private address ever leaves (RFC 6303, section 4.4). The names
+// between it and a.a.d.f.ip6.arpa. exist, since that is below them.
+func (l *lookup) local() *resolver.Answer {
 	q := l.q
 	switch {
 	case len(q.Labels) == 0:

@@ -54,10 +54,10 @@ func New(reg *registry.Registry, cfg Config) *Zones {
 	cfg.Region = registry.Lower(cfg.Region)
 	z := &Zones{reg: reg, cfg: cfg, inline: maxInline}
 	z.zones = []resolver.Zone{
-		internalZone{z.zone("internal.", "internal.", cfg.Advertise)},
-		flycastZone{z.zone("flycast.", "flycast.", cfg.Advertise)},
-		reverseZone{z.zone("a.a.d.f.ip6.arpa.", "internal.", netip.Addr{})},
-		localZone{z.zone("d.f.ip6.arpa.", "internal.", netip.Addr{})},
+		z.zone("internal.", "internal.", cfg.Advertise, (*lookup).internal),
+		z.zone("flycast.", "flycast.", cfg.Advertise, (*lookup).flycast),
+		z.zone("a.a.d.f.ip6.arpa.", "internal.", netip.Addr{}, (*lookup).reverse),
+		z.zone("d.f.ip6.arpa.", "internal.", netip.Addr{}, (*lookup).local),
 	}
 	return z
 }
@@ -66,24 +66,26 @@ func New(reg *registry.Registry, cfg Config) *Zones {
 // a question to the zone with the longest matching origin.
 func (z *Zones) Zones() []resolver.Zone { return z.zones }
 
-// zone is what all zones have in common: an origin, its records, and the way to
-// the registry.
+// zone is a resolver.Zone: an origin with its records, and what answers the
+// questions in it.
 type zone struct {
 	*Zones
 	origin string
+	answer func(*lookup) *resolver.Answer
 	soa    *resolver.SOA
 	ns     []byte   // rdata
 	aaaa   [][]byte // rdata of the origin's address, nil for none
 }
 
-// zone returns what a zone is made of; server is its name server, and addr that
-// one's address where it is the origin itself.
-func (z *Zones) zone(origin, server string, addr netip.Addr) *zone {
+// zone returns a zone. server is its name server, and addr the address of that
+// where it is the origin itself.
+func (z *Zones) zone(origin, server string, addr netip.Addr, answer func(*lookup) *resolver.Answer) *zone {
 	mname := dns.SplitDomainName(server)
 	o := &zone{
 		Zones:  z,
 		origin: origin,
-		soa:    &resolver.SOA{Owner: origin, TTL: z.cfg.TTL, Data: soaData(mname, z.cfg.TTL)},
+		answer: answer,
+		soa:    &resolver.SOA{TTL: z.cfg.TTL, Data: soaData(mname, z.cfg.TTL)},
 		ns:     appendName(nil, mname...),
 	}
 	if addr.IsValid() {
@@ -107,29 +109,27 @@ type lookup struct {
 	noStore bool
 
 	// Every loop over what a tenant may have much of counts its steps. Once
-	// they are too many, loops end early and the answer is made of anything:
-	// it is never given.
+	// there are too many, loops end early, and the incomplete answer is dropped.
 	budget registry.Budget
 }
 
-// respond returns what answer makes of q, nil where that would take long and q
-// cannot wait. (The resolver refuses clients of no network before it asks a
-// zone; a tenant's boundary deserves two looks.)
-func (z *zone) respond(q *resolver.Question, answer func(*lookup) *resolver.Answer) *resolver.Answer {
+// Answer implements resolver.Zone. (The resolver refuses clients of no network, and
+// says why, before it asks a zone; the boundary between tenants is checked twice.)
+func (z *zone) Answer(q *resolver.Question) *resolver.Answer {
 	n, ok := registry.NetworkOf(q.View.Network.Addr())
 	if !ok || q.View.Network.Bits() != 48 {
-		return refused()
+		return &resolver.Answer{Rcode: dns.RcodeRefused}
 	}
 	l := &lookup{zone: z, q: q, network: n, budget: registry.NewBudget(z.inline, q.Pause)}
-	a := answer(l)
+	a := z.answer(l)
 	if l.budget.Over() {
 		return nil
 	}
 	return a
 }
 
-// open begins the look-up's transaction. It returns false when the registry
-// holds nothing to answer from yet.
+// open begins the look-up's transaction. It returns false while nothing was read
+// into the registry yet.
 //
 // The status is read before the transaction begins: a follower applies a listing
 // and then says so, so "synced" is never older than what is read.

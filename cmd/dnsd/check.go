@@ -30,10 +30,10 @@ func (c *config) load(getenv func(string) string) error {
 		}
 		c.regions = table
 	}
-	if c.Registry.scheme != "" { // else --registry is wrong, and said to be
+	if c.Registry.kind != nil { // else --registry is wrong, and said to be
 		trial := *c
 		trial.Etcd = c.Etcd.mended()
-		if _, err := trial.source(getenv, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := trial.Registry.source.open(&trial, getenv, slog.New(slog.DiscardHandler)); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -75,22 +75,21 @@ func readRegions(path string) (*zones.Regions, error) {
 	return table, nil
 }
 
-// check says what is wrong with a registry file: the one named, or the one that
-// --registry names. The flags were found to be good before. Problems go to
-// stdout as path:line:column: text, where editors find them.
+// check says what is wrong with a registry file, or with what --registry names.
+// The flags were found to be good before.
 func check(ctx context.Context, c *config, getenv func(string) string, operands []string, stdout io.Writer) error {
-	path := c.Registry.path
-	switch {
-	case len(operands) > 1:
-		return usagef("unexpected argument %q: dnsd check takes one file", operands[1])
-	case len(operands) == 1:
-		path = operands[0]
-	case c.Registry.scheme == "corrosion":
-		return checkAgent(ctx, c, getenv, stdout)
-	case path == "":
-		_, err := fmt.Fprintln(stdout, "the flags are good; the registry is no file, so there is none to check")
-		return err
+	switch len(operands) {
+	case 0:
+		return c.Registry.source.check(ctx, c, getenv, stdout)
+	case 1:
+		return checkFile(operands[0], stdout)
 	}
+	return usagef("unexpected argument %q: dnsd check takes one file", operands[1])
+}
+
+// checkFile says what is wrong with a registry file. Problems go to stdout as
+// path:line:column: text, where editors find them.
+func checkFile(path string, stdout io.Writer) error {
 	data, err := readChecked(&path)
 	if err != nil {
 		return fmt.Errorf("reading registry file: %w", err)
@@ -106,34 +105,6 @@ func check(ctx context.Context, c *config, getenv func(string) string, operands 
 		return fmt.Errorf("%s has %s", path, plural(n, "problem"))
 	}
 	return nil
-}
-
-// checkAgent asks the Corrosion agent what is wrong with the queries. One that
-// cannot be asked, as where flags are checked on another host, is no mistake.
-func checkAgent(ctx context.Context, c *config, getenv func(string) string, stdout io.Writer) error {
-	source, err := c.source(getenv, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	agent, ok := source.(interface {
-		Check(context.Context) ([]string, error)
-	})
-	if !ok {
-		return fmt.Errorf("%s cannot be checked", source)
-	}
-	mistakes, err := agent.Check(ctx)
-	for _, m := range mistakes {
-		fmt.Fprintln(stdout, m)
-	}
-	switch {
-	case len(mistakes) > 0:
-		return fmt.Errorf("the queries for %s have %s", source, plural(len(mistakes), "problem"))
-	case err != nil:
-		_, err = fmt.Fprintf(stdout, "the flags are good; the queries could not be checked: %v\n", err)
-	default:
-		_, err = fmt.Fprintln(stdout, "the flags are good, and so are the queries for the agent's tables")
-	}
-	return err
 }
 
 // readChecked returns what is to be checked, and gives standard input, which is

@@ -121,7 +121,7 @@ func TestExportOfADoubtedListing(t *testing.T) {
 	if err := c.Registry.set("corrosion://127.0.0.1:1"); err != nil {
 		t.Fatal(err)
 	}
-	source, err := c.source(environment(), slog.New(slog.DiscardHandler))
+	source, err := c.Registry.source.open(c, environment(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

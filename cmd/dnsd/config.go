@@ -116,15 +116,10 @@ func parseConfig(args []string, getenv func(string) string) (*config, []string, 
 	return c, rest, nil
 }
 
-// staleAfter reads --stale-after. etcd and Corrosion are asked for a sign of life
-// every 10 s and may take 5 s to give it, so that less than both together would
-// call a healthy one silent. A file is looked at as often as is needed.
+// staleAfter reads --stale-after, which is not to call a healthy source silent.
+// --registry has been read.
 func (c *config) staleAfter(s string) error {
-	least := time.Second
-	if c.Registry.scheme == "etcd" || c.Registry.scheme == "corrosion" { // read before
-		least = 15 * time.Second
-	}
-	return duration(&c.StaleAfter, least, 24*time.Hour, 1)(s)
+	return duration(&c.StaleAfter, c.Registry.silence(), 24*time.Hour, 1)(s)
 }
 
 // check finds the mistakes that no single value shows.

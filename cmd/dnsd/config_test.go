@@ -28,7 +28,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(rest, err)
 	}
 	if !slices.Equal(c.Listen, []netip.AddrPort{netip.MustParseAddrPort("[fdaa::3]:53")}) ||
-		c.Registry.path != "/etc/dnsd/registry.json" || c.Network.IsValid() || c.Allow != nil || c.Region != "" ||
+		c.Registry.source != fileURL("/etc/dnsd/registry.json") || c.Network.IsValid() || c.Allow != nil || c.Region != "" ||
 		c.API.IsValid() || c.Advertise != netip.MustParseAddr("fdaa::3") || c.TTL != 5*time.Second ||
 		c.MaxUDPSize != 1232 || c.StaleAfter != time.Minute || c.Metrics != netip.MustParseAddrPort("127.0.0.1:9153") ||
 		c.LogLevel != slog.LevelInfo || c.LogFormat != "text" || c.NoIdentity || c.Upstreams.list != nil || c.Upstreams.none ||

@@ -25,9 +25,7 @@ const exportTimeout = time.Minute
 // known state on disk is neither read nor written.
 func export(ctx context.Context, c *config, getenv func(string) string, stdout, stderr io.Writer) error {
 	log := newLogger(c, stderr)
-	alone := *c
-	alone.StateDir = "" // it is the running dnsd's
-	source, err := alone.source(getenv, log)
+	source, err := c.Registry.source.open(c, getenv, log)
 	if err != nil {
 		return err
 	}
@@ -62,7 +60,7 @@ func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source
 		if status.Synced() {
 			return nil
 		}
-		why := cmp.Or(trouble(status, source), status.Doubt) // neither is a registry to export
+		why := cmp.Or(trouble(status.Problem, source), status.Doubt) // neither is a registry to export
 		if isFile && why != "" {
 			return errors.New(why)
 		}

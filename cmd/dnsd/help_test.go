@@ -59,3 +59,15 @@ func TestFlagsPage(t *testing.T) {
 		t.Errorf("%d rows for %d flags", len(rows), len(settings))
 	}
 }
+
+// The help text and docs/flags.md show what each kind of source's URL looks like.
+func TestSourcesAreShown(t *testing.T) {
+	plain := strings.NewReplacer("H1:PORT,H2:PORT", "HOST:PORT,...", "/etc/dnsd/registry.json", "PATH")
+	for name, text := range map[string]string{"help": helpText, "docs/flags.md": readProject(t, "docs/flags.md")} {
+		for _, k := range sourceKinds {
+			if !strings.Contains(plain.Replace(text), k.url) {
+				t.Errorf("%s does not show %s", name, k.url)
+			}
+		}
+	}
+}

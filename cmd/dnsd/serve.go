@@ -77,14 +77,14 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daemon, err error) {
 	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), ending: make(chan struct{})}
 	d.share = c.descriptors(openFiles())
-	if d.source, err = c.source(getenv, log); err != nil {
+	if d.source, err = c.Registry.source.open(c, getenv, log); err != nil {
 		return nil, err
 	}
 	if d.forwarder, d.hosts, err = c.forwarder(d.share.forwarding, log); err != nil {
 		return nil, err
 	}
 	d.follower = follow.New(d.reg, d.source, follow.Config{
-		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log, OwnHost: c.Registry.scheme == "corrosion",
+		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log, OwnHost: c.Registry.kind.ownHost,
 	})
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
@@ -210,7 +210,7 @@ func (d *daemon) signals(ctx context.Context) error {
 		case <-orders.Release:
 			d.follower.Release()
 		case <-orders.Reload:
-			if source, ok := d.source.(interface{ Reload() }); ok {
+			if source, ok := d.source.(reloader); ok {
 				source.Reload()
 				continue
 			}
@@ -234,21 +234,10 @@ func (d *daemon) ready() (reason string, ok bool) {
 	if alive := d.reg.LastAlive(); !alive.IsZero() {
 		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
 	}
-	for _, why := range []string{status.Hold, status.Doubt, trouble(status, d.source), status.Unsaved} {
+	for _, why := range []string{status.Hold, status.Doubt, trouble(status.Problem, d.source), status.Unsaved} {
 		if why != "" {
 			reason += ": " + why
 		}
 	}
 	return reason, status.Synced()
-}
-
-// trouble returns what is wrong with the registry's source, empty for nothing.
-func trouble(status *registry.Status, source follow.Source) string {
-	// A file is waited for without an end of the stream that the status tells.
-	if s, ok := source.(interface{ Trouble() error }); ok {
-		if err := s.Trouble(); err != nil {
-			return err.Error()
-		}
-	}
-	return status.Problem
 }

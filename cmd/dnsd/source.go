@@ -1,88 +1,31 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
+	"cmp"
+	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"slices"
 	"strings"
+	"time"
 
-	"dnsd/registry/corrosion"
-	"dnsd/registry/etcd"
-	"dnsd/registry/file"
 	"dnsd/registry/follow"
-	"dnsd/registry/regular"
 )
 
-// registryURL says where the registry comes from.
-type registryURL struct {
-	scheme    string   // file, etcd or corrosion
-	path      string   // of a file
-	endpoints []string // of an etcd cluster
-	prefix    string   // of its keys
-	agent     string   // host:port of a Corrosion agent
-}
+// A sourceKind is one kind of source that --registry can name; sourceKinds lists
+// them. To add one: write its entry and a registrySource, and say in docs/cluster.md and writers.md what it
+// is for. The tests hold help and docs/flags.md to the list.
+type sourceKind struct {
+	scheme string // what its URLs begin with
+	url    string // what they look like, for messages, the help and docs/flags.md
+	read   func(url string) (registrySource, error)
 
-// set reads --registry. A wrong one leaves u as it is.
-func (u *registryURL) set(s string) (err error) {
-	scheme, rest, found := strings.Cut(s, ":")
-	if !found {
-		return fmt.Errorf("no scheme: write file:%s for a file", s)
-	}
-	read := registryURL{scheme: scheme}
-	switch scheme {
-	case "file":
-		read.path, err = filePath(rest)
-	case "etcd":
-		read.endpoints, read.prefix, err = etcd.ParseURL(s)
-	case "corrosion":
-		read.agent, err = corrosion.ParseURL(s)
-	default:
-		return fmt.Errorf("unknown scheme %q: write file:PATH, etcd://HOST:PORT,.../PREFIX/ or corrosion://HOST:PORT", scheme)
-	}
-	if err == nil {
-		*u = read
-	}
-	return err
-}
-
-// filePath reads what follows file: in a URL.
-func filePath(s string) (string, error) {
-	if path, ok := strings.CutPrefix(s, "//"); ok {
-		if !strings.HasPrefix(path, "/") {
-			return "", fmt.Errorf("a file has no host: write file:%s", path)
-		}
-		s = path
-	}
-	if s == "" {
-		return "", errors.New("no path: write one such as file:/etc/dnsd/registry.json")
-	}
-	return s, nil
-}
-
-// source returns the registry's source. It connects to nothing, but reads the
-// files that the flags name, so that a mistake in them shows at start.
-func (c *config) source(getenv func(string) string, log *slog.Logger) (follow.Source, error) {
-	switch c.Registry.scheme {
-	case "etcd":
-		return etcd.New(etcd.Config{
-			Endpoints: c.Registry.endpoints, Prefix: c.Registry.prefix,
-			CAFile: c.Etcd.CA, CertFile: c.Etcd.Cert, KeyFile: c.Etcd.Key,
-			Username: c.Etcd.User, Password: getenv(etcdPassword), PasswordFile: c.Etcd.PasswordFile,
-		}, log)
-	case "corrosion":
-		queries, err := c.corrosionQueries()
-		if err != nil {
-			return nil, err
-		}
-		return corrosion.New(corrosion.Config{
-			Addr: c.Registry.agent, Token: getenv(corrosionToken), TokenFile: c.Corrosion.TokenFile, Queries: queries,
-			StateDir: c.StateDir,
-		}, log)
-	}
-	// An unchanged file proves itself alive at each look, so it is looked at
-	// more often than it could go stale.
-	return file.New(file.Config{Path: c.Registry.path, Poll: min(file.DefaultPoll, c.StaleAfter/3)}, log), nil
+	// silence is for how long a source that is well may go unheard, and so the
+	// least --stale-after.
+	silence time.Duration
+	// ownHost says that the source is an agent of this host; see follow.Config.
+	ownHost bool
 }
 
 // Secrets that may stand in the environment. They have no flag: other users of
@@ -92,33 +35,75 @@ const (
 	corrosionToken = "DNSD_CORROSION_TOKEN"
 )
 
-// corrosionQueries returns the SELECTs for the agent: the default ones, but for
-// those that --corrosion-queries replaces. A kind whose query is empty there is
-// not read at all.
-func (c *config) corrosionQueries() (corrosion.Queries, error) {
-	defaults := corrosion.DefaultQueries()
-	if c.Corrosion.Queries == "" {
-		return defaults, nil
+// registrySource is what a URL of --registry says.
+type registrySource interface {
+	// open returns the source. It connects to nothing, but reads the files that
+	// flags name, so that a mistake in them shows at start.
+	open(c *config, getenv func(string) string, log *slog.Logger) (follow.Source, error)
+
+	// check writes to stdout what can be said of what the source holds, and returns
+	// an error if something is wrong with it. The flags are good.
+	check(ctx context.Context, c *config, getenv func(string) string, stdout io.Writer) error
+}
+
+// What a follow.Source may be able to beside following. (It may be a
+// follow.Identifier and a prometheus.Collector, too.)
+type (
+	// reloader reads everything again, as SIGHUP asks for.
+	reloader interface{ Reload() }
+
+	// troubled says what is wrong with what is read, nil for nothing, where no
+	// stream ends because of that.
+	troubled interface{ Trouble() error }
+)
+
+// registryURL is the value of --registry.
+type registryURL struct {
+	kind   *sourceKind // nil: it was wrong
+	source registrySource
+}
+
+// set reads --registry. A wrong one leaves u as it is.
+func (u *registryURL) set(s string) error {
+	scheme, _, found := strings.Cut(s, ":")
+	if !found {
+		return fmt.Errorf("no scheme: write file:%s for a file", s)
 	}
-	data, err := regular.Read(c.Corrosion.Queries, regular.MaxSettings)
-	if err != nil {
-		return defaults, fmt.Errorf("--corrosion-queries: %w", err)
+	i := slices.IndexFunc(sourceKinds, func(k *sourceKind) bool { return k.scheme == scheme })
+	if i < 0 {
+		return fmt.Errorf("unknown scheme %q: write %s", scheme, kindsText())
 	}
-	given := map[string]string{}
-	if err := json.Unmarshal(data, &given); err != nil {
-		return defaults, fmt.Errorf("--corrosion-queries %s: want a JSON object of SELECTs: %w", c.Corrosion.Queries, err)
+	source, err := sourceKinds[i].read(s)
+	if err == nil {
+		*u = registryURL{sourceKinds[i], source}
 	}
-	queries := map[string]*string{
-		"machines": &defaults.Machines, "apps": &defaults.Apps,
-		"peers": &defaults.Peers, "addresses": &defaults.Addresses,
+	return err
+}
+
+// kindsText lists what URLs look like: "A, B or C".
+func kindsText() string {
+	var urls []string
+	for _, k := range sourceKinds {
+		urls = append(urls, k.url)
 	}
-	for name, sql := range given {
-		query := queries[name]
-		if query == nil {
-			return defaults, fmt.Errorf("--corrosion-queries %s: unknown name %q: write machines, apps, peers or addresses",
-				c.Corrosion.Queries, name)
+	last := len(urls) - 1
+	return strings.Join(urls[:last], ", ") + " or " + urls[last]
+}
+
+// silence is the least --stale-after.
+func (u *registryURL) silence() time.Duration {
+	if u.kind == nil {
+		return fileKind.silence
+	}
+	return u.kind.silence
+}
+
+// trouble returns what is wrong with the registry's source, empty for nothing.
+func trouble(problem string, source follow.Source) string {
+	if s, ok := source.(troubled); ok {
+		if err := s.Trouble(); err != nil {
+			return cmp.Or(err.Error(), problem)
 		}
-		*query = sql
 	}
-	return defaults, nil
+	return problem
 }

@@ -57,6 +57,9 @@ const (
 	// longer works.
 	maxStuck = 2
 
+	// Silence is for how long an agent that is well may go unheard.
+	Silence = proveEvery + proveTimeout
+
 	// proveFailures in a row end the stream: the connections may be dead in a
 	// way that only new ones show.
 	proveFailures = 3

@@ -30,6 +30,10 @@ type pace struct {
 // answers none for three rounds is cut off from the others or behind them.
 var defaultPace = pace{first: 500 * time.Millisecond, steady: 10 * time.Second, silence: 30 * time.Second}
 
+// Silence is for how long a cluster that is well may go unheard: from one request
+// for proof to the answer to the next, which a member may take some time for.
+const Silence = 15 * time.Second
+
 // watch hands over every change after the position, one response at a time,
 // until the stream breaks. It returns the reason, never nil.
 func (s *Source) watch(ctx context.Context, c *client, feed follow.Feed) error {

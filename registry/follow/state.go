@@ -171,11 +171,14 @@ func (f *Follower) readLast() *lastState {
 	return nil
 }
 
-// identity is what tells sources with other contents apart. One that can be
-// reached in several ways says so itself: by which members of a cluster it was
-// last known must not matter on the day when one of them is replaced.
+// An Identifier is a source that says by what it is told from sources with other
+// contents; others are by String. One that can be reached in several ways is one: by
+// which members of a cluster it was last known must not matter on the day when one
+// of them is replaced.
+type Identifier interface{ Identity() string }
+
 func identity(src Source) string {
-	if s, ok := src.(interface{ Identity() string }); ok {
+	if s, ok := src.(Identifier); ok {
 		return s.Identity()
 	}
 	return src.String()

@@ -12,36 +12,35 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// answer is what an upstream said: a reply, and what only dnsd wants to know of it.
+// answer is an upstream's response: a reply, and what only dnsd needs to know of it.
 type answer struct {
 	Reply
 	life lifetime // for answers that are good
 	edns bool     // the upstream sent an OPT
 }
 
-// good says whether it is an answer. All else may be the fault of the upstream.
-func (a *answer) good() bool {
-	switch a.Rcode {
-	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:
-		return true
-	}
-	return false
+func (a *answer) good() bool { return isGood(a.Rcode) }
+
+// isGood says whether a response code is an answer. All others may be the fault of
+// the upstream.
+func isGood(rcode uint16) bool {
+	return rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError || rcode == dns.RcodeYXDomain
 }
 
 var errMalformed = errors.New("malformed answer")
 
-// What an upstream may make us keep beside its records.
+// What is kept at most of an upstream's extended errors.
 const (
 	maxEDEs    = 4   // more than any resolver sends for one question
 	maxEDEText = 200 // bytes; a sentence
 )
 
-// read reads a response to m in one pass and takes it over: the reply's records
-// are b's own bytes, so that what a record's data mean is the client's affair and
-// passes unchanged. Compressed names stay right, since they point to what stands
-// before them, and a client's message begins as b does, with a header and the same
-// question. For that reason the additional section ends at the first record that
-// does not go to clients (OPT, TSIG, SIG(0)); servers put those last.
+// read reads a response to m in one pass and keeps b: the reply's records are b's own
+// bytes, so that record data pass unchanged, whatever their type. Compressed names
+// stay right, since they point backwards, and a client's message begins as b does,
+// with a header and the same question. For that reason the additional section ends
+// at the first record that does not go to clients (OPT, TSIG, SIG(0)); servers put
+// those last.
 //
 // Every name, every length and the data of the usual types are checked.
 func read(b []byte, m *message, now time.Time) (*answer, error) {
@@ -130,8 +129,8 @@ type reader struct {
 	b     []byte
 	off   int      // where the next record begins
 	start int      // where the first one did
-	ttl   int      // of the record whose data are looked at
-	read  []record // those before it that are kept
+	ttl   int      // of the record whose data are being checked
+	read  []record // the records before it that are kept
 
 	// The target of the last pointer that was followed, and how long the name is
 	// from there: of a set, all records point to one name.
@@ -151,11 +150,8 @@ func (r *reader) next() (rec rawRecord, ok bool) {
 	return rec, r.off <= len(r.b) && r.dataFits(rec)
 }
 
-const (
-	maxName = 255 // octets (RFC 1035, section 2.3.4)
-	// maxPointers is more than the labels of any name.
-	maxPointers = 127
-)
+// maxPointers is more than the labels of any name.
+const maxPointers = 127
 
 // nameEnd returns where the name at off ends, at most at limit. False: it cannot
 // be read. What a pointer points to must end before the name that holds it (RFC
@@ -168,7 +164,7 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 		size := 1 + n
 		if n >= 0xc0 {
 			size = 2
-		} else if length += size; n > 63 || length > maxName {
+		} else if length += size; n > 63 || length > wire.MaxName {
 			return 0, false
 		}
 		if off+size > limit || pointers > 0 && r.changes(off, off+size) {
@@ -191,7 +187,7 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 		}
 		if pointers == 1 {
 			if end = off + 2; to == r.target {
-				return end, length+r.length <= maxName
+				return end, length+r.length <= wire.MaxName
 			}
 			target, r.length = to, length
 			r.target = 0 // until it is known how long it is
@@ -201,7 +197,7 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 	return 0, false
 }
 
-// changes says whether bytes of the message are others in a client's response: the
+// changes says whether bytes of the message may differ in a client's response: the
 // question's type and class, since a denial is given for all types, and TTLs.
 func (r *reader) changes(from, to int) bool {
 	if to <= r.start-4 {
@@ -277,10 +273,10 @@ func (r *reader) dataFits(rec rawRecord) bool {
 // boundTTLs brings the records' TTLs within bounds and says for how long the answer
 // may be kept: as long as the shortest lived record of its answer and authority
 // sections, and a negative one no longer than its SOA says (RFC 2308, section 5).
-// Additional records that live shorter are left out when their time is over.
+// Additional records that expire earlier are left out from then on.
 // body holds the records and may be written to.
 func (a *answer) boundTTLs(body []byte, qtype uint16, now time.Time) {
-	first, rest := int(a.counts[0]), int(a.counts[0]+a.counts[1]) // of the authority section, of what may go missing
+	first, rest := int(a.counts[0]), int(a.counts[0]+a.counts[1]) // where the authority and the additional section begin
 	negative := a.Rcode == dns.RcodeNameError || !slices.ContainsFunc(a.records[:first], func(r record) bool {
 		return qtype == dns.TypeANY || r.typeIn(body) == qtype
 	})

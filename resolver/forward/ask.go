@@ -30,12 +30,12 @@ type outcome struct {
 	err    error
 }
 
-// good says whether the outcome is an answer, be it a part of one: what has
-// TC set here had it over a stream as well, and is all that its upstream has.
+// good says whether the outcome is an answer, or part of one: a response that has TC
+// set here had it over a stream as well, so that its upstream has no more.
 func (o *outcome) good() bool { return o.answer != nil && o.answer.good() }
 
 // final says whether the outcome is an answer that no other upstream could
-// better. The others may be the fault of the upstream asked.
+// improve on. Any other outcome may be the fault of this upstream.
 func (o *outcome) final() bool { return o.good() && !o.answer.partial }
 
 // ask is one question on its way to upstreams. One goroutine uses it.
@@ -54,8 +54,8 @@ type ask struct {
 }
 
 // ask asks upstreams, in this order, until one gives a final answer, and otherwise
-// returns the part of an answer or the most telling failure. It returns when ctx ends, and has by then no
-// query under way.
+// returns the part of an answer or the most telling failure. It returns when ctx ends,
+// and leaves no query under way.
 func (f *Forwarder) ask(ctx context.Context, upstreams []*upstream, m *message, network netip.Prefix, w *watch) outcome {
 	a := &ask{
 		f: f, m: m, network: network, watch: w, untried: upstreams,
@@ -70,11 +70,11 @@ func (f *Forwarder) ask(ctx context.Context, upstreams []*upstream, m *message, 
 	return a.wait(ctx)
 }
 
-// wait sees the question through: it starts a second query when the first is
-// slow or in doubt, the next when one fails, and loop probes when there is reason to.
+// wait waits for outcomes: it starts a second query when the first is slow or in
+// doubt, the next when one fails, and loop probes when a loop is suspected.
 func (a *ask) wait(ctx context.Context) outcome {
 	var worst outcome
-	race := time.NewTimer(a.tried[0].patience())
+	race := time.NewTimer(a.tried[0].raceDelay())
 	defer race.Stop()
 	again := a.watch.again
 	var suspicion <-chan time.Time
@@ -107,9 +107,8 @@ func (a *ask) wait(ctx context.Context) outcome {
 	}
 }
 
-// moreTelling returns what a client learns more from: a part of the answer
-// rather than a failure, a response code of an upstream rather than the news that
-// another is silent, and a loop rather than that.
+// moreTelling returns the outcome that tells a client more: a part of the answer, then
+// an upstream's response code, then a loop, then any other error.
 func moreTelling(a, b outcome) outcome {
 	telling := func(o outcome) int {
 		switch {
@@ -168,14 +167,15 @@ func (a *ask) start(ctx context.Context, u *upstream) {
 	})
 }
 
-// query sends one query to one upstream and keeps the upstream's books.
+// query sends one query to one upstream and records how it went.
 func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	timeout := a.f.cfg.TryTimeout
 	ctx, stop := context.WithTimeoutCause(ctx, timeout, timeoutError{timeout})
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer a.f.enroll(a.watch, u, cancel)()
+	usable := a.f.usable(a.watch, u)
+	defer context.AfterFunc(usable, func() { cancel(errLoop) })()
 	unhook := func() bool { return true }
 	defer func() { unhook() }()
 	doubted := false
@@ -198,8 +198,8 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	if err == nil {
 		answer, err = a.read(b)
 	}
-	if cause := context.Cause(ctx); errors.Is(cause, errLoop) && (err != nil || !answer.good()) {
-		err = cause // and what came is only its echo
+	if usable.Err() != nil && (err != nil || !answer.good()) {
+		err = errLoop // what came is the looped question's own failure
 	}
 	if err == nil {
 		u.answered(took, answer.good(), usualWeight)
@@ -226,12 +226,6 @@ func (a *ask) read(b []byte) (*answer, error) {
 		defer a.f.turns.Leave(a.network)
 	}
 	return read(b, a.m, time.Now())
-}
-
-// isGood says of a response what good says of an answer.
-func isGood(b []byte) bool {
-	a := answer{Reply: Reply{Rcode: uint16(b[3] & 0xf)}}
-	return a.good()
 }
 
 // rejectsEDNS says whether a response is what a server says that knows no EDNS. One

@@ -71,8 +71,8 @@ type entry struct {
 
 	next atomic.Pointer[entry] // of the same bucket
 
-	holder *holder       // guarded by cache.mu, as is place; nil: it has gone
-	place  *list.Element // among the holder's
+	holder  *holder       // guarded by cache.mu, as is element; nil: it has gone
+	element *list.Element // among the holder's
 }
 
 // entryOverhead is what an entry takes beside its variable parts: itself, its
@@ -92,9 +92,9 @@ func (e *entry) weight() int {
 // concurrent use.
 //
 // When it is full, the network that holds most loses its oldest answer that has
-// not been given lately. So whatever one network asks for, no answer goes of a
-// network that holds no more than its part of the whole. An answer
-// is held by the network that asked for it last when it was fetched.
+// not been given lately. So whatever one network asks for, a network that holds no
+// more than its part of the whole loses nothing. An answer is held by the network
+// whose question fetched it last.
 type cache struct {
 	seed       maphash.Seed
 	perNetwork bool
@@ -105,7 +105,7 @@ type cache struct {
 	size    int // guarded by mu, as are those below; bytes
 	count   int
 	holders map[netip.Prefix]*holder
-	order   holders // a heap, whoever holds most first
+	order   holders // a heap: the one that holds most is first
 }
 
 // holder is a network with its answers. All of it is guarded by cache.mu.
@@ -141,8 +141,8 @@ func (c *cache) bucket(k key) *atomic.Pointer[entry] {
 	return &c.buckets[maphash.Comparable(c.seed, k)&uint64(len(c.buckets)-1)]
 }
 
-// get returns the entry for a question, be it fresh or long stale, or nil: that
-// of its type or the denial of its name, whichever is younger.
+// get returns the entry for a question, fresh or stale, or nil: that of its type or
+// the denial of its name, whichever is younger.
 func (c *cache) get(k key, name []byte) *entry {
 	e := c.find(k, name)
 	if e != nil && time.Now().Before(e.fresh) {
@@ -200,7 +200,7 @@ func (c *cache) add(e *entry, network netip.Prefix) {
 		heap.Push(&c.order, h)
 	}
 	n := e.weight()
-	e.holder, e.place = h, h.entries.PushBack(e)
+	e.holder, e.element = h, h.entries.PushBack(e)
 	h.size += n
 	heap.Fix(&c.order, h.index)
 	c.size += n
@@ -210,7 +210,7 @@ func (c *cache) add(e *entry, network netip.Prefix) {
 	head.Store(e)
 }
 
-// drop takes an entry out. Who has found it may go on reading it.
+// drop takes an entry out. Readers that have found it may go on reading it.
 func (c *cache) drop(e *entry) {
 	at := c.bucket(e.key)
 	for at.Load() != e {
@@ -218,7 +218,7 @@ func (c *cache) drop(e *entry) {
 	}
 	at.Store(e.next.Load())
 	h, n := e.holder, e.weight()
-	h.entries.Remove(e.place)
+	h.entries.Remove(e.element)
 	c.size -= n
 	c.count--
 	if h.size -= n; h.entries.Len() > 0 {
@@ -229,7 +229,7 @@ func (c *cache) drop(e *entry) {
 	delete(c.holders, h.network)
 }
 
-// evict makes whoever holds most lose one.
+// evict drops an answer of the network that holds most.
 func (c *cache) evict() {
 	entries := &c.order[0].entries
 	for range maxSpared {
@@ -237,7 +237,7 @@ func (c *cache) evict() {
 		if !e.used.Swap(false) {
 			break
 		}
-		entries.MoveToBack(e.place)
+		entries.MoveToBack(e.element)
 	}
 	c.drop(entries.Front().Value.(*entry))
 }

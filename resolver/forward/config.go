@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // Defaults of a Config's zero fields.
@@ -115,15 +117,12 @@ func ParseUpstream(s string) (Upstream, error) {
 
 // parseDomain reads a domain to forward and returns it lower case and absolute.
 func parseDomain(s string) (string, error) {
-	if _, ok := dns.IsDomainName(s); !ok || s == "" {
-		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
-	}
 	d := dns.CanonicalName(s)
-	wire, err := packName(d)
-	if err != nil {
+	packed, err := wire.PackName(d)
+	if err != nil || s == "" {
 		return "", fmt.Errorf("%q is no domain: want one such as corp.example=10.0.0.1", s)
 	}
-	if special(wire) != nil {
+	if special(packed) != nil {
 		return "", fmt.Errorf("names under %s are answered by dnsd itself and never forwarded", d)
 	}
 	return d, nil

@@ -15,9 +15,9 @@ const renewalShare = 8
 // never, so that the client can turn to another server.
 //
 // A network may take a place while it holds fewer than are free (the dynamic
-// thresholds of shared-memory switches). One busy network so ends at
-// half of the places, two at a third each, n at 1/(n+1): whatever the busy ones
-// do, as much as any of them holds is left for whoever comes next.
+// thresholds of shared-memory switches). So one busy network ends up with half of
+// the places, two with a third each, n with 1/(n+1) each: as much as each of them
+// holds is left for the next.
 type limiter struct {
 	mu    sync.Mutex
 	max   int                  // guarded by mu
@@ -29,8 +29,8 @@ func newLimiter(max int) *limiter {
 	return &limiter{max: max, held: make(map[netip.Prefix]int)}
 }
 
-// place is what a question takes. Whoever works for it has a part in it; it is
-// free again when the last one has left.
+// place is what an admitted question holds. Each goroutine that works for the question
+// has a part in it; the place is free again when all have left.
 type place struct {
 	limiter *limiter
 	network netip.Prefix
@@ -40,10 +40,7 @@ type place struct {
 // take takes a place for a network's question, with one part in it. Nil: there is none.
 func (l *limiter) take(network netip.Prefix) *place { return l.takeOf(network, 1) }
 
-// takeRenewal takes a place for renewing an answer that a network uses.
-func (l *limiter) takeRenewal(network netip.Prefix) *place { return l.takeOf(network, renewalShare) }
-
-// takeOf takes a place where the network holds fewer than a share of those that
+// takeOf takes a place if the network holds fewer than the share-th part of those that
 // are free.
 func (l *limiter) takeOf(network netip.Prefix, share int) *place {
 	l.mu.Lock()

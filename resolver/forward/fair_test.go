@@ -92,7 +92,7 @@ func TestLimiterHistory(t *testing.T) {
 			}
 		case 4:
 			before, free := l.held[n], 50-len(held)
-			p := l.takeRenewal(n)
+			p := l.takeOf(n, renewalShare)
 			if (p != nil) != (before < free/renewalShare) {
 				t.Fatalf("%d held, %d free: renewal %v", before, free, p)
 			}
@@ -116,7 +116,7 @@ func TestLimiterHistory(t *testing.T) {
 
 func TestSmallestLimiter(t *testing.T) {
 	l := newLimiter(1)
-	if l.take(netA) == nil || l.take(netA) != nil || l.take(netB) != nil || l.takeRenewal(netA) != nil {
+	if l.take(netA) == nil || l.take(netA) != nil || l.take(netB) != nil || l.takeOf(netA, renewalShare) != nil {
 		t.Error("a bound of one is not one")
 	}
 }

@@ -19,19 +19,19 @@ type flight struct {
 	watch   *watch
 	network netip.Prefix  // of the first caller; set once, as are old and late
 	old     *entry        // the kept answer that may stand in, or nil
-	late    time.Time     // from when it does
+	late    time.Time     // when it does
 	done    chan struct{} // closed once reply is set for good
 	reply   *Reply
 
 	mu     sync.Mutex
-	landed bool   // guarded by mu; what the cache is to hold is settled
-	stale  *Reply // guarded by mu; old, as it is given since the answer is late
+	landed bool   // guarded by mu; the upstreams' answer is there
+	stale  *Reply // guarded by mu; what old is given as, once the answer is late
 }
 
 // fly resolves a question, together with whoever asks the same meanwhile. The
-// first caller does the work, unless there is a stale answer to give when that takes
-// long: then the work goes on without it (RFC 8767, section 5), so that the
-// answer is kept for the next, and has a part in the question's place.
+// first caller does the work, unless there is a stale answer to give if that takes
+// long: then a goroutine does it, with a part in the question's place, and goes on
+// after the caller has left, so that the answer is kept (RFC 8767, section 5).
 func (f *Forwarder) fly(ctx context.Context, q *Query, renewal bool) *Reply {
 	k := f.cache.keyOf(q)
 	asked := question{string(q.Name), q.Type, q.Class}
@@ -131,7 +131,7 @@ func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, re
 	m := newMessage(q, true)
 	o := f.resolve(ctx, m, q, fl.watch)
 	now := time.Now()
-	better := renewal && (fl.old == nil || now.Before(fl.old.fresh)) // what is kept, than a failure
+	better := renewal && (fl.old == nil || now.Before(fl.old.fresh)) // what is kept is better than a failure
 	bogus := fl.old != nil && !better && !o.good() && f.isBogus(ctx, q, &o)
 	fl.mu.Lock()
 	fl.landed = true
@@ -152,9 +152,9 @@ func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, re
 		r, life.usable = old.stale(r.EDE[0].Text), old.usable
 	}
 	if parent.Err() != nil || better {
-		return r // the former says nothing of the upstreams
+		return r // the end of parent says nothing about the upstreams
 	}
-	if !errors.Is(o.err, errAllDown) && !isLocal(o.err) { // those cost nothing to find out, and end any moment
+	if !errors.Is(o.err, errAllDown) && !isLocal(o.err) { // those cost nothing to find out, and may end at any moment
 		f.cache.put(k, name, q.Network, r, life, now)
 	}
 	return r

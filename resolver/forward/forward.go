@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -26,9 +27,9 @@ type Forwarder struct {
 
 	routes atomic.Pointer[routes]
 
-	life        context.Context // of what runs by itself; set once, as is end
+	life        context.Context // of background work; set once, as is end
 	end         context.CancelFunc
-	apart       sync.WaitGroup // counts that; added to under mu and not once ended
+	apart       sync.WaitGroup // counts background work; added to under mu, and not after ended
 	connections sync.WaitGroup // to upstreams
 
 	mu       sync.Mutex
@@ -45,10 +46,10 @@ func New(cfg Config) (*Forwarder, error) {
 	if cfg.Timeout < 0 || cfg.TryTimeout < 0 || cfg.MaxInflight < 0 || cfg.Descriptors < 0 {
 		return nil, errors.New("forwarding: time-outs and bounds must not be negative")
 	}
-	cfg.Timeout = orDefault(cfg.Timeout, DefaultTimeout)
-	cfg.TryTimeout = min(orDefault(cfg.TryTimeout, DefaultTryTimeout), cfg.Timeout)
-	cfg.MaxInflight = orDefault(cfg.MaxInflight, DefaultMaxInflight)
-	cfg.CacheBytes = orDefault(cfg.CacheBytes, DefaultCacheBytes)
+	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
+	cfg.TryTimeout = min(cmp.Or(cfg.TryTimeout, DefaultTryTimeout), cfg.Timeout)
+	cfg.MaxInflight = cmp.Or(cfg.MaxInflight, DefaultMaxInflight)
+	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, DefaultCacheBytes)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -70,14 +71,6 @@ func New(cfg Config) (*Forwarder, error) {
 	return f, nil
 }
 
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
-}
-
 // Run probes upstreams and renews answers until ctx ends, and returns nil when
 // everything that the forwarder started has ended. Resolve may be called only
 // before that.
@@ -87,7 +80,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	upstreams := f.routes.Load().all
 	f.mu.Unlock()
 	for _, u := range upstreams {
-		f.spawn("watching an upstream", u.watch)
+		f.spawn("probing an upstream", u.keepProbing)
 	}
 	<-ctx.Done()
 	f.mu.Lock()
@@ -122,10 +115,10 @@ func (f *Forwarder) Panics() uint64 { return f.guard.panics.Load() }
 // what Config.Descriptors allows where that is less.
 func (f *Forwarder) Places() int { return f.limits.size() }
 
-// Immediate says what can be said of a question without waiting: a kept
-// answer, a name that is never forwarded, a refusal. Nil: the question has taken a
-// place, and Release must follow when it is done with; before that, Resolve may
-// answer it. Immediate neither blocks nor, when the answer is kept, allocates.
+// Immediate returns the reply that can be given without waiting: a kept answer, that
+// of a name that is never forwarded, a refusal. Nil: the question has taken a place;
+// Resolve may answer it, and Release must follow when it is done. Immediate neither
+// blocks nor, when the answer is kept, allocates.
 //
 // It must see every question that dnsd would forward, since this is where one
 // that comes back in a loop is noticed.
@@ -184,7 +177,7 @@ func (f *Forwarder) kept(q *Query) *Reply {
 // renew asks again for an answer in use that is about to expire, where the network
 // that uses it has a place for that.
 func (f *Forwarder) renew(e *entry, q *Query) {
-	p := f.limits.takeRenewal(q.Network)
+	p := f.limits.takeOf(q.Network, renewalShare)
 	if p == nil {
 		return
 	}
@@ -202,9 +195,9 @@ func (f *Forwarder) renew(e *entry, q *Query) {
 }
 
 // Resolve answers a question for which Immediate has taken a place. It takes at
-// most Config.Timeout and never returns nil:
-// failures are SERVFAIL with an EDE that says why. After a stale answer the
-// question stays upstream, and in the place it took, for the rest of that time.
+// most Config.Timeout and never returns nil: failures are SERVFAIL with an EDE that
+// says why. After a stale answer the question goes on upstream, and keeps its place,
+// for the rest of that time.
 func (f *Forwarder) Resolve(ctx context.Context, q *Query) *Reply {
 	f.metrics.misses.Inc()
 	r := f.fly(ctx, q, false)

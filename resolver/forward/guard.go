@@ -7,18 +7,18 @@ import (
 	"sync/atomic"
 )
 
-// errInternal stands for an answer that a panic has cost.
+// errInternal is the outcome of work that has panicked.
 var errInternal = errors.New("internal error")
 
-// guard keeps a panic from ending the process: one packet costs itself. Every
-// goroutine of the forwarder's own runs under it. Safe for concurrent use.
+// guard keeps a panic from ending the process: it costs only the work that caused it.
+// All goroutines of the forwarder run under it. Safe for concurrent use.
 type guard struct {
 	log    *slog.Logger
 	panics atomic.Uint64
 }
 
-// run runs fn. A panic ends fn and is counted; one that comes again and again is
-// logged ever more seldom.
+// run runs fn. A panic ends fn and is counted; the more there are, the more rarely they
+// are logged.
 func (g *guard) run(doing string, fn func()) {
 	defer func() {
 		if p := recover(); p != nil {

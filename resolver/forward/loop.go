@@ -6,26 +6,26 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // Loops. An upstream that forwards to dnsd sends a question back to where it
 // came from, and there the two would wait for each other until both give up.
 //
-// What shows it must survive the upstream, and little does: a resolver sends
+// What proves a loop must survive the upstream, and little does: a resolver sends
 // queries of its own making, with its own id, port, flags and EDNS options, often
 // from another address than it listens on, and some change the case of the
 // name. An address proves nothing either, since on one host a genuine client and
-// the upstream share it. The name does survive, through every resolver and
-// forwarder, or it could not do its work; and forwarders choose their way by a
-// domain and all below it.
+// the upstream share it. The name does survive every resolver and forwarder, or
+// they could not do their work; and forwarders choose an upstream by a domain and
+// all below it.
 //
-// So a question that arrives while it is itself on its way to an upstream is a
-// suspicion and no more: two clients may well ask the same. If it is
-// still unanswered loopDelay later, dnsd asks the upstreams that have it for a name
+// So a question that arrives while it is itself on its way to an upstream is no more
+// than a suspicion: two clients may well ask the same. If it is still unanswered loopDelay later, dnsd asks the upstreams that have it for a name
 // below it, of 64 random bits. The upstream takes that for a new question and sends
 // it where it sends the name. When it arrives here, the loop is proven, for nobody
 // else can know that name: a client that guesses would have to guess all of it.
@@ -51,11 +51,11 @@ const (
 	maxLoopProbes = 32
 	loopProbeTime = 500 * time.Millisecond
 
-	// loopMemory is how long a probe is known again at least: upstreams may repeat it.
+	// loopMemory is how long a probe is recognized at least: upstreams may repeat it.
 	loopMemory = 10 * time.Second
 )
 
-// errLoop is why an upstream is no use for a question, and for no other one.
+// errLoop says that an upstream cannot answer a question; it may answer others.
 var errLoop = errors.New("forwarding loop: an upstream sends this question back to dnsd")
 
 // watch is a question that is on its way to upstreams, in one flight or in
@@ -63,23 +63,21 @@ var errLoop = errors.New("forwarding loop: an upstream sends this question back 
 type watch struct {
 	flights int
 	again   chan struct{} // closed when the question arrives a second time
-	isAgain bool          // again is closed
-	tries   map[*enrolled]struct{}
-	probed  []*upstream // a probe was sent to them
-	looping []*upstream // and came back
+	targets map[*upstream]*target
 }
 
-// enrolled is a try at an upstream.
-type enrolled struct {
-	at     *upstream
-	cancel context.CancelCauseFunc
+// target is an upstream that a watched question was sent to.
+type target struct {
+	upstream   *upstream       // set once
+	probed     bool            // a probe was sent to it; guarded by Forwarder.mu
+	usable     context.Context // ends when the probe has come back; set once, as is setLooping
+	setLooping context.CancelFunc
 }
 
 // loopProbe is a probe that was sent.
 type loopProbe struct {
-	watch *watch
-	to    *upstream
-	name  []byte // which it was sent for
+	target *target
+	name   []byte // of the question that it was sent for
 }
 
 // loopProbes are the probes of the last while. All of it is guarded by Forwarder.mu.
@@ -104,7 +102,18 @@ func (p *loopProbes) find(name []byte) (probe loopProbe, ok bool) {
 }
 
 func newWatch() *watch {
-	return &watch{again: make(chan struct{}), tries: make(map[*enrolled]struct{})}
+	return &watch{again: make(chan struct{}), targets: make(map[*upstream]*target)}
+}
+
+// at returns an upstream as the question's target. The caller holds Forwarder.mu.
+func (w *watch) at(u *upstream) *target {
+	a := w.targets[u]
+	if a == nil {
+		a = &target{upstream: u}
+		a.usable, a.setLooping = context.WithCancel(context.Background())
+		w.targets[u] = a
+	}
+	return a
 }
 
 // watchFor returns the watch of a question, counting a new flight. The caller holds f.mu.
@@ -123,8 +132,9 @@ func (f *Forwarder) watchFor(q question) *watch {
 
 // seenAgain records that the question has arrived once more. The caller holds Forwarder.mu.
 func (w *watch) seenAgain() {
-	if !w.isAgain {
-		w.isAgain = true
+	select {
+	case <-w.again:
+	default:
 		close(w.again)
 	}
 }
@@ -136,26 +146,16 @@ func (f *Forwarder) unwatch(q question, w *watch) {
 	}
 }
 
-// enroll lets a try end when its upstream turns out to send the question back. The
-// try calls leave when it has ended.
-func (f *Forwarder) enroll(w *watch, u *upstream, cancel context.CancelCauseFunc) (leave func()) {
+// usable returns a context that ends when an upstream turns out to send the question
+// back.
+func (f *Forwarder) usable(w *watch, u *upstream) context.Context {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if slices.Contains(w.looping, u) {
-		cancel(errLoop)
-		return func() {}
-	}
-	t := &enrolled{u, cancel}
-	w.tries[t] = struct{}{}
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(w.tries, t)
-	}
+	return w.at(u).usable
 }
 
-// probeLoops sends a probe to every upstream that has the question and had none.
-// Its answers mean nothing; its arrival here does.
+// probeLoops sends a probe to every upstream that has the question and has had no
+// probe. What the probe's answer is does not matter, only whether it arrives here.
 func (a *ask) probeLoops(ctx context.Context) {
 	for _, u := range a.tried {
 		m := a.f.loopProbe(a.m, a.watch, u)
@@ -182,12 +182,13 @@ func (f *Forwarder) loopProbe(m *message, w *watch, to *upstream) *message {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if q.Name == nil || f.probes.waiting == maxLoopProbes || slices.Contains(w.probed, to) {
+	a := w.at(to)
+	if q.Name == nil || f.probes.waiting == maxLoopProbes || a.probed {
 		return nil
 	}
 	f.probes.waiting++
-	f.probes.add(string(q.Name), loopProbe{w, to, m.name})
-	w.probed = append(w.probed, to)
+	f.probes.add(string(q.Name), loopProbe{a, m.name})
+	a.probed = true
 	return newMessage(&q, true)
 }
 
@@ -206,7 +207,7 @@ func probeName(m *message) []byte {
 	if m.qtype == dns.TypeDS {
 		below = below[1+int(below[0]):]
 	}
-	if len(below) == 0 || len(below)+1+probeLabel > maxName {
+	if len(below) == 0 || len(below)+1+probeLabel > wire.MaxName {
 		return nil
 	}
 	// The top-level generator is ChaCha8, seeded by the system.
@@ -214,8 +215,8 @@ func probeName(m *message) []byte {
 	return append(label, below...)
 }
 
-// returned says whether a question is a loop probe that has come back, and if
-// so tells those who wait, and what to answer the probe itself.
+// returned returns the reply to a question that is a loop probe come back, and ends
+// the tries at the upstream that it was sent to. Nil: it is none.
 func (f *Forwarder) returned(q *Query) *Reply {
 	if q.Name[0] != probeLabel {
 		return nil
@@ -226,28 +227,22 @@ func (f *Forwarder) returned(q *Query) *Reply {
 	if !ok {
 		return nil
 	}
-	f.proven(probe)
+	f.loopFound(probe)
 	return failureOf(errLoop)
 }
 
-// proven ends the tries at an upstream of a question that it sends back. The
+// loopFound ends the tries at an upstream of a question that it sends back. The
 // caller holds f.mu.
-func (f *Forwarder) proven(p loopProbe) {
-	w := p.watch
-	if slices.Contains(w.looping, p.to) {
+func (f *Forwarder) loopFound(p loopProbe) {
+	if p.target.usable.Err() != nil {
 		return
 	}
-	w.looping = append(w.looping, p.to)
-	p.to.loopsAt(p.name)
-	for t := range w.tries {
-		if t.at == p.to {
-			t.cancel(errLoop)
-		}
-	}
+	p.target.setLooping()
+	p.target.upstream.loopsAt(p.name)
 	f.metrics.loops.Inc()
 	if !f.loopSeen {
 		f.loopSeen = true
 		f.log.Error("forwarding loop: an upstream sends questions back to dnsd; others are asked instead, or the answer is SERVFAIL; further ones are only counted",
-			"upstream", p.to.label)
+			"upstream", p.target.upstream.label)
 	}
 }

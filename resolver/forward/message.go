@@ -70,7 +70,7 @@ func (m *message) append(dst []byte, id uint16) []byte {
 	return dst
 }
 
-// newID returns an id nobody can guess: the top-level generator is ChaCha8,
+// newID returns an id that nobody can guess: the top-level generator is ChaCha8,
 // seeded by the system.
 func newID() uint16 { return uint16(rand.Uint32()) }
 

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"sort"
@@ -57,12 +58,12 @@ type record struct {
 func (r record) typeIn(body []byte) uint16 { return binary.BigEndian.Uint16(body[r.ttl-4:]) }
 
 // Append appends the reply's records to dst, which must hold a header and the
-// question the reply was given for and nothing else, as whole records while the
-// message stays within limit bytes. TTLs are counted down to now (RFC 1035,
-// section 3.2.1). counts says how many records of each section went out;
-// truncated, that answer or authority records did not or that the upstream lacked
-// some, so that TC must be set (additional ones may be left out in silence,
-// RFC 2181, section 9). There is never an OPT among them. Append allocates nothing where dst has room.
+// question the reply was given for and nothing else, as many whole records as limit
+// bytes allow. TTLs are counted down to now (RFC 1035, section 3.2.1). counts says
+// how many records of each section went out; truncated, that answer or authority
+// records did not, or that the upstream lacked some, so that TC must be set
+// (additional ones may be left out silently, RFC 2181, section 9). There is never an
+// OPT among them. Append allocates nothing where dst has room.
 func (r *Reply) Append(dst []byte, limit int) (out []byte, counts [3]uint16, truncated bool) {
 	age := r.age()
 	n, room := len(r.records), limit-len(dst)
@@ -110,8 +111,8 @@ func countDown(body []byte, records []record, age uint32) {
 	}
 }
 
-// takeCase gives owner names that are the question's the case of that, as those
-// have by themselves that point to it.
+// takeCase writes the question's name, with its case, over owner names that are equal
+// to it. Owner names that point to it have its case anyway.
 func takeCase(body []byte, records []record, name []byte) {
 	start := 0
 	for _, rec := range records {
@@ -139,7 +140,7 @@ func (r *Reply) stale(why string) *Reply {
 	s.AD, s.fixed, s.EDE = false, true, []wire.EDE{{Code: code, Text: why}}
 	if !r.fixed {
 		s.counts[2], s.records = 0, r.records[:r.counts[0]+r.counts[1]]
-		s.body = append([]byte(nil), r.body...)
+		s.body = bytes.Clone(r.body)
 		for _, rec := range s.records {
 			binary.BigEndian.PutUint32(s.body[rec.ttl:], staleTTL)
 		}

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // routes say where names go. They are replaced as a whole.
@@ -13,8 +15,8 @@ type routes struct {
 	all     []*upstream
 }
 
-// What forwarding takes of file descriptors beside the queries of questions: the
-// connections to each upstream, a probe and a sample, and the loop probes of all.
+// File descriptors that forwarding takes beside those of questions: for each upstream
+// its connections, a probe and a sample, and for all together the loop probes.
 const (
 	ownDescriptors      = maxLoopProbes
 	upstreamDescriptors = maxStreams + 2
@@ -36,7 +38,7 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 		if !up.Addr.IsValid() {
 			return fmt.Errorf("upstream %q has no address", up)
 		}
-		domain, err := packName(dns.CanonicalName(up.Domain))
+		domain, err := wire.PackName(dns.CanonicalName(up.Domain))
 		if err != nil {
 			return fmt.Errorf("upstream %s: domain: %w", up, err)
 		}
@@ -60,27 +62,15 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 	if f.running && !f.ended {
 		for _, u := range after.all {
 			if !slices.Contains(before.all, u) {
-				f.apart.Go(func() { f.guard.run("watching an upstream", u.watch) })
+				f.apart.Go(func() { f.guard.run("probing an upstream", u.keepProbing) })
 			}
 		}
 	}
 	return nil
 }
 
-func (f *Forwarder) newUpstream(up Upstream) *upstream {
-	label := up.endpoint()
-	m := f.metrics.of(label)
-	pool := &streams{
-		dial: dialer(up, &f.cfg), timeout: f.cfg.TryTimeout, metrics: m,
-		group: &f.connections, guard: f.guard, live: make(map[*stream]struct{}),
-	}
-	u := newUpstream(f.life, label, m, pool, f.guard)
-	u.net = newAsker(up.Addr, m, pool, !up.TLS)
-	return u
-}
-
-// retire lets an upstream go that is no more: what was asked is answered, and then
-// its connections close and its series end. The caller holds mu.
+// retire ends an upstream that was removed: questions under way are still answered,
+// and then its connections are closed and its metrics removed. The caller holds mu.
 func (f *Forwarder) retire(u *upstream) {
 	u.end()
 	if !f.running || f.ended {

@@ -4,34 +4,33 @@ import (
 	"bytes"
 
 	"github.com/miekg/dns"
+
+	"dnsd/resolver/internal/wire"
 )
 
 // specialZone is a domain whose names never leave this machine.
 type specialZone struct {
 	origin []byte // wire form
-	reply  func(apex bool, qtype uint16) *Reply
+	byType map[uint16]*Reply
+	other  *Reply // to all other types
 }
 
-// The domains that are answered here. dnsd's own zones are among them only as a
-// second bolt on the door: the resolver answers them before it comes here.
+// The domains that are answered here. dnsd's own zones are listed in case the
+// resolver, which answers them before it comes here, should ever not.
 var specialZones = []specialZone{
-	{mustName("localhost."), localhost},
-	{mustName("invalid."), always(emptyZone("invalid.", dns.RcodeNameError))},
-	{mustName("d.f.ip6.arpa."), reverseULA},
-	{mustName("internal."), always(ownZone)},
-	{mustName("flycast."), always(ownZone)},
+	// As RFC 6761, section 6.3, asks of a caching server: the loopback addresses,
+	// and nothing for other types.
+	{mustName("localhost."), map[uint16]*Reply{
+		dns.TypeA:    mustReply(dns.RcodeSuccess, "localhost. 86400 IN A 127.0.0.1", ""),
+		dns.TypeAAAA: mustReply(dns.RcodeSuccess, "localhost. 86400 IN AAAA ::1", ""),
+	}, emptyZone("localhost.", dns.RcodeSuccess)},
+	{mustName("invalid."), nil, emptyZone("invalid.", dns.RcodeNameError)},
+	{mustName("internal."), nil, ownZone},
+	{mustName("flycast."), nil, ownZone},
+	{mustName("d.f.ip6.arpa."), nil, ownZone},
 }
 
-var (
-	ownZone = failure(dns.RcodeRefused, dns.ExtendedErrorCodeNotAuthoritative, "names of this zone are never forwarded")
-
-	localhostA      = mustReply(dns.RcodeSuccess, "localhost. 86400 IN A 127.0.0.1", "")
-	localhostAAAA   = mustReply(dns.RcodeSuccess, "localhost. 86400 IN AAAA ::1", "")
-	localhostNodata = emptyZone("localhost.", dns.RcodeSuccess)
-
-	reverseNone   = emptyZone("d.f.ip6.arpa.", dns.RcodeNameError)
-	reverseNodata = emptyZone("d.f.ip6.arpa.", dns.RcodeSuccess)
-)
+var ownZone = failure(dns.RcodeRefused, dns.ExtendedErrorCodeNotAuthoritative, "names of this zone are never forwarded")
 
 // special returns the special zone that a name in wire form lies in, or nil.
 func special(name []byte) *specialZone {
@@ -49,7 +48,10 @@ func specialReply(q *Query) *Reply {
 	if z == nil {
 		return nil
 	}
-	return z.reply(len(q.Name) == len(z.origin), q.Type)
+	if r := z.byType[q.Type]; r != nil {
+		return r
+	}
+	return z.other
 }
 
 // below says whether name is origin or lies below it. Both are in wire form and
@@ -60,31 +62,6 @@ func below(name, origin []byte) bool {
 		off += 1 + int(name[off])
 	}
 	return bytes.Equal(name[off:], origin)
-}
-
-// localhost answers as RFC 6761, section 6.3, asks of a caching server: the
-// loopback addresses, and nothing for other types.
-func localhost(_ bool, qtype uint16) *Reply {
-	switch qtype {
-	case dns.TypeA:
-		return localhostA
-	case dns.TypeAAAA:
-		return localhostAAAA
-	}
-	return localhostNodata
-}
-
-// reverseULA answers for the reverse of fd00::/8, a locally served zone without
-// names (RFC 6303, section 4.4).
-func reverseULA(apex bool, _ uint16) *Reply {
-	if apex {
-		return reverseNodata
-	}
-	return reverseNone
-}
-
-func always(r *Reply) func(bool, uint16) *Reply {
-	return func(bool, uint16) *Reply { return r }
 }
 
 // emptyZone returns the negative reply of an empty zone. Its SOA is RFC 6303's
@@ -118,18 +95,8 @@ func mustReply(rcode int, answer, authority string) *Reply {
 	return r
 }
 
-// packName returns an absolute name in wire form.
-func packName(name string) ([]byte, error) {
-	buf := make([]byte, 255) // RFC 1035, section 2.3.4
-	n, err := dns.PackDomainName(name, buf, 0, nil, false)
-	if err != nil {
-		return nil, err
-	}
-	return buf[:n], nil
-}
-
 func mustName(name string) []byte {
-	b, err := packName(name)
+	b, err := wire.PackName(name)
 	if err != nil {
 		panic(err)
 	}

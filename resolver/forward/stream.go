@@ -23,17 +23,17 @@ const (
 	// streamMaxPending leaves most ids free, so that a random one is found at
 	// once; more questions get a connection of their own.
 	streamMaxPending = 16384
-	// streamQueue is how many questions wait to be written before further ones wait
-	// for that, each no longer than it has time.
+	// streamQueue is how many questions wait to be written. Further ones wait for a
+	// place among them until their time is up.
 	streamQueue = 64
-	// streamMaxStray is how many messages beyond one a question a connection may
-	// bring that are no answer. Late answers are no more than there were questions.
+	// streamMaxStray is how many messages that answer nothing a connection may bring
+	// beyond one for each question, which is what late answers can be.
 	streamMaxStray = 64
 	// maxStreams bounds the connections to one upstream. One is used at a time;
 	// the others only wait for their last answers.
 	maxStreams = 8
-	// streamAttempts bounds what an upstream that closes after every answer,
-	// whatever else it was asked, can make us do.
+	// streamAttempts bounds the work for an upstream that closes after every answer,
+	// whatever else it was asked.
 	streamAttempts = 3
 )
 
@@ -149,8 +149,8 @@ func (p *streams) close() {
 	}
 }
 
-// stream is one connection, with a goroutine that reads and one that writes.
-// Nobody else waits for its peer longer than they want to.
+// stream is one connection, with a goroutine that reads and one that writes. Nobody
+// else waits for its peer beyond their own deadline.
 type stream struct {
 	pool     *streams
 	born     time.Time
@@ -263,7 +263,7 @@ func (s *stream) silentSince(asked time.Time) {
 // until the stream ends.
 func (s *stream) run(ctx context.Context) {
 	defer s.pool.drop(s, true)
-	defer s.end(errInternal) // has no effect but after a panic
+	defer s.end(errInternal) // has an effect only after a panic
 	conn, err := s.pool.dial(ctx)
 	s.stopDial()
 	if err != nil {

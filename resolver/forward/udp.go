@@ -11,12 +11,13 @@ import (
 	"time"
 )
 
-// errNeedsTCP says that there was an answer, but not how to get all of it.
+// errNeedsTCP says that there was an answer that UDP cannot carry, and that asking over
+// TCP failed.
 var errNeedsTCP = errors.New("the answer needs TCP")
 
 // maxMismatched is how many answers to something else a query over UDP reads. A
-// server sends none but by mistake; so many are somebody's attempt to be taken for
-// it, or to keep us busy, and neither works over TCP.
+// server sends one only by mistake; so many are an attempt to forge its answer or to
+// keep dnsd busy, and neither works over TCP.
 const maxMismatched = 64
 
 // past is a deadline that ends a pending read at once.
@@ -94,26 +95,24 @@ func (s *asker) udp(ctx context.Context, m *message, doubt func(error)) ([]byte,
 	return nil, nil
 }
 
-// refusedError is the network's word that nobody is there: an ICMP message. It
-// may be forged by whoever guesses the port of a query.
+// refusedError is an ICMP message that says that nobody is there. Whoever guesses the
+// port of a query can forge it.
 type refusedError struct{ err error }
 
 func (e refusedError) Error() string { return e.err.Error() }
 func (e refusedError) Unwrap() error { return e.err }
 
-// readError finds out whether reading failed because of a message of the network's:
-// what Linux makes of ICMP in both families (icmp_err_convert, icmpv6_err_convert).
+// readError finds out whether reading failed because of an ICMP message: what Linux
+// makes of those in both families (icmp_err_convert, icmpv6_err_convert).
 func readError(err error) error {
-	for _, e := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
-		syscall.ENOPROTOOPT, syscall.EACCES} {
-		if errors.Is(err, e) {
-			return refusedError{err}
-		}
+	if isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
+		syscall.ENOPROTOOPT, syscall.EACCES) {
+		return refusedError{err}
 	}
 	return err
 }
 
-// failed returns the reason why an exchange ended: ctx's, if that it was.
+// failed returns why an exchange ended: the cause of ctx's end, or else err.
 func failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -17,9 +17,9 @@ import (
 // exchanger carries one message to one upstream and brings its answer.
 type exchanger interface {
 	// exchange returns the first answer that matches, or an error once ctx
-	// ends or it is certain that there will be none. What the network says of
-	// that and anybody could have forged goes to doubt, and the answer is
-	// waited for; where doubt is nil it ends the exchange. It does not retry.
+	// ends or it is certain that there will be none. An error that anybody could
+	// have forged goes to doubt, and the answer is waited for; where doubt is
+	// nil the error ends the exchange. It does not retry.
 	// Safe for concurrent use.
 	exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error)
 }
@@ -27,12 +27,12 @@ type exchanger interface {
 // Health and latency of an upstream.
 const (
 	// suspectAfter is how many queries in a row must end without an answer
-	// before the upstream is probed. What clients ask can cause that (names whose
-	// own servers are dead), so that it is a suspicion, and the probe decides.
+	// before the upstream is probed. Clients can cause that (by names whose own
+	// servers are dead), so it is a suspicion, and the probe decides.
 	suspectAfter = 3
 	// unwellAfter is how many answers in a row must be SERVFAIL, REFUSED or the
-	// like before other upstreams are preferred. It is no more than an order of
-	// preference, since clients can cause that too.
+	// like before other upstreams are preferred. It decides no more than that, since
+	// clients can cause that too.
 	unwellAfter = 10
 
 	probeTimeout  = time.Second
@@ -52,8 +52,8 @@ const (
 	plainFor = 15 * time.Minute
 
 	// loopsFor is how long an upstream comes last for names that it sent back, and
-	// maxLoops for how many domains that is remembered: an order of
-	// preference, which may be forgotten.
+	// maxLoops for how many domains that is remembered. It is only an order of
+	// preference, and may be forgotten.
 	loopsFor = time.Minute
 	maxLoops = 1024
 )
@@ -94,12 +94,18 @@ type upstream struct {
 	setDown context.CancelCauseFunc // guarded by mu
 }
 
-func newUpstream(life context.Context, label string, m *upstreamMetrics, pool *streams, g *guard) *upstream {
+func (f *Forwarder) newUpstream(up Upstream) *upstream {
+	label := up.endpoint()
+	m := f.metrics.of(label)
+	pool := &streams{
+		dial: dialer(up, &f.cfg), timeout: f.cfg.TryTimeout, metrics: m,
+		group: &f.connections, guard: f.guard, live: make(map[*stream]struct{}),
+	}
 	u := &upstream{
-		label: label, metrics: m, pool: pool, log: g.log, guard: g,
+		label: label, net: newAsker(up.Addr, m, pool, !up.TLS), pool: pool, metrics: m, log: f.log, guard: f.guard,
 		kick: make(chan struct{}, 1), loops: make(map[string]time.Time),
 	}
-	u.life, u.end = context.WithCancel(life)
+	u.life, u.end = context.WithCancel(f.life)
 	u.service, u.setDown = context.WithCancelCause(context.Background())
 	return u
 }
@@ -138,7 +144,7 @@ func (u *upstream) answered(d time.Duration, good bool, weight time.Duration) {
 }
 
 // unanswered records a query that had no answer for d, because of err. One
-// that was called off because another upstream was faster counts as well: else a
+// that was cancelled because another upstream was faster counts as well: otherwise a
 // silent upstream that is always overtaken would stay the first choice.
 func (u *upstream) unanswered(d time.Duration, err error) {
 	if isLocal(err) || errors.Is(err, errNeedsTCP) { // in which case it has answered
@@ -204,9 +210,9 @@ func (u *upstream) inService() context.Context {
 
 func (u *upstream) isDown() bool { return u.inService().Err() != nil }
 
-// patience returns how long the upstream is waited for before another is asked
+// raceDelay returns how long the upstream is waited for before another is asked
 // as well: about as long as all but its slowest answers take.
-func (u *upstream) patience() time.Duration {
+func (u *upstream) raceDelay() time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.srtt == 0 {
@@ -215,9 +221,9 @@ func (u *upstream) patience() time.Duration {
 	return min(max(u.srtt+4*u.rttvar, raceDelayMin), raceDelayMax)
 }
 
-// watch keeps watch over the upstream until its life ends: it asks when told to, and
+// keepProbing probes the upstream until its life ends: when told to, and
 // while the upstream is down, ever more slowly, until there is an answer.
-func (u *upstream) watch() {
+func (u *upstream) keepProbing() {
 	for {
 		select {
 		case <-u.life.Done():
@@ -251,8 +257,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// prove finds out whether the upstream lives. Nobody else decides that. The news
-// that nobody is there is believed when two probes bring it: who wants to forge it
+// prove finds out whether the upstream is up. Nothing else decides that. An error that
+// says that nobody is there is believed when two probes get it: to forge that, one
 // would have to guess two ports in the moment for which they are open.
 func (u *upstream) prove() {
 	u.guard.run("probing an upstream", func() {
@@ -281,8 +287,9 @@ func (u *upstream) probe() error {
 	return err
 }
 
-// wantsSample says whether a name is to be a sample, and if so that it is being
-// taken. Where nothing was measured yet, the upstream's turn comes by itself.
+// wantsSample reports whether a question for a name is to be sent to the upstream as a
+// sample, and if so marks one as being taken. An upstream that was not measured yet
+// needs none: it is preferred anyway.
 func (u *upstream) wantsSample(name []byte) bool {
 	now := time.Now()
 	u.mu.Lock()
@@ -294,7 +301,7 @@ func (u *upstream) wantsSample(name []byte) bool {
 	return true
 }
 
-// sample asks an upstream as well whose answer nobody waits for.
+// sample measures the upstream with a question whose answer nobody waits for.
 func (u *upstream) sample(m *message, timeout time.Duration) {
 	defer func() {
 		u.mu.Lock()
@@ -308,7 +315,7 @@ func (u *upstream) sample(m *message, timeout time.Duration) {
 	b, err := u.exchange(ctx, m, nil)
 	switch {
 	case err == nil:
-		u.answered(time.Since(start), isGood(b), sampleWeight)
+		u.answered(time.Since(start), isGood(uint16(b[3]&0xf)), sampleWeight)
 	case u.life.Err() == nil:
 		u.unanswered(time.Since(start), err)
 	}
@@ -318,7 +325,7 @@ func (u *upstream) sample(m *message, timeout time.Duration) {
 // in all likelihood.
 func (u *upstream) loopsAt(name []byte) {
 	if len(name) == 1 {
-		return // of the root nothing follows for others
+		return // the root says nothing about other names
 	}
 	if parent := name[1+int(name[0]):]; len(parent) > 1 && int(parent[0])+2 < len(parent) {
 		name = parent // unless that is a top-level domain or the root
@@ -380,16 +387,8 @@ func preferred(route []*upstream, name []byte) []*upstream {
 // isLocal says whether an error is this machine's own, such as a lack of file
 // descriptors or ports, and so says nothing about the upstream.
 func isLocal(err error) bool {
-	if errors.As(err, new(refusedError)) {
-		return false
-	}
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
-		syscall.EADDRINUSE, syscall.EAGAIN, syscall.EACCES, syscall.EPERM} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return !errors.As(err, new(refusedError)) && isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN, syscall.EACCES, syscall.EPERM)
 }
 
 // isRefusal says whether the network reported that nobody is there.
@@ -397,6 +396,9 @@ func isRefusal(err error) bool {
 	return errors.As(err, new(refusedError)) || isUnreachable(err) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-func isUnreachable(err error) bool {
-	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH)
+func isUnreachable(err error) bool { return isAny(err, syscall.ENETUNREACH, syscall.EHOSTUNREACH) }
+
+func isAny(err error, codes ...syscall.Errno) bool {
+	var code syscall.Errno
+	return errors.As(err, &code) && slices.Contains(codes, code)
 }

@@ -19,6 +19,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -28,21 +29,19 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/spf13/pflag"
 )
 
 //go:embed explained.txt
 var explained string
 
 func main() {
-	n := pflag.IntP("changes", "n", 100, "how many changes; 0: all")
-	seed := pflag.Uint64("seed", 1, "which of them, in which order")
-	limit := pflag.Duration("for", 10*time.Minute, "how long, at most")
-	tests := pflag.String("tests", "", "packages whose tests are run, with commas; by default the changed one")
-	only := pflag.String("file", "", "changes of this file only, such as kept.go")
-	pflag.Parse()
-	if pflag.NArg() != 1 {
+	n := flag.Int("n", 100, "how many changes; 0: all")
+	seed := flag.Uint64("seed", 1, "which of them, in which order")
+	limit := flag.Duration("for", 10*time.Minute, "how long, at most")
+	tests := flag.String("tests", "", "packages whose tests are run, with commas; by default the changed one")
+	only := flag.String("file", "", "changes of this file only, such as kept.go")
+	flag.Parse()
+	if flag.NArg() != 1 {
 		fmt.Fprintln(os.Stderr, "usage: go run ./test/mutate [FLAGS] ./PACKAGE")
 		os.Exit(2)
 	}
@@ -50,7 +49,7 @@ func main() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, *limit)
 	defer cancel()
-	m := mutator{dir: pflag.Arg(0), tests: strings.Split(*tests, ",")}
+	m := mutator{dir: flag.Arg(0), tests: strings.Split(*tests, ",")}
 	if *tests == "" {
 		m.tests = []string{m.dir}
 	}

@@ -177,7 +177,9 @@ func (h *host) attacked(t *testing.T, during time.Duration, attack func(ctx cont
 
 // harm says what b noticed, empty for nothing: lost answers, wrong ones, late ones.
 // An answer is late after 100 ms, or twice what the same machine needed before the
-// attack. One in a hundred may be, since other tests share the processors.
+// attack. Some may be: where others share the processors, dnsd or its client may
+// stand still for 0.2 s, in which 20 questions come. What the tests are about made two
+// thirds of them late.
 func (p phases) harm() (what []string) {
 	late := max(100*time.Millisecond, 2*p.before.quantile(1))
 	for _, phase := range []struct {
@@ -190,7 +192,7 @@ func (p phases) harm() (what []string) {
 		if phase.wrong > 0 {
 			what = append(what, fmt.Sprintf("%s the attack %d of b's answers were wrong", phase.name, phase.wrong))
 		}
-		if n := phase.later(late); n > phase.sent/100 {
+		if n := phase.later(late); n > max(phase.sent/20, 10) {
 			what = append(what, fmt.Sprintf("%s the attack %d of %d answers took b longer than %v, the worst %v", phase.name, n, phase.sent, late, phase.quantile(1)))
 		}
 	}

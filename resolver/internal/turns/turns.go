@@ -1,16 +1,18 @@
-// Package turns lets networks take turns at what costs much of the processors.
+// Package turns lets networks take turns at computations that take long.
 package turns
 
 import (
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
 
-// Queue bounds what is computed at a time. Networks that wait take turns, and the
-// questions of each are computed one at a time, as they came: one network's
-// thousands of questions delay another's by a single turn. Safe for concurrent use.
+// Queue bounds how much is computed at a time. Networks that wait take turns, and the
+// questions of each are computed one at a time, in the order of their arrival: one
+// network's thousands of questions delay another's by a single turn. Safe for
+// concurrent use.
 type Queue struct {
 	most, mostEach int // how many may wait before Book fails, in all and of a network
 
@@ -18,7 +20,7 @@ type Queue struct {
 	free    int
 	waiting int
 	lines   map[netip.Prefix]*line
-	next    []*line // those that wait and do not compute, in the order of their turns
+	next    []*line // those that wait and do not compute, in order of turns
 }
 
 // line is one network's part of a queue: what computes and what waits.
@@ -31,8 +33,8 @@ const (
 	// turnTime is how long a turn lasts when others wait: what a network adds to
 	// another's waiting time at the most, and long enough to be worth the switch.
 	turnTime = time.Millisecond
-	// Who waits is a goroutine with its question, some 5 KiB. More of one network
-	// than this would wait longer than any client does.
+	// Each that waits is a goroutine with its question, some 5 KiB. More than this of
+	// one network would wait longer than any client does.
 	mostInLine  = 128
 	mostInLines = 4096
 )
@@ -139,7 +141,7 @@ func (q *Queue) line(network netip.Prefix) *line {
 	return l
 }
 
-// drop forgets a line that is of no use any more.
+// drop deletes a line that is not used any more.
 func (q *Queue) drop(network netip.Prefix, l *line) {
 	if !l.computing && len(l.waiting) == 0 {
 		delete(q.lines, network)
@@ -163,7 +165,7 @@ func (q *Queue) wait(l *line, first bool) <-chan struct{} {
 		q.next = append(q.next, l)
 	}
 	if first {
-		l.waiting = append([]chan struct{}{turn}, l.waiting...)
+		l.waiting = slices.Insert(l.waiting, 0, turn)
 	} else {
 		l.waiting = append(l.waiting, turn)
 	}

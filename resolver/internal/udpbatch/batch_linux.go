@@ -2,7 +2,6 @@ package udpbatch
 
 import (
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"strconv"
 	"syscall"
@@ -43,14 +42,14 @@ type batch struct {
 	err             error
 	onRead          func(fd uintptr) bool
 	onWrite         func(fd uintptr)
-	proven          bool // sendmmsg has sent: whatever it refuses, the call is allowed
 
 	recvmmsg, sendmmsg func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) // tests put theirs here
 }
 
-// newBatch returns nil for a connection that no system call can be made on.
+// newBatch returns nil for a connection that no system call can be made on, and
+// where the calls are forbidden.
 func newBatch(c *Conn, raw syscall.RawConn) *batch {
-	if raw == nil {
+	if raw == nil || !permitted(raw) {
 		return nil
 	}
 	b := &batch{c: c, raw: raw, recvmmsg: recvmmsg, sendmmsg: sendmmsg}
@@ -154,43 +153,39 @@ func (b *batch) from(i int) netip.AddrPort {
 // port reads a port, which a sockaddr holds in network order.
 func port(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
 
-// send sends the replies of slots 0 to n-1. It returns an error only when
-// sendmmsg is not to be had; the replies that are left are then still set.
-func (b *batch) send(n int) error {
+// permitted reports whether the kernel has both calls and no seccomp filter refuses
+// them. It makes each with no messages, which does nothing.
+func permitted(raw syscall.RawConn) bool {
+	ok := true
+	err := raw.Control(func(fd uintptr) {
+		for _, call := range []uintptr{unix.SYS_RECVMMSG, unix.SYS_SENDMMSG} {
+			_, _, errno := unix.Syscall6(call, fd, 0, 0, unix.MSG_DONTWAIT, 0, 0)
+			ok = ok && errno != unix.ENOSYS && errno != unix.EPERM
+		}
+	})
+	return ok && err == nil
+}
+
+// send sends the replies of slots 0 to n-1.
+func (b *batch) send(n int) {
 	b.queue(n)
 	for b.sent < b.queued {
 		b.err = nil
 		if b.raw.Control(b.onWrite) != nil {
-			return nil // closed: the replies go with it
+			return // closed
 		}
-		if b.err == nil {
-			continue
-		}
-		// The first of what was left is the one that could not be sent.
-		slot := b.outSlot[b.sent]
-		switch {
-		case b.err == unix.EAGAIN:
+		switch b.err {
+		case nil:
+		case unix.EAGAIN:
 			for _, slot := range b.outSlot[b.sent:b.queued] {
-				b.c.full(slot)
+				b.c.failed(slot, ErrFull)
 			}
-			return nil
-		case b.err == unix.EPERM && b.proven:
-			b.c.sendOne(slot) // a firewall's passing mood
-		case unsupported(b.err):
-			// A filter that forbids the call, or a firewall that forbids the
-			// packet? What sends a single packet tells.
-			if b.c.sendOne(slot) {
-				for _, slot := range b.outSlot[:b.sent+1] {
-					b.c.slots[slot].reply = nil
-				}
-				return b.err
-			}
-		default:
-			b.c.failed(b.from(slot), b.err)
+			return
+		default: // it concerns the first of those that are left
+			b.c.failed(b.outSlot[b.sent], b.err)
+			b.sent++
 		}
-		b.sent++
 	}
-	return nil
 }
 
 // queue lines up the headers of the replies that are set.
@@ -220,8 +215,6 @@ func (b *batch) write(fd uintptr) {
 		switch errno {
 		case 0:
 			b.sent += n
-			b.proven = true
-			b.c.allowed()
 		case unix.EINTR:
 			continue
 		default:
@@ -229,12 +222,6 @@ func (b *batch) write(fd uintptr) {
 		}
 		return
 	}
-}
-
-// unsupported reports whether err may say that there is no such system call
-// here, which is what an old kernel answers, or a seccomp filter.
-func unsupported(err error) bool {
-	return err != nil && (errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM))
 }
 
 func recvmmsg(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {

@@ -16,10 +16,8 @@ func newBatch(*Conn, syscall.RawConn) *batch { return nil }
 
 func (*batch) read() (int, error)      { return 0, nil }
 func (*batch) poll() (int, error)      { return 0, nil }
-func (*batch) send(int) error          { return nil }
+func (*batch) send(int)                {}
 func (*batch) from(int) netip.AddrPort { return netip.AddrPort{} }
-
-func unsupported(error) bool { return false }
 
 // Sender sends packets one by one. Safe for concurrent use. On this system it
 // may wait.

@@ -16,10 +16,7 @@ package udpbatch
 
 import (
 	"errors"
-	"net"
 	"net/netip"
-	"sync/atomic"
-	"time"
 )
 
 const (
@@ -31,12 +28,6 @@ const (
 	// has one question and an OPT, a few hundred bytes at the very most; the
 	// rest of a longer packet is cut off, which leaves it malformed.
 	InSize = 4096
-
-	// While the calls are forbidden they are tried again now and then: what
-	// forbids them may have been a firewall that refused a single packet. A
-	// try costs one failed call.
-	firstRetry = time.Second
-	lastRetry  = time.Minute
 )
 
 // ErrFull says that a packet was not sent because the socket's send buffer is
@@ -52,27 +43,20 @@ type PacketConn interface {
 }
 
 // Conn is a UDP socket with the memory of one batch. It belongs to one
-// goroutine; only the socket below it and Batched may be used from others.
+// goroutine; only its socket, One and Batched may be used from others.
 type Conn struct {
 	udp   PacketConn
-	one   *Sender
+	One   *Sender // sends by itself; safe for concurrent use
 	slots [Size]slot
 	out   []byte // the replies' storage, outSize a slot
 	outSz int
 
-	batch   *batch      // the system calls and their headers; nil: not on this system
-	batched bool        // the packets at hand came in a batch
-	single  atomic.Bool // the calls are forbidden, it seems
-	retry   time.Time   // when they are tried again
-	pause   time.Duration
+	batch *batch // the system calls and their headers; nil: one packet a call
 
-	// SendFailed is called, if set, for each reply that the kernel refuses.
-	// A destination that cannot be reached costs its own reply alone.
-	SendFailed func(to netip.AddrPort, err error)
-
-	// Full is called, if set, for each reply that there is no room for, see
-	// ErrFull. It may send the reply elsewhere and keeps nothing.
-	Full func(reply, control []byte, to netip.AddrPort)
+	// Failed is called, if set, for each reply that was not sent: with ErrFull where
+	// there was no room for it, otherwise because the kernel refused its destination,
+	// which costs that reply alone. It may send the reply elsewhere and keeps nothing.
+	Failed func(reply, control []byte, to netip.AddrPort, err error)
 }
 
 // slot is the place of one packet.
@@ -87,45 +71,20 @@ type slot struct {
 
 // New returns a Conn for udp, whose replies have at most outSize bytes.
 func New(udp PacketConn, outSize int) *Conn {
-	c := &Conn{udp: udp, one: NewSender(udp), out: make([]byte, Size*outSize), outSz: outSize}
-	c.batch = newBatch(c, c.one.raw)
+	c := &Conn{udp: udp, One: NewSender(udp), out: make([]byte, Size*outSize), outSz: outSize}
+	c.batch = newBatch(c, c.One.raw)
 	return c
 }
 
 // Batched reports whether packets move many a call. Safe for concurrent use.
-func (c *Conn) Batched() bool { return c.batch != nil && !c.single.Load() }
-
-// mayBatch reports whether to use the batch calls now.
-func (c *Conn) mayBatch() bool {
-	return c.batch != nil && (!c.single.Load() || !time.Now().Before(c.retry))
-}
-
-// forbidden notes that a batch call is not to be had.
-func (c *Conn) forbidden() {
-	c.pause = min(max(2*c.pause, firstRetry), lastRetry)
-	c.retry = time.Now().Add(c.pause)
-	c.single.Store(true)
-}
-
-// allowed notes that both batch calls are to be had.
-func (c *Conn) allowed() {
-	if c.single.Load() {
-		c.single.Store(false)
-		c.pause = 0
-	}
-}
+func (c *Conn) Batched() bool { return c.batch != nil }
 
 // Read waits for packets and returns how many there are; their slots are 0 to
 // n-1. Replies of the batch before are forgotten. The error is that of the
 // socket: a deadline, or that it is closed.
 func (c *Conn) Read() (n int, err error) {
-	if c.batched = c.mayBatch(); c.batched {
-		n, err = c.batch.read()
-		if !unsupported(err) {
-			return n, err
-		}
-		c.forbidden()
-		c.batched = false
+	if c.batch != nil {
+		return c.batch.read()
 	}
 	s := &c.slots[0]
 	s.reply, s.with = nil, nil
@@ -137,9 +96,9 @@ func (c *Conn) Read() (n int, err error) {
 }
 
 // Poll is Read without waiting: n is 0 where nothing is there. It ignores
-// deadlines. Where the batch calls are not to be had there never is.
+// deadlines. Without the batch calls it finds nothing.
 func (c *Conn) Poll() (n int, err error) {
-	if c.batched = c.mayBatch(); !c.batched {
+	if c.batch == nil {
 		return 0, nil
 	}
 	return c.batch.poll()
@@ -150,7 +109,7 @@ func (c *Conn) Packet(i int) []byte { return c.slots[i].in[:c.slots[i].n] }
 
 // From returns the sender of the packet in slot i.
 func (c *Conn) From(i int) netip.AddrPort {
-	if c.batched {
+	if c.batch != nil {
 		return c.batch.from(i)
 	}
 	return c.slots[i].from
@@ -172,43 +131,19 @@ func (c *Conn) Reply(i int, reply, control []byte) {
 
 // Send sends the replies of slots 0 to n-1 that were set. It never waits.
 func (c *Conn) Send(n int) {
-	if c.batched {
-		if !unsupported(c.batch.send(n)) {
-			return
-		}
-		c.forbidden()
+	if c.batch != nil {
+		c.batch.send(n)
+		return
 	}
-	for i := range n {
-		if s := &c.slots[i]; s.reply != nil {
-			c.sendOne(i)
-			s.reply = nil
+	if s := &c.slots[0]; n > 0 && s.reply != nil {
+		if err := c.One.Send(s.reply, s.with, s.from); err != nil {
+			c.failed(0, err)
 		}
 	}
 }
 
-// sendOne sends the reply of slot i by itself, and reports whether it went out.
-func (c *Conn) sendOne(i int) bool {
-	s, to := &c.slots[i], c.From(i)
-	err := c.one.Send(s.reply, s.with, to)
-	switch {
-	case err == nil:
-		return true
-	case errors.Is(err, ErrFull):
-		c.full(i)
-	default:
-		c.failed(to, err)
-	}
-	return false
-}
-
-func (c *Conn) full(i int) {
-	if c.Full != nil {
-		c.Full(c.slots[i].reply, c.slots[i].with, c.From(i))
-	}
-}
-
-func (c *Conn) failed(to netip.AddrPort, err error) {
-	if c.SendFailed != nil && !errors.Is(err, net.ErrClosed) {
-		c.SendFailed(to, err)
+func (c *Conn) failed(i int, err error) {
+	if c.Failed != nil {
+		c.Failed(c.slots[i].reply, c.slots[i].with, c.From(i), err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -58,9 +59,12 @@ func send(t testing.TB, client, server *net.UDPConn, text string) {
 }
 
 func TestBatch(t *testing.T) {
-	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-		t.Run(addr[:4], func(t *testing.T) {
+	for name, addr := range map[string]string{"IPv4": "127.0.0.1:0", "IPv6": "[::1]:0", "IPv4 singly": "127.0.0.1:0", "IPv6 singly": "[::1]:0"} {
+		t.Run(name, func(t *testing.T) {
 			c, server, client := pair(t, addr)
+			if strings.HasSuffix(name, "singly") {
+				c.batch = nil
+			}
 			for round := range 3 {
 				const packets = 100 // more than a batch
 				for i := range packets {

@@ -1,6 +1,15 @@
+// Package wire reads and writes DNS messages as bytes, without building
+// anything in between: cursors over what came in, appends to what goes out.
 package wire
 
 import "encoding/binary"
+
+// EDE is an extended DNS error (RFC 8914): a code and a sentence for whoever
+// reads dig's output.
+type EDE struct {
+	Code uint16
+	Text string
+}
 
 // Sections of a message, in their order (RFC 1035, section 4.1).
 const (
@@ -15,7 +24,6 @@ const ToQuestion = 0xc000 | HeaderLen
 
 const (
 	recordLen = 12 // pointer, type, class, TTL, length
-	optLen    = 11 // root, type, size, code and flags, length
 	optionLen = 4  // code, length
 	edeLen    = optionLen + 2
 )
@@ -25,11 +33,14 @@ const (
 type Reply struct {
 	Flags uint16 // the header's second word but for the code; written by Finish
 
+	// Rcode is the response code. What of it exceeds four bits is the OPT's to
+	// carry (RFC 6891, section 6.1.3).
+	Rcode uint16
+
 	buf    []byte
 	limit  int // of the whole message
 	room   int // limit without what is reserved for the OPT
 	counts [3]uint16
-	rcode  uint16
 }
 
 // Begin starts a response in dst's storage, which should have room for limit
@@ -43,8 +54,8 @@ func (w *Reply) Begin(dst []byte, id uint16, question []byte, limit int) {
 	w.buf = append(b, question...)
 }
 
-// Reserve keeps n bytes more from the records, for the OPT. Where so many are not
-// left it keeps none.
+// Reserve sets n more bytes aside for the OPT, which records do not get; none where
+// fewer are left.
 func (w *Reply) Reserve(n int) {
 	if len(w.buf)+n <= w.room {
 		w.room -= n
@@ -53,13 +64,6 @@ func (w *Reply) Reserve(n int) {
 
 // Room is how many bytes are left for records.
 func (w *Reply) Room() int { return w.room - len(w.buf) }
-
-// SetRcode sets the response code. What of it exceeds four bits is the OPT's to
-// carry (RFC 6891, section 6.1.3).
-func (w *Reply) SetRcode(rcode uint16) { w.rcode = rcode }
-
-// Rcode returns the response code.
-func (w *Reply) Rcode() uint16 { return w.rcode }
 
 // RecordLen is what a record with a compressed owner needs.
 func RecordLen(rdata []byte) int { return recordLen + len(rdata) }
@@ -115,9 +119,11 @@ func (w *Reply) Splice(add func(msg []byte, limit int) ([]byte, [3]uint16)) {
 	}
 }
 
-// OPTLen is what an OPT record without options needs, and NSIDLen and EDELen
-// what those options add to it.
-func OPTLen() int            { return optLen }
+// OPTLen is what an OPT record without options needs: root, type, size, code and
+// flags, length.
+const OPTLen = 11
+
+// NSIDLen and EDELen are what those options add to an OPT record.
 func NSIDLen(id string) int  { return optionLen + len(id) }
 func EDELen(text string) int { return edeLen + len(text) }
 
@@ -128,11 +134,11 @@ func EDELen(text string) int { return edeLen + len(text) }
 // data). Without room for an OPT there is none.
 func (w *Reply) OPT(udpSize uint16, do bool, nsid string, errors []EDE) {
 	w.room = w.limit
-	if w.Room() < optLen {
+	if w.Room() < OPTLen {
 		return
 	}
 	start := len(w.buf)
-	w.buf = append(w.buf, 0, 0, typeOPT, byte(udpSize>>8), byte(udpSize), byte(w.rcode>>4), 0, 0, 0, 0, 0)
+	w.buf = append(w.buf, 0, 0, typeOPT, byte(udpSize>>8), byte(udpSize), byte(w.Rcode>>4), 0, 0, 0, 0, 0)
 	if do {
 		w.buf[start+7] = flagDO >> 8 // the client's bit comes back (RFC 3225, section 3)
 	}
@@ -154,7 +160,7 @@ func (w *Reply) OPT(udpSize uint16, do bool, nsid string, errors []EDE) {
 		w.buf = append(w.buf, byte(e.Code>>8), byte(e.Code))
 		w.buf = append(w.buf, text...)
 	}
-	binary.BigEndian.PutUint16(w.buf[start+optLen-2:], uint16(len(w.buf)-start-optLen))
+	binary.BigEndian.PutUint16(w.buf[start+OPTLen-2:], uint16(len(w.buf)-start-OPTLen))
 	w.counts[Additional]++
 }
 
@@ -164,7 +170,7 @@ func (w *Reply) option(code, n int) {
 
 // Finish writes the header and returns the message.
 func (w *Reply) Finish() []byte {
-	binary.BigEndian.PutUint16(w.buf[2:], w.Flags&^rcodeMask|w.rcode&rcodeMask)
+	binary.BigEndian.PutUint16(w.buf[2:], w.Flags&^rcodeMask|w.Rcode&rcodeMask)
 	for i, n := range w.counts {
 		binary.BigEndian.PutUint16(w.buf[6+2*i:], n)
 	}

@@ -1,6 +1,10 @@
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/miekg/dns"
+)
 
 // Sizes and limits of RFC 1035, sections 2.3.4 and 4.1.1.
 const (
@@ -37,8 +41,8 @@ const (
 type Form uint8
 
 const (
-	// Silent: fewer than 12 bytes or a response; nobody gets an answer to that,
-	// or two servers could talk to each other for ever.
+	// Silent: fewer than 12 bytes, or a response. Neither is answered, or two
+	// servers could talk to each other for ever.
 	Silent Form = iota
 	// Malformed: the request breaks the rules as Fault says.
 	Malformed
@@ -48,8 +52,8 @@ const (
 	Extra
 )
 
-// Request is what dnsd wants to know of a request. Parse fills it; one Request
-// can be used for many messages, one at a time. It holds parts of the message.
+// Request is what dnsd needs to know of a request. Parse fills it; one Request
+// can be used for many messages, one at a time. It refers to the message's bytes.
 type Request struct {
 	ID    uint16
 	Flags uint16
@@ -132,7 +136,7 @@ func (q *Request) parseCount(msg []byte, n int) Form {
 			return q.fault("a question that cannot be read")
 		}
 	}
-	q.parseRecords(msg, off) // its fault gives way: one is told, and this comes first
+	q.parseRecords(msg, off) // only one fault is reported, and the count comes first
 	return q.fault("not exactly one question")
 }
 
@@ -227,6 +231,16 @@ func (q *Request) parseOptions(b []byte) bool {
 		b = b[n:]
 	}
 	return true
+}
+
+// PackName returns an absolute name in wire form, without compression.
+func PackName(name string) ([]byte, error) {
+	b := make([]byte, MaxName)
+	n, err := dns.PackDomainName(name, b, 0, nil, false)
+	if err != nil {
+		return nil, err
+	}
+	return b[:n], nil
 }
 
 // skipName returns the offset behind the name at off. What a pointer points to

@@ -112,7 +112,7 @@ func TestParseAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		q.Parse(msg)
 		w.Begin(buf, q.ID, q.Question, 512)
-		w.Reserve(OPTLen())
+		w.Reserve(OPTLen)
 		w.Record(Answer, ToQuestion, 28, 1, 5, rdata)
 		w.OPT(1232, q.DO, "host", errors)
 		w.Finish()
@@ -126,12 +126,12 @@ func TestParseAllocatesNothing(t *testing.T) {
 func TestReplyFitsEveryLimit(t *testing.T) {
 	buf := make([]byte, 0, 512)
 	last := 0
-	for limit := HeaderLen + len(question) + OPTLen(); limit < 300; limit++ {
+	for limit := HeaderLen + len(question) + OPTLen; limit < 300; limit++ {
 		var w Reply
 		w.Begin(buf, 1, []byte(question), limit)
 		w.Flags = QR | AA
-		w.SetRcode(16)
-		w.Reserve(OPTLen())
+		w.Rcode = 16
+		w.Reserve(OPTLen)
 		records := 0
 		for range 5 {
 			if w.Record(Answer, ToQuestion, dns.TypeAAAA, 1, 5, make([]byte, 16)) {
@@ -144,7 +144,7 @@ func TestReplyFitsEveryLimit(t *testing.T) {
 		if err := m.Unpack(msg); err != nil || len(msg) > limit || &msg[0] != &buf[:1][0] {
 			t.Fatalf("limit %d: %d bytes, %v\n%x", limit, len(msg), err, msg)
 		}
-		if want := min((limit-HeaderLen-len(question)-OPTLen())/28, 5); records != want || len(m.Answer) != want || want < last {
+		if want := min((limit-HeaderLen-len(question)-OPTLen)/28, 5); records != want || len(m.Answer) != want || want < last {
 			t.Fatalf("limit %d: %d records, %d in the message, want %d", limit, records, len(m.Answer), want)
 		}
 		opt := m.IsEdns0()
@@ -160,17 +160,17 @@ func TestReplyFitsEveryLimit(t *testing.T) {
 
 func TestErrorsByRoom(t *testing.T) {
 	edes := []EDE{{1, "first"}, {2, strings.Repeat("x", 50)}, {3, "third"}}
-	whole := HeaderLen + OPTLen() + EDELen("first") + EDELen(edes[1].Text) + EDELen("third")
+	whole := HeaderLen + OPTLen + EDELen("first") + EDELen(edes[1].Text) + EDELen("third")
 	for _, tt := range []struct {
 		limit int
 		want  string
 	}{
-		{HeaderLen + OPTLen() - 1, "no OPT"},
-		{HeaderLen + OPTLen(), ""},
-		{HeaderLen + OPTLen() + 6, "1:0"},
-		{HeaderLen + OPTLen() + 18, "1:0 2:0 3:0"},
-		{HeaderLen + OPTLen() + 18 + 5, "1:5 2:0 3:0"},
-		{HeaderLen + OPTLen() + 18 + 10, "1:5 2:0 3:5"},
+		{HeaderLen + OPTLen - 1, "no OPT"},
+		{HeaderLen + OPTLen, ""},
+		{HeaderLen + OPTLen + 6, "1:0"},
+		{HeaderLen + OPTLen + 18, "1:0 2:0 3:0"},
+		{HeaderLen + OPTLen + 18 + 5, "1:5 2:0 3:0"},
+		{HeaderLen + OPTLen + 18 + 10, "1:5 2:0 3:5"},
 		{whole - 1, "1:5 2:50 3:0"},
 		{whole, "1:5 2:50 3:5"},
 	} {
