@@ -27,7 +27,13 @@ var (
 const lagLasts = 2 * time.Minute
 
 // Describe implements prometheus.Collector.
-func (s *Source) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, ch) }
+func (s *Source) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range [...]*prometheus.Desc{
+		descMembers, descGaps, descLacking, descLearned, descLag, descQueue, descDeaf, descCompared, descDrifted,
+	} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (s *Source) Collect(ch chan<- prometheus.Metric) {

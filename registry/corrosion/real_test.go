@@ -250,8 +250,11 @@ func TestBothRefill(t *testing.T) {
 				f.waitListed(1)
 				f.waitLong("all machines", func() bool { return f.world.get(known) == machines })
 				f.waitLong("a look", func() bool { v := f.src.whole.view.Load(); return v != nil && !v.known.alone() })
+				learned := func() uint64 { return f.src.whole.view.Load().known.learned() }
+				before := learned()
 				h.Put("machines", full("mffe", "started"))
 				f.waitState("mffe", "started")
+				f.waitLong("another look", func() bool { return learned() > before })
 
 				lost := f.guard()
 				if how == "wiped" {

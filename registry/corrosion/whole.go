@@ -252,7 +252,7 @@ func (s *Source) looked(m *message) error {
 	switch {
 	case !s.listed:
 	case w.doubt != "":
-		if lacking == 0 && (w.known != nil && !w.replaced(m.known) || w.settled(m.known)) {
+		if lacking == 0 && (w.doubt != doubtNew && !w.replaced(m.known) || w.settled(m.known)) {
 			w.doubt = ""
 			return fmt.Errorf("%w: the agent has all that it had", errAgain)
 		}
@@ -261,6 +261,7 @@ func (s *Source) looked(m *message) error {
 			w.doubt = ""
 			return fmt.Errorf("%w: nobody has what the agent lacks", errAgain)
 		}
+		w.remember(m.known)
 	case lacking > 0:
 		return fmt.Errorf("the corrosion agent has lost %d versions of its data while it was followed", lacking)
 	default:
@@ -270,9 +271,10 @@ func (s *Source) looked(m *message) error {
 }
 
 // remember takes note of what an agent had before a listing that is applied, or
-// while its stream was followed.
+// while its stream was followed. In doubt it is noted as well where it is no less
+// than what is known: the database may be lost once more.
 func (w *wholeness) remember(k *knowledge) {
-	if k == nil || w.doubt != "" {
+	if k == nil || w.doubt != "" && (w.lacking(k) > 0 || w.replaced(k)) {
 		return
 	}
 	if w.known != nil && k.Members < w.known.Members { // that there were more is remembered
@@ -281,7 +283,7 @@ func (w *wholeness) remember(k *knowledge) {
 		k = &more
 	}
 	w.known = k
-	if now := time.Now(); w.memory != nil && now.Sub(w.saved) >= w.pace.remember {
+	if now := time.Now(); w.memory != nil && w.doubt == "" && now.Sub(w.saved) >= w.pace.remember {
 		w.saved = now
 		w.unsaved.Store(k)
 	}

@@ -215,6 +215,27 @@ func TestLossWhileFollowed(t *testing.T) {
 	}
 }
 
+// What an agent has is remembered before it has settled: it may be wiped again.
+func TestWipedBeforeItHasSettled(t *testing.T) {
+	p := quick
+	p.settle, p.standstill, p.standstillEmpty = patience, patience, patience
+	f := start(t, corrosiontest.Options{Members: 2}, Config{}, func(f *fixture) { f.src.whole.pace = p })
+	f.waitTrouble("database is empty")
+	f.agent.Put("machines", row("m1", "started"))
+	f.waitListed(1)
+	f.agent.Put("machines", row("m2", "started"))
+	f.waitState("m2", "started")
+	f.wait("a look", func() bool { return f.src.whole.view.Load().known.Sites["AAAA"].Head == 2 })
+	f.agent.Wipe()
+	if err := f.agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.waitTrouble("lacks 2 versions")
+	if f.lastDoubt() != doubtNew || f.world.get(listings) != 1 {
+		t.Errorf("doubt %q, %d listings", f.lastDoubt(), f.world.get(listings))
+	}
+}
+
 // One that gets nearer too slowly is listed in doubt as well: new names must not
 // wait for it for ever.
 func TestSlowRefill(t *testing.T) {
