@@ -84,9 +84,6 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 			Text: "this dnsd has no upstream and serves internal names only"}), nil
 	case z == nil:
 		return w.outside(dst, view)
-	case !view.Network.IsValid():
-		return w.refuse(dst, dns.RcodeRefused, EDE{Code: dns.ExtendedErrorCodeProhibited,
-			Text: "your address is in no private network: ask from one that is (dig -b), or start dnsd with --network"}), nil
 	}
 	a := w.compute(z, view, client, known)
 	if a == nil {

@@ -86,8 +86,6 @@ func ruleTests(t *testing.T) []ruleTest {
 			opt: true, ede: []uint16{prohibited}},
 		{name: "stranger-opcode", from: stranger, req: raw(0x2000, [4]uint16{1}, rawQuestion), rcode: dns.RcodeRefused, question: true},
 		{name: "stranger-silence", from: stranger, req: raw(0x8000, [4]uint16{1}, rawQuestion), silent: true},
-		{name: "no-network", from: bridge, req: q("my-app.internal.", aaaa, edns(1232)), rcode: dns.RcodeRefused, flags: "RD", opt: true,
-			ede: []uint16{prohibited}, text: "--network", question: true},
 		{name: "no-network-chaos", from: bridge, req: q("id.server.", dns.TypeTXT, class(dns.ClassCHAOS)), flags: "AA RD", answers: 1, question: true},
 
 		{name: "response", req: raw(0x8000, [4]uint16{1}, rawQuestion), silent: true},

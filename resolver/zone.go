@@ -38,7 +38,8 @@ type Zone interface {
 	// Origin returns the zone's owner name, lower case, absolute: "internal.".
 	Origin() string
 
-	// Answer answers one question. It returns nil only where q.Pause is nil and
+	// Answer answers one question, of a client of no network (the zero View) as
+	// well. It returns nil only where q.Pause is nil and
 	// the answer would take long.
 	Answer(q *Question) *Answer
 }

@@ -133,6 +133,9 @@ func (l *lookup) peer(label string) *resolver.Answer {
 	watched(l, p, ch)
 	switch {
 	case p == nil || p.Interactive():
+		if (&registry.Peer{Name: label}).Interactive() {
+			return l.nxdomain("peers called interactive-… are in no answer")
+		}
 		return l.nxdomain("no peer " + clean(label) + " in your network")
 	case !l.wants(dns.TypeAAAA):
 		return l.otherType(dns.TypeAAAA)

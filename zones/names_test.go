@@ -173,7 +173,7 @@ func TestNames(t *testing.T) {
 		{"x.all.vms.my-app.internal", "TXT", "NXDOMAIN; 0 my-app has no such name below it"},
 		{"your-peer._peer.internal", "AAAA", "NXDOMAIN; 0 no peer your-peer in your network"},
 		{"their-peer._peer.internal", "AAAA", "NXDOMAIN; 0 no peer their-peer in your network"},
-		{"interactive-42._peer.internal", "AAAA", "NXDOMAIN; 0 no peer interactive-42 in your network"},
+		{"interactive-42._peer.internal", "AAAA", "NXDOMAIN; 0 peers called interactive-… are in no answer"},
 		{"x.my-peer._peer.internal", "AAAA", "NXDOMAIN; 0 there is no such name under internal."},
 		{"x._api.internal", "AAAA", "NXDOMAIN; 0 there is no such name under internal."},
 		{"x._apps.internal", "TXT", "NXDOMAIN; 0 there is no such name under internal."},
@@ -275,8 +275,11 @@ func TestNames(t *testing.T) {
 		if !static && (len(got.Watch) == 0 || isClosed(got.Watch)) {
 			t.Errorf("%s %s before the first listing: nothing says when that ends", test.name, test.typ)
 		}
-		if got := ask(t, z, resolver.View{}, "127.0.0.1", test.name, typ); got.Rcode != dns.RcodeRefused {
-			t.Errorf("%s %s for a client without network: %s", test.name, test.typ, render(t, got))
+		if got := render(t, ask(t, z, resolver.View{}, "127.0.0.1", test.name, typ)); got != "REFUSED; 18 "+noNetwork.Text {
+			t.Errorf("%s %s for a client without network: %s", test.name, test.typ, got)
+		}
+		if got := render(t, ask(t, empty, resolver.View{}, "127.0.0.1", test.name, typ)); got != "SERVFAIL; 14 "+notReady.Text {
+			t.Errorf("%s %s for a client without network, before the first listing: %s", test.name, test.typ, got)
 		}
 	}
 	wide := resolver.View{Network: netip.MustParsePrefix("fdaa::/16")}

@@ -113,12 +113,14 @@ type lookup struct {
 	budget registry.Budget
 }
 
-// Answer implements resolver.Zone. (The resolver refuses clients of no network, and
-// says why, before it asks a zone; the boundary between tenants is checked twice.)
+// Answer implements resolver.Zone.
 func (z *zone) Answer(q *resolver.Question) *resolver.Answer {
 	n, ok := registry.NetworkOf(q.View.Network.Addr())
 	if !ok || q.View.Network.Bits() != 48 {
-		return &resolver.Answer{Rcode: dns.RcodeRefused}
+		if !z.reg.Status().Synced() { // so that dnsd healthcheck can tell, wherever it asks from
+			return &resolver.Answer{Rcode: dns.RcodeServerFailure, EDE: []resolver.EDE{notReady}}
+		}
+		return &resolver.Answer{Rcode: dns.RcodeRefused, EDE: []resolver.EDE{noNetwork}}
 	}
 	l := &lookup{zone: z, q: q, network: n, budget: registry.NewBudget(z.inline, q.Pause)}
 	a := z.answer(l)

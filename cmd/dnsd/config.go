@@ -97,8 +97,8 @@ func (c *config) settings() []*setting {
 		{name: "log-level", def: "info", use: logLevel(&c.LogLevel)},
 		{name: "log-format", def: "text", use: oneOf(&c.LogFormat, "text", "json")},
 		{name: "sockets", use: number(&c.Sockets, 1, 256)},
-		{name: "help", short: "h", toggle: true, use: toggle(&c.Help)},
-		{name: "version", short: "V", toggle: true, use: toggle(&c.Version)},
+		{name: "help", short: "h", toggle: true, order: true, use: toggle(&c.Help)},
+		{name: "version", short: "V", toggle: true, order: true, use: toggle(&c.Version)},
 	}
 }
 

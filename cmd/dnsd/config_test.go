@@ -92,6 +92,8 @@ func TestMistakes(t *testing.T) {
 		{"ttl_unit", "--ttl 5", "", "not a duration: write a number with its unit, such as 5s"},
 		{"ttl_fine", "--ttl 1500ms", "", "too fine: write a multiple of 1s"},
 		{"ttl_range", "--ttl 25h", "", "out of range: write a duration from 0s to 24h"},
+		{"listen_within", "--listen [::]:5399 --listen 127.0.0.1:5399", "", "--listen 127.0.0.1:5399: cannot stand beside [::]:5399"},
+		{"listen_around", "--listen 127.0.0.1:5399 --listen 0.0.0.0:5399", "", "--listen 0.0.0.0:5399: cannot stand beside 127.0.0.1:5399"},
 		{"stale_after", "--stale-after 1ms", "", "out of range: write a duration from 1s to 24h"},
 		{"stale_after_of_corrosion", "--stale-after 14999ms --registry corrosion://h:1", "", "--stale-after 14999ms: out of range: write a duration from 15s to 24h"},
 		{"stale_after_of_corrosion_far_off", "--stale-after 1ms", "DNSD_REGISTRY=corrosion://h:1", "out of range: write a duration from 15s to 24h"},

@@ -19,6 +19,7 @@ type setting struct {
 	def    string             // used when neither flag nor environment says anything
 	repeat bool               // several values: several flags, or commas in the environment
 	toggle bool               // no value needed: the flag alone means true
+	order  bool               // it says what to do, and stands in no environment
 	use    func(string) error // checks one value and puts it to use; the error says what to write instead
 
 	given []string // from flags
@@ -51,7 +52,7 @@ func withoutSecrets(v string) string {
 func (s *setting) apply(getenv func(string) string) error {
 	values, from := s.given, "--"+s.name+" "
 	if len(values) == 0 {
-		if env := getenv(s.environment()); env != "" {
+		if env := getenv(s.environment()); env != "" && !s.order {
 			values, from = []string{env}, s.environment()+"="
 			if s.repeat {
 				values = strings.Split(env, ",")

@@ -61,13 +61,23 @@ func listenAddrs(to *[]netip.AddrPort) func(string) error {
 			return err
 		}
 		for _, b := range *to {
-			if a == b && a.Port() != 0 {
+			switch {
+			case a.Port() != b.Port() || a.Port() == 0:
+			case a == b:
 				return errors.New("given twice: once is enough")
+			case includes(a, b) || includes(b, a):
+				return fmt.Errorf("cannot stand beside %s: one of them is every address, the other among them", b)
 			}
 		}
 		*to = append(*to, a)
 		return nil
 	}
+}
+
+// includes reports whether a listener at a is one at b as well; [::] is one at the
+// addresses of IPv4, too.
+func includes(a, b netip.AddrPort) bool {
+	return a.Addr().IsUnspecified() && (a.Addr().Is6() || b.Addr().Is4())
 }
 
 // optionalListenAddr reads an address to bind, or none.
