@@ -34,6 +34,7 @@ var arrows = map[string][]string{
 	"registry/regular":                 {},
 	"registry/machinejson":             {"registry", "registry/contain"},
 	"registry/follow":                  {"registry", "registry/contain", "registry/machinejson", "registry/regular"},
+	"registry/follow/followtest":       {"registry", "registry/follow"},
 	"registry/file":                    {"registry", "registry/follow", "registry/machinejson", "registry/regular"},
 	"registry/etcd":                    {"registry", "registry/contain", "registry/follow", "registry/machinejson", "registry/regular"},
 	"registry/etcd/etcdtest":           {},

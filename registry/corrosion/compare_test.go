@@ -55,9 +55,9 @@ func TestDriftIsMended(t *testing.T) {
 	f.agent.Put("machines", row("m2", "stopped"), row("m4", "started"))
 	f.waitState("m2", "stopped")
 	f.waitState("m4", "started")
-	before := f.world.get(listings)
+	before := f.world.Listings()
 	f.compared(3)
-	if n := f.world.get(listings); n != before || f.failed() != "context canceled" {
+	if n := f.world.Listings(); n != before || f.failed() != "context canceled" {
 		t.Errorf("%d listings after all was mended; Follow returned %q", n-before, f.failed())
 	}
 }
@@ -91,8 +91,8 @@ func TestNoDrift(t *testing.T) {
 	}
 	f.compared(2)
 	f.wait("a time of comparison", func() bool { return f.src.subs[0].compared.Load() > 0 })
-	if n := f.drifted(); n != 0 || f.world.get(listings) != 1 || f.failed() != "" {
-		t.Errorf("%d rows were found to differ; %d listings; Follow returned %q", n, f.world.get(listings), f.failed())
+	if n := f.drifted(); n != 0 || f.world.Listings() != 1 || f.failed() != "" {
+		t.Errorf("%d rows were found to differ; %d listings; Follow returned %q", n, f.world.Listings(), f.failed())
 	}
 }
 
@@ -120,8 +120,8 @@ func TestComparisonFails(t *testing.T) {
 	f.compared(2)
 	f.agent.FailSelects(0)
 	f.compared(2)
-	if f.drifted() != 0 || f.world.get(listings) != 1 || f.failed() != "" {
-		t.Errorf("%d drifted, %d listings, Follow returned %q", f.drifted(), f.world.get(listings), f.failed())
+	if f.drifted() != 0 || f.world.Listings() != 1 || f.failed() != "" {
+		t.Errorf("%d drifted, %d listings, Follow returned %q", f.drifted(), f.world.Listings(), f.failed())
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/corrosion/corrosiontest"
+	"dnsd/registry/follow/followtest"
 )
 
 func TestParseURL(t *testing.T) {
@@ -71,7 +72,9 @@ func put(f *fixture) {
 	f.agent.Put("app_addresses", corrosiontest.Row{"network": "fdaa:0:18::/48", "app": "my-app", "address": "fdaa:0:18:0:1::7"})
 }
 
-func TestListsAndFollows(t *testing.T) {
+// Rows are read as the objects that they stand for, over either protocol, and no
+// connection is left.
+func TestLists(t *testing.T) {
 	for _, http1 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "HTTP2", true: "HTTP1"}[http1], func(t *testing.T) {
 			f := start(t, corrosiontest.Options{NoHTTP2: http1}, Config{}, put)
@@ -88,50 +91,15 @@ func TestListsAndFollows(t *testing.T) {
 			} {
 				want[o.Key()] = o
 			}
-			f.world.mu.Lock()
-			got := f.world.objects
-			if !reflect.DeepEqual(got, want) {
+			if got := f.world.Seen().Objects; !reflect.DeepEqual(got, want) {
 				t.Errorf("listed %v, want %v", got, want)
 			}
-			f.world.mu.Unlock()
-
-			f.agent.Put("machines", row("m1", "stopped"), row("m2", "started"))
-			f.waitState("m1", "stopped")
-			f.waitState("m2", "started")
-			f.agent.Delete("machines", row("m1", ""))
-			f.waitState("m1", "")
-			f.agent.Delete("peers", corrosiontest.Row{"network": "fdaa:0:18::/48", "name": "my-peer"})
-			f.wait("the peer gone", func() bool {
-				return f.world.has(registry.Key{Kind: registry.KindPeer, Network: net18, Name: "my-peer"}) == nil
-			})
-			f.wait("a sign of life", func() bool { return f.world.get(proofs) > 0 })
 			if n := f.agent.Counts(); (n.HTTP2 == 0) != http1 || n.Streams != 4 || n.Subscribed != 4 {
 				t.Errorf("the agent saw %+v", n)
 			}
 			f.stop()
 			f.wait("no connection left", func() bool { return f.agent.Counts().Conns == 0 })
-			if s := f.failed(); s != context.Canceled.Error() {
-				t.Errorf("Follow returned %s", s)
-			}
 		})
-	}
-}
-
-// An agent announces a row only if a column that the query names was written, or
-// the row deleted. Of each kind, what is new while dnsd runs must be seen by it,
-// and by one that lists the same subscription later.
-func TestNewRowsAreAnnounced(t *testing.T) {
-	f := start(t, corrosiontest.Options{}, Config{})
-	f.waitListed(1)
-	put(f)
-	all := func() bool { return f.world.get(func(w *world) int { return len(w.objects) }) == 4 }
-	f.wait("one object of each kind", all)
-	f.stop()
-	f.world = newWorld()
-	f.follow()
-	f.waitListed(1)
-	if !all() {
-		t.Errorf("listed %v", f.world.objects)
 	}
 }
 
@@ -144,9 +112,9 @@ func TestTouchedRowsAreNoChange(t *testing.T) {
 	}
 	f.agent.Put("apps", corrosiontest.Row{"network": "fdaa:0:18::", "name": "other-app"})
 	f.wait("the other app", func() bool {
-		return f.world.has(registry.Key{Kind: registry.KindApp, Network: net18, Name: "other-app"}) != nil
+		return f.world.Known(registry.Key{Kind: registry.KindApp, Network: net18, Name: "other-app"}) != nil
 	})
-	if n := f.world.get(func(w *world) int { return w.changes }); n != 1 {
+	if n := f.world.Get(changes); n != 1 {
 		t.Errorf("%d changes reached the registry, want 1", n)
 	}
 }
@@ -224,10 +192,10 @@ func TestFaults(t *testing.T) {
 			f.waitState("m3", "")
 			f.agent.Put("machines", row("m2", "started"))
 			f.waitState("m2", "started")
-			if got := len(f.world.objects); got != 5 {
-				t.Errorf("%d objects are known, want 5: %v", got, f.world.objects)
+			if got := len(f.world.Seen().Objects); got != 5 {
+				t.Errorf("%d objects are known, want 5: %v", got, f.world.Seen().Objects)
 			}
-			if got := f.world.get(listings); got != test.listings {
+			if got := f.world.Listings(); got != test.listings {
 				t.Errorf("listed %d times, want %d\nFollow returned: %s", got, test.listings, f.failed())
 			}
 			if got := f.failed(); !strings.Contains(got, test.err) || test.err == "" && got != "" {
@@ -246,15 +214,13 @@ func TestChangesWaitForTheListing(t *testing.T) {
 	f.wait("all subscribed", func() bool { return f.agent.Counts().Streams == 4 })
 	f.agent.Put("machines", row("m1", "stopped"), row("m2", "started"))
 	f.wait("signs of life", func() bool { return f.agent.Counts().Queries > 3 })
-	if n := f.world.get(func(w *world) int { return w.changes + w.listings + w.proofs }); n != 0 {
+	if n := f.world.Get(changes) + f.world.Listings() + f.world.Proofs(); n != 0 {
 		t.Errorf("the feed was told something during the listing")
 	}
 	release()
 	f.waitState("m2", "started")
 	f.waitState("m1", "stopped")
-	f.world.mu.Lock()
-	defer f.world.mu.Unlock()
-	if got := strings.Join(f.world.calls[:3], " "); got != "list listed change" {
+	if got := fmt.Sprint(f.world.Seen().Calls[:3]); got != "[list listed change]" {
 		t.Errorf("the feed was called: %s", got)
 	}
 }
@@ -276,12 +242,12 @@ func TestCutListing(t *testing.T) {
 	f.stop()
 	f.agent.CutListings(2, 0, "machines")
 	f.agent.Delete("peers", corrosiontest.Row{"network": "fdaa:0:18::/48", "name": "my-peer"})
-	err := f.src.Follow(t.Context(), f.world, false)
-	if !errors.Is(err, errCut) || f.world.get(listings) != 1 {
-		t.Errorf("Follow returned %v after %d listings", err, f.world.get(listings))
+	err := f.world.Follow(t.Context(), f.src, false)
+	if !errors.Is(err, errCut) || f.world.Listings() != 1 {
+		t.Errorf("Follow returned %v after %d listings", err, f.world.Listings())
 	}
-	if len(f.world.objects) != 6 {
-		t.Errorf("%d objects are known, want 6", len(f.world.objects))
+	if len(f.world.Seen().Objects) != 6 {
+		t.Errorf("%d objects are known, want 6", len(f.world.Seen().Objects))
 	}
 }
 
@@ -290,7 +256,7 @@ func TestCutListing(t *testing.T) {
 func TestCutListingThenChanged(t *testing.T) {
 	for _, gone := range []int{1, maxGhosts + 1} {
 		t.Run(fmt.Sprintf("%d gone", gone), func(t *testing.T) {
-			w := newWorld()
+			w := &followtest.Recorder{}
 			src := &Source{subs: []*subscription{{shape: shapes[0]}}}
 			sub := src.subs[0]
 			take := func(id, state string, n uint64) {
@@ -317,17 +283,17 @@ func TestCutListingThenChanged(t *testing.T) {
 			gate := make(chan struct{})
 			err := src.ready(t.Context(), w, &message{sub: sub, what: listed}, gate)
 			if gone > maxGhosts {
-				if !errors.Is(err, errCut) || w.listings != 1 {
-					t.Errorf("%d listings and %v, want a cut listing", w.listings, err)
+				if !errors.Is(err, errCut) || w.Listings() != 1 {
+					t.Errorf("%d listings and %v, want a cut listing", w.Listings(), err)
 				}
 				return
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, _ := w.objects[machineKey("m1")].(*registry.Machine)
-			if len(w.objects) != 1 || m == nil || m.State != "started" {
-				t.Errorf("known: %v", w.objects)
+			m, _ := w.Seen().Objects[machineKey("m1")].(*registry.Machine)
+			if len(w.Seen().Objects) != 1 || m == nil || m.State != "started" {
+				t.Errorf("known: %v", w.Seen().Objects)
 			}
 		})
 	}
@@ -349,7 +315,7 @@ func TestTwoRowsForOneObject(t *testing.T) {
 	f.agent.Put("machines", with(row("m1", "stopped"), "region", "ams")) // listed before the one that is known
 	f.agent.Forget()
 	f.follow()
-	f.wait("the change", func() bool { return f.world.get(func(w *world) int { return w.listings }) >= 3 })
+	f.wait("the change", func() bool { return f.world.Listings() >= 3 })
 	f.waitState("m1", "started")
 }
 
@@ -388,7 +354,7 @@ func TestToken(t *testing.T) {
 	f.waitListed(1)
 	f.stop()
 	f.src.token.text = "wrong"
-	if err := f.src.Follow(t.Context(), f.world, true); err == nil || !strings.Contains(err.Error(), "refuses the bearer token") || strings.Contains(err.Error(), "wrong") {
+	if err := f.world.Follow(t.Context(), f.src, true); err == nil || !strings.Contains(err.Error(), "refuses the bearer token") || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("with a wrong token: %v", err)
 	}
 }
@@ -415,8 +381,8 @@ func TestRenewedToken(t *testing.T) {
 		if i == 0 || i == 3 {
 			f.agent.SetToken(map[int]string{0: "open-barley", 3: "open-rye"}[i])
 		}
-		before := f.world.get(proofs)
-		f.wait("a sign of life", func() bool { return f.world.get(proofs) > before+1 })
+		before := f.world.Proofs()
+		f.wait("a sign of life", func() bool { return f.world.Proofs() > before+1 })
 	}
 	f.agent.Put("machines", row("m1", "stopped"))
 	f.waitState("m1", "stopped")
@@ -455,9 +421,9 @@ func TestQueries(t *testing.T) {
 	t.Run("another schema", func(t *testing.T) {
 		f := start(t, corrosiontest.Options{}, Config{Queries: other}, prepare)
 		f.waitListed(1)
-		m, _ := f.world.has(machineKey("m1")).(*registry.Machine)
-		if m == nil || !m.Skip || m.Metadata != nil || m.Addr != netip.MustParseAddr("fdaa:0:18::7") || len(f.world.objects) != 1 {
-			t.Errorf("known: %+v", f.world.objects)
+		m, _ := f.world.Known(machineKey("m1")).(*registry.Machine)
+		if m == nil || !m.Skip || m.Metadata != nil || m.Addr != netip.MustParseAddr("fdaa:0:18::7") || len(f.world.Seen().Objects) != 1 {
+			t.Errorf("known: %+v", f.world.Seen().Objects)
 		}
 		// Leaving the WHERE clause and coming back, under a new row id.
 		f.agent.Put("vms", corrosiontest.Row{"name": "m1", "net": "fdaa:0:18::", "app": "other", "vm_state": "started"})
@@ -478,7 +444,7 @@ func TestQueries(t *testing.T) {
 			f := start(t, corrosiontest.Options{}, Config{Queries: Queries{Machines: test.sql}}, prepare)
 			f.wait("an error", func() bool { return f.failed() != "" })
 			f.stop()
-			if s := f.failed(); !strings.Contains(s, test.err) || f.world.listings != 0 {
+			if s := f.failed(); !strings.Contains(s, test.err) || f.world.Listings() != 0 {
 				t.Errorf("Follow returned %s", s)
 			}
 		})
@@ -490,19 +456,19 @@ func TestFrozenAgent(t *testing.T) {
 	f.waitListed(1)
 	f.agent.Put("machines", row("m1", "started"), row("m2", "started"))
 	f.waitState("m2", "started")
-	f.wait("a sign of life", func() bool { return f.world.get(proofs) > 0 })
+	f.wait("a sign of life", func() bool { return f.world.Proofs() > 0 })
 	f.agent.Freeze()
 	f.wait("the source noticing", func() bool { return strings.Contains(f.failed(), "no sign of life") })
-	before := f.world.get(proofs)
+	before := f.world.Proofs()
 	f.agent.Put("machines", row("m2", "stopped"))
 	f.wait("a further try", func() bool { return strings.Contains(f.failed(), "no answer within") })
-	if n := f.world.get(proofs); n != before {
+	if n := f.world.Proofs(); n != before {
 		t.Errorf("a frozen agent was taken for alive %d times", n-before)
 	}
 	f.agent.Thaw()
 	f.waitState("m2", "stopped")
-	f.wait("a sign of life", func() bool { return f.world.get(proofs) > before })
-	if n := f.world.get(listings); n != 1 {
+	f.wait("a sign of life", func() bool { return f.world.Proofs() > before })
+	if n := f.world.Listings(); n != 1 {
 		t.Errorf("listed %d times, want 1", n)
 	}
 }
@@ -516,20 +482,8 @@ func TestStuckSubscription(t *testing.T) {
 	f.src.stuck = maxStuck // and not the resumption that would work
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); f.src.Follow(ctx, f.world, true) }()
+	go func() { defer close(done); f.world.Follow(ctx, f.src, true) }()
 	f.waitListed(2)
 	cancel()
 	<-done
-}
-
-func TestRelist(t *testing.T) {
-	f := start(t, corrosiontest.Options{}, Config{}, put)
-	f.waitListed(1)
-	f.agent.Put("machines", row("m1", "stopped"))
-	f.waitState("m1", "stopped")
-	f.relist()
-	f.waitListed(2)
-	if n := f.agent.Counts(); n.Subscribed != 8 || n.Resumed != 0 {
-		t.Errorf("the agent saw %+v", n)
-	}
 }

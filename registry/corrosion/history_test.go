@@ -186,30 +186,9 @@ func TestHistory(t *testing.T) {
 				h.put(corrosiontest.Row{"id": "last", "network": "fdaa:0:18::/48", "app": "app-0", "state": fmt.Sprintf("round-%d", round), "metadata": `{"n":"0"}`})
 				h.put(corrosiontest.Row{"id": "last", "network": "fdaa:0:18::/48", "app": "app-0", "state": "created", "metadata": fmt.Sprintf(`{"n":"%d"}`, round)})
 				truth := h.truth()
-				equal := func() bool {
-					h.world.mu.Lock()
-					defer h.world.mu.Unlock()
-					return reflect.DeepEqual(h.world.objects, truth)
-				}
-				deadline := time.Now().Add(patience)
-				for !equal() {
-					if time.Now().After(deadline) {
-						h.world.mu.Lock()
-						defer h.world.mu.Unlock()
-						for key, want := range truth {
-							if got := h.world.objects[key]; !reflect.DeepEqual(got, want) {
-								t.Errorf("%s is %+v, want %+v", key, got, want)
-							}
-						}
-						for key := range h.world.objects {
-							if truth[key] == nil {
-								t.Errorf("%s is known and does not exist", key)
-							}
-						}
-						t.Fatalf("round %d: what is known is not true\nFollow returned: %s", round, h.failed())
-					}
-					time.Sleep(2 * time.Millisecond)
-				}
+				h.wait(fmt.Sprintf("what is known to be true, in round %d", round), func() bool {
+					return reflect.DeepEqual(h.world.Seen().Objects, truth)
+				})
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/corrosion/corrosiontest"
+	"dnsd/registry/follow/followtest"
 )
 
 // processor is what a process has used of processors so far.
@@ -50,7 +51,7 @@ func TestRealAgentUnderLoad(t *testing.T) {
 		writer.Put("machines", rows...)
 	}
 	c.Await("machines")
-	f := &fixture{t: t, world: newWorld()}
+	f := &fixture{t: t, world: &followtest.Recorder{}}
 	var err error
 	if f.src, err = New(Config{Addr: agent.Addr(), Token: corrosiontest.Token}, testLog(t)); err != nil {
 		t.Fatal(err)
@@ -58,8 +59,8 @@ func TestRealAgentUnderLoad(t *testing.T) {
 	f.src.comparison = comparison{first: time.Second, every: time.Hour, settle: 5 * time.Second}
 	began := time.Now()
 	f.follow()
-	f.waitLong("a listing", func() bool { return f.world.get(listings) > 0 })
-	if n := f.world.get(known); n != machines {
+	f.waitLong("a listing", func() bool { return f.world.Listings() > 0 })
+	if n := f.world.Get(known); n != machines {
 		t.Errorf("%d machines are listed, want %d", n, machines)
 	}
 	t.Logf("%d machines listed in %v", machines, time.Since(began).Round(10*time.Millisecond))
@@ -68,7 +69,7 @@ func TestRealAgentUnderLoad(t *testing.T) {
 	f.stop()
 	f.src.comparison.next, f.src.comparison.first = time.Time{}, time.Minute // after 12 s at least
 	f.follow()
-	f.waitLong("another listing", func() bool { return f.world.get(listings) == 2 })
+	f.waitLong("another listing", func() bool { return f.world.Listings() == 2 })
 	before, mine, at := processor(t, agent.Pid()), own(), f.src.subs[0].compared.Load()
 	f.waitLong("a comparison", func() bool { return f.src.subs[0].compared.Load() > at })
 	t.Logf("compared for %v of the agent's processor time and %v of dnsd's, its test's included",
@@ -96,16 +97,15 @@ func TestRealAgentUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d changes in %v; of 12 that were watched, the slowest was seen after %v", perSecond*seconds, time.Since(start).Round(time.Second), slowest.Round(time.Millisecond))
 	f.waitLong("all changes", func() bool {
-		f.world.mu.Lock()
-		defer f.world.mu.Unlock()
+		known := f.world.Seen().Objects
 		for id, state := range want {
-			if m, _ := f.world.objects[machineKey(id)].(*registry.Machine); m == nil || m.State != state {
+			if m, _ := known[machineKey(id)].(*registry.Machine); m == nil || m.State != state {
 				return false
 			}
 		}
-		return len(f.world.objects) == machines
+		return len(known) == machines
 	})
-	if f.world.get(listings) != 2 || f.failed() != "context canceled" || f.drifted() != 0 {
-		t.Errorf("%d listings, %d rows drifted; Follow returned %q", f.world.get(listings), f.drifted(), f.failed())
+	if f.world.Listings() != 2 || f.failed() != "context canceled" || f.drifted() != 0 {
+		t.Errorf("%d listings, %d rows drifted; Follow returned %q", f.world.Listings(), f.drifted(), f.failed())
 	}
 }

@@ -27,12 +27,10 @@ func TestAPanicCostsOneRow(t *testing.T) {
 	f.waitListed(1)
 	f.agent.Put("machines", row("m1", "stopped"), row("m3", "started"))
 	f.waitState("m3", "started")
-	f.world.mu.Lock()
-	defer f.world.mu.Unlock()
-	if n := len(f.world.rejects); n != 2 || f.failed() != "" {
+	if n := len(f.world.Seen().Rejects); n != 2 || f.failed() != "" {
 		t.Errorf("%d rows are rejected, want m1 twice; Follow returned %s", n, f.failed())
 	}
-	for _, item := range f.world.rejects {
+	for _, item := range f.world.Seen().Rejects {
 		if !errors.As(item.Err, new(*contain.Error)) || item.Key.ID != "m1" {
 			t.Errorf("rejected %+v", item)
 		}

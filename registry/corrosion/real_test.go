@@ -10,6 +10,7 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/corrosion/corrosiontest"
+	"dnsd/registry/follow/followtest"
 )
 
 // host is an agent as a test sees it: the fake one, or a real one of a cluster
@@ -93,7 +94,7 @@ func startReal(t *testing.T, n int) *corrosiontest.Cluster {
 // onBoth runs a test against either kind of agent. The source is not yet started.
 func onBoth(t *testing.T, cfg Config, test func(t *testing.T, h anyHost, f *fixture)) {
 	run := func(t *testing.T, h anyHost, p pace) {
-		f := &fixture{t: t, world: newWorld()}
+		f := &fixture{t: t, world: &followtest.Recorder{}}
 		cfg.Addr = h.Addr()
 		var err error
 		if f.src, err = New(cfg, testLog(t)); err != nil {
@@ -165,22 +166,22 @@ func TestBothAnnounce(t *testing.T) {
 		h.Put("app_addresses", newAddress)
 		h.Put("peers", newPeer)
 		h.Put("machines", full("m2", "stopped"))
-		f.wait("one of each", func() bool { return f.world.get(known) == 5 })
-		before := f.world.get(func(w *world) int { return w.changes })
+		f.wait("one of each", func() bool { return f.world.Get(known) == 5 })
+		before := f.world.Get(changes)
 		for i := range 5 {
 			h.Put("apps", with(corrosiontest.Row{"network": "fdaa:0:18::/48", "name": "new-app"}, "updated_at", i+1))
 			time.Sleep(20 * time.Millisecond)
 		}
 		h.Put("machines", full("m2", "started"))
 		f.waitState("m2", "started")
-		if n := f.world.get(func(w *world) int { return w.changes }); n != before+1 {
+		if n := f.world.Get(changes); n != before+1 {
 			t.Errorf("%d changes, want 1", n-before)
 		}
 		f.stop()
-		f.world = newWorld()
+		f.world = &followtest.Recorder{}
 		f.follow()
 		f.waitListed(1)
-		if n := f.world.get(known); n != 5 {
+		if n := f.world.Get(known); n != 5 {
 			t.Errorf("%d objects are listed, want 5", n)
 		}
 	})
@@ -202,19 +203,19 @@ func TestBothKeepBadRows(t *testing.T) {
 		h.Put("machines", full("m9", "started"))
 		f.follow()
 		f.waitListed(1)
-		f.wait("all machines", func() bool { return f.world.get(known) == 7 })
+		f.wait("all machines", func() bool { return f.world.Get(known) == 7 })
 		for _, r := range bad {
 			h.Put("machines", r)
 		}
-		f.wait("the bad rows", func() bool { return f.world.get(rejects) >= len(bad) })
+		f.wait("the bad rows", func() bool { return f.world.Get(rejects) >= len(bad) })
 		h.Put("machines", full("m9", "stopped"))
 		f.waitState("m9", "stopped")
-		if n := f.world.get(known); n != 7 || f.failed() != "" {
+		if n := f.world.Get(known); n != 7 || f.failed() != "" {
 			t.Errorf("on the stream %d machines are left; Follow returned %q", n, f.failed())
 		}
 		f.relist()
 		f.waitListed(2)
-		if n := f.world.get(known); n != 7 {
+		if n := f.world.Get(known); n != 7 {
 			t.Errorf("after a listing %d machines are left", n)
 		}
 		for id := range bad {
@@ -248,7 +249,7 @@ func TestBothRefill(t *testing.T) {
 				put(machines/2, machines, "started")
 				f.follow()
 				f.waitListed(1)
-				f.waitLong("all machines", func() bool { return f.world.get(known) == machines })
+				f.waitLong("all machines", func() bool { return f.world.Get(known) == machines })
 				f.waitLong("a look", func() bool { v := f.src.whole.view.Load(); return v != nil && !v.known.alone() })
 				learned := func() uint64 { return f.src.whole.view.Load().known.learned() }
 				before := learned()
@@ -271,7 +272,7 @@ func TestBothRefill(t *testing.T) {
 				f.waitLong("what has come", func() bool { return f.state("mfff") == "started" })
 				f.waitLong("what has gone", func() bool { return f.state("m1000") == "" })
 				f.waitCertain()
-				if n := f.world.get(known); n != machines+1 {
+				if n := f.world.Get(known); n != machines+1 {
 					t.Errorf("%d machines are known, want %d", n, machines+1)
 				}
 				if missing := lost(); missing != "" {
@@ -301,8 +302,8 @@ func TestBothComeToAWipedAgent(t *testing.T) {
 		f.follow()
 		f.waitTrouble("database is empty")
 		h.fill(f)
-		f.waitLong("a listing", func() bool { return f.world.get(listings) > 0 })
-		if n := f.world.get(known); n != machines {
+		f.waitLong("a listing", func() bool { return f.world.Listings() > 0 })
+		if n := f.world.Get(known); n != machines {
 			t.Errorf("%d machines are listed at first, want %d", n, machines)
 		}
 		t.Logf("listed %v after the agent had started", time.Since(began).Round(time.Second))
@@ -313,7 +314,7 @@ func TestBothComeToAWipedAgent(t *testing.T) {
 // nothing for ever.
 func TestRealLoneAgent(t *testing.T) {
 	agent := startReal(t, 1).Agents[0]
-	f := &fixture{t: t, world: newWorld()}
+	f := &fixture{t: t, world: &followtest.Recorder{}}
 	var err error
 	if f.src, err = New(Config{Addr: agent.Addr(), Token: corrosiontest.Token}, testLog(t)); err != nil {
 		t.Fatal(err)
@@ -324,7 +325,7 @@ func TestRealLoneAgent(t *testing.T) {
 	f.waitTrouble("database is empty")
 	agent.Put("machines", full("m1", "started"), full("m2", "started"), full("m3", "started"))
 	f.waitListed(1)
-	f.wait("three machines", func() bool { return f.world.get(known) == 3 })
+	f.wait("three machines", func() bool { return f.world.Get(known) == 3 })
 	agent.Delete("machines", full("m1", ""))
 	f.waitState("m1", "")
 	f.stop()
@@ -333,8 +334,8 @@ func TestRealLoneAgent(t *testing.T) {
 	f.waitListed(2)
 	f.waitState("m2", "")
 	f.wait("a look", func() bool { return f.src.whole.view.Load() != nil })
-	before := f.world.get(proofs)
-	f.wait("proof", func() bool { return f.world.get(proofs) > before+1 })
+	before := f.world.Proofs()
+	f.wait("proof", func() bool { return f.world.Proofs() > before+1 })
 	if f.trouble() != "" {
 		t.Errorf("trouble: %s", f.trouble())
 	}
@@ -343,7 +344,7 @@ func TestRealLoneAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.waitListed(3)
-	if n := f.world.get(known); n != 0 || f.lastDoubt() != "" {
+	if n := f.world.Get(known); n != 0 || f.lastDoubt() != "" {
 		t.Errorf("%d machines are known; doubt %q", n, f.lastDoubt())
 	}
 }
@@ -354,14 +355,12 @@ func (f *fixture) guard() (stop func() string) {
 	end, done := make(chan struct{}), make(chan string, 1)
 	go func() {
 		for {
-			f.world.mu.Lock()
 			n := 0
-			for _, o := range f.world.objects {
+			for _, o := range f.world.Seen().Objects {
 				if m, ok := o.(*registry.Machine); ok && m.State == "started" && m.Region == "iad" && len(m.Metadata) == 2 {
 					n++
 				}
 			}
-			f.world.mu.Unlock()
 			select {
 			case <-end:
 				done <- ""
@@ -391,7 +390,7 @@ func TestBothMendDrift(t *testing.T) {
 		h.LoseRow("machines", full("m2", ""))
 		f.src.comparison.first = 100 * time.Millisecond
 		f.src.comparison.next = time.Time{}
-		f.world = newWorld()
+		f.world = &followtest.Recorder{}
 		f.src.listed = false
 		f.follow()
 		f.waitListed(1)
@@ -414,7 +413,7 @@ func TestBothAreCutOff(t *testing.T) {
 		f.waitListed(1)
 		f.waitLong("the others being seen", func() bool { v := f.src.whole.view.Load(); return v.known.Members > 0 })
 		f.waitCertain()
-		n := f.world.get(listings) + 1
+		n := f.world.Listings() + 1
 		began := time.Now()
 		h.Isolate()
 		f.waitLong("their being missed", func() bool { return strings.Contains(f.trouble(), "sees no other agent") })
@@ -426,20 +425,20 @@ func TestBothAreCutOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.src.proveEvery, f.src.whole.pace = was.proveEvery, was.whole.pace
-		before := f.world.get(proofs)
+		before := f.world.Proofs()
 		f.follow()
 		f.waitListed(n)
 		f.waitTrouble("sees no other agent")
 		time.Sleep(5 * f.src.proveEvery)
-		if n := f.world.get(proofs); n > before+1 {
+		if n := f.world.Proofs(); n > before+1 {
 			t.Errorf("taken for proof %d times while cut off", n-before)
 		}
 		h.Rejoin()
 		h.Put("machines", full("m2", "started"))
 		f.waitLong("the change", func() bool { return f.state("m2") == "started" })
 		f.waitLong("the others being seen again", func() bool { return f.trouble() == "" })
-		f.waitLong("proof", func() bool { return f.world.get(proofs) > before+1 })
-		if got := f.world.get(listings); got != n {
+		f.waitLong("proof", func() bool { return f.world.Proofs() > before+1 })
+		if got := f.world.Listings(); got != n {
 			t.Errorf("listed %d times, want %d", got, n)
 		}
 	})
@@ -468,12 +467,12 @@ func TestBothFail(t *testing.T) {
 			{"killed", func() { h.Kill(); restart() }, true},
 			{"frozen", func() { h.Freeze(); time.Sleep(time.Second); h.Thaw() }, false},
 		} {
-			before, state := f.world.get(listings), f.state("m1")
+			before, state := f.world.Listings(), f.state("m1")
 			next := map[string]string{"started": "stopped", "stopped": "started"}[state]
 			step.fault()
 			h.Put("machines", full("m1", next))
 			f.waitLong(step.name, func() bool { return f.state("m1") == next })
-			switch n := f.world.get(listings) - before; {
+			switch n := f.world.Listings() - before; {
 			case n > 0 == step.lists:
 			case step.name == "terminated" && strings.HasSuffix(t.Name(), "real"): // one time in ten or so
 				t.Logf("%s: the agent has not kept a subscription; listed %d times", step.name, n)
@@ -483,7 +482,7 @@ func TestBothFail(t *testing.T) {
 		}
 		h.Delete("machines", full("m3", ""))
 		f.waitState("m3", "")
-		if n := f.world.get(known); n != 2 {
+		if n := f.world.Get(known); n != 2 {
 			t.Errorf("%d machines are known, want 2", n)
 		}
 	})
@@ -499,7 +498,7 @@ func TestBothReadAnotherLayout(t *testing.T) {
 		f.follow()
 		f.waitListed(1)
 		f.waitState("m1", "started")
-		if m := f.world.has(machineKey("m1")).(*registry.Machine); !m.Skip || m.Region != "iad" {
+		if m := f.world.Known(machineKey("m1")).(*registry.Machine); !m.Skip || m.Region != "iad" {
 			t.Errorf("known: %+v", m)
 		}
 		h.Put("vms", vm("other", "started", 0)) // out of the condition, and back

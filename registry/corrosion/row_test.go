@@ -39,12 +39,10 @@ func TestBadRowsKeepWhatWasKnown(t *testing.T) {
 			})
 			f.waitListed(1)
 			rejected := func() registry.Item {
-				f.world.mu.Lock()
-				defer f.world.mu.Unlock()
-				if len(f.world.rejects) == 0 {
+				if len(f.world.Seen().Rejects) == 0 {
 					t.Fatal("nothing was rejected")
 				}
-				return f.world.rejects[len(f.world.rejects)-1]
+				return f.world.Seen().Rejects[len(f.world.Seen().Rejects)-1]
 			}
 			f.agent.Put("machines", test.bad, row("m2", "started"))
 			f.waitState("m2", "started")
@@ -55,7 +53,7 @@ func TestBadRowsKeepWhatWasKnown(t *testing.T) {
 			if f.state("m1") != "started" {
 				t.Error("on the stream, the version known before is gone")
 			}
-			if n := f.world.get(listings); n != 1 || f.failed() != "" {
+			if n := f.world.Listings(); n != 1 || f.failed() != "" {
 				t.Errorf("a bad row cost the stream: %d listings, Follow returned %q", n, f.failed())
 			}
 			f.relist()
@@ -70,9 +68,9 @@ func TestBadRowsKeepWhatWasKnown(t *testing.T) {
 			f.agent.Put("machines", with(row("m1", "stopped"), "app", "new-app"))
 			moved := machineKey("m1")
 			moved.Name = "new-app"
-			f.wait("the mended row", func() bool { return f.world.has(moved) != nil && f.state("m1") == "" })
+			f.wait("the mended row", func() bool { return f.world.Known(moved) != nil && f.state("m1") == "" })
 			f.agent.Delete("machines", row("m1", ""))
-			f.wait("its end", func() bool { return f.world.has(moved) == nil })
+			f.wait("its end", func() bool { return f.world.Known(moved) == nil })
 		})
 	}
 }
@@ -111,7 +109,7 @@ func TestBadRowsFromTheStart(t *testing.T) {
 		f.agent.Delete("machines", row("m2", ""))
 		f.waitState("m2", "")
 	}
-	if n := f.world.get(listings); n != 1 {
+	if n := f.world.Listings(); n != 1 {
 		t.Errorf("listed %d times, want 1", n)
 	}
 }
@@ -127,7 +125,7 @@ func TestRowTooLong(t *testing.T) {
 	})
 	f.waitListed(1)
 	if f.state("m1") != "started" || f.state("m2") != "" || f.state("m3") != "started" {
-		t.Errorf("known: %v", f.world.objects)
+		t.Errorf("known: %v", f.world.Seen().Objects)
 	}
 	f.agent.Put("machines", long("y"), row("m3", "stopped"))
 	f.waitState("m3", "stopped")
@@ -137,7 +135,7 @@ func TestRowTooLong(t *testing.T) {
 	f.agent.Put("machines", row("m4", "started"))
 	f.waitState("m4", "started")
 	// The listing may have kept something because of the row: only a listing can tell.
-	if n, want := f.world.get(listings), 2; n != want || f.failed() == "" {
+	if n, want := f.world.Listings(), 2; n != want || f.failed() == "" {
 		t.Errorf("%d listings, want %d; Follow returned %q", n, want, f.failed())
 	}
 	if n := f.agent.Counts().Resumed; n != 0 {

@@ -16,33 +16,33 @@ func TestMuteAgent(t *testing.T) {
 	if f.agent.Refill(5) == 0 {
 		t.Fatal("there are no gaps")
 	}
-	f.wait("a listing in doubt, or the guard's chance", func() bool { return f.world.get(listings) > 1 })
+	f.wait("a listing in doubt, or the guard's chance", func() bool { return f.world.Listings() > 1 })
 	f.agent.Forget()
 	f.wait("doubt", func() bool { return f.lastDoubt() == doubt })
 	f.agent.Refill(100)
-	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.get(known) == 20 })
+	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.Get(known) == 20 })
 }
 
 // An agent that is cut off goes on answering: that proves it, and not the rest
 // of the world.
 func TestCutOffAgent(t *testing.T) {
 	f := cluster(t, corrosiontest.Options{}, Config{}, quick)
-	f.wait("a sign of life", func() bool { return f.world.get(proofs) > 0 })
+	f.wait("a sign of life", func() bool { return f.world.Proofs() > 0 })
 	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v != nil && v.known.Members > 0 })
 	f.agent.Isolate()
 	f.waitTrouble("sees no other agent")
-	before, asked := f.world.get(proofs), f.agent.Counts().Queries
+	before, asked := f.world.Proofs(), f.agent.Counts().Queries
 	f.wait("further questions", func() bool { return f.agent.Counts().Queries > asked+10 })
-	if n := f.world.get(proofs); n > before+1 {
+	if n := f.world.Proofs(); n > before+1 {
 		t.Errorf("a cut-off agent was taken for proof %d times", n-before)
 	}
 	f.agent.Put("machines", row("mff", "started"))
 	f.agent.Rejoin()
 	f.waitState("mff", "started")
 	f.waitTrouble("")
-	before = f.world.get(proofs)
-	f.wait("a sign of life", func() bool { return f.world.get(proofs) > before })
-	if n := f.world.get(listings); n != 1 || f.failed() != "" {
+	before = f.world.Proofs()
+	f.wait("a sign of life", func() bool { return f.world.Proofs() > before })
+	if n := f.world.Listings(); n != 1 || f.failed() != "" {
 		t.Errorf("%d listings; Follow returned %q", n, f.failed())
 	}
 }
@@ -57,7 +57,7 @@ func TestCutOffBefore(t *testing.T) {
 	f.waitTrouble("sees no other agent")
 	asked := f.agent.Counts().Queries
 	f.wait("further questions", func() bool { return f.agent.Counts().Queries > asked+10 })
-	if n := f.world.get(proofs); n > 0 {
+	if n := f.world.Proofs(); n > 0 {
 		t.Errorf("a cut-off agent was taken for proof %d times", n)
 	}
 }

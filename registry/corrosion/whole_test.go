@@ -38,17 +38,11 @@ func cluster(t *testing.T, opts corrosiontest.Options, cfg Config, p pace, prepa
 	return f
 }
 
-func known(w *world) int   { return len(w.objects) }
-func held(w *world) int    { return w.held }
-func rejects(w *world) int { return len(w.rejects) }
-
 func (f *fixture) lastDoubt() string {
-	f.world.mu.Lock()
-	defer f.world.mu.Unlock()
-	if len(f.world.doubts) == 0 {
+	if len(f.world.Seen().Doubts) == 0 {
 		return "no listing"
 	}
-	return f.world.doubts[len(f.world.doubts)-1]
+	return f.world.Seen().Doubts[len(f.world.Seen().Doubts)-1]
 }
 
 func (f *fixture) trouble() string {
@@ -88,23 +82,21 @@ func TestWipedAgentIsWaitedFor(t *testing.T) {
 			f.waitTrouble("lacks")
 			for f.agent.Refill(3) > 0 {
 				time.Sleep(3 * p.wait)
-				if n := f.world.get(known); n != 21 {
+				if n := f.world.Get(known); n != 21 {
 					t.Fatalf("%d objects are known while the agent is filled, want 21", n)
 				}
 			}
 			f.waitState("m11", "")
 			f.waitState("mff", "started")
-			if n := f.world.get(known); n != 21 || f.state("m10") != "stopped" || f.state("mfe") != "started" {
+			if n := f.world.Get(known); n != 21 || f.state("m10") != "stopped" || f.state("mfe") != "started" {
 				t.Errorf("%d objects are known, m10 is %s, mfe %s", n, f.state("m10"), f.state("mfe"))
 			}
 			f.waitListed(3)
-			before := f.world.get(proofs) // an agent with a new database has yet to see the others
-			f.wait("a sign of life", func() bool { return f.world.get(proofs) > before+1 })
-			f.world.mu.Lock()
-			if got := f.world.doubts; !slices.Equal(got, []string{"", doubtNew, ""}) || len(f.world.rejects) > 0 {
-				t.Errorf("listings with doubts %q, %d rejects", got, len(f.world.rejects))
+			before := f.world.Proofs() // an agent with a new database has yet to see the others
+			f.wait("a sign of life", func() bool { return f.world.Proofs() > before+1 })
+			if got := f.world.Seen().Doubts; !slices.Equal(got, []string{"", doubtNew, ""}) || len(f.world.Seen().Rejects) > 0 {
+				t.Errorf("listings with doubts %q, %d rejects", got, len(f.world.Seen().Rejects))
 			}
-			f.world.mu.Unlock()
 			f.waitTrouble("")
 		})
 	}
@@ -129,8 +121,8 @@ func TestNewDatabaseCatchesUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.waitListed(3)
-			if f.lastDoubt() != doubtNew || f.state("mfe") != "started" || f.world.get(held) != 1 {
-				t.Errorf("doubt %q, mfe is %q, %d held", f.lastDoubt(), f.state("mfe"), f.world.get(held))
+			if f.lastDoubt() != doubtNew || f.state("mfe") != "started" || f.world.Get(held) != 1 {
+				t.Errorf("doubt %q, mfe is %q, %d held", f.lastDoubt(), f.state("mfe"), f.world.Get(held))
 			}
 			if quiet {
 				f.agent.Bury(1)
@@ -143,7 +135,7 @@ func TestNewDatabaseCatchesUp(t *testing.T) {
 			f.agent.Put("machines", row("mff", "started")) // the version before it is a gap now
 			f.waitState("mff", "started")
 			time.Sleep(3 * p.settle)
-			if n := f.world.get(listings); n != 3 {
+			if n := f.world.Listings(); n != 3 {
 				t.Errorf("%d listings while there is a gap", n)
 			}
 			f.agent.Refill(1)
@@ -172,20 +164,20 @@ func TestDoubtedListing(t *testing.T) {
 	}
 	f.waitListed(2)
 	before := f.failed() // as the agent went away
-	if f.lastDoubt() != doubt || f.world.get(held) != 19 || f.world.get(known) != 20 || f.world.get(rejects) != 1 {
-		t.Errorf("doubt %q, %d held, %d known", f.lastDoubt(), f.world.get(held), f.world.get(known))
+	if f.lastDoubt() != doubt || f.world.Get(held) != 19 || f.world.Get(known) != 20 || f.world.Get(rejects) != 1 {
+		t.Errorf("doubt %q, %d held, %d known", f.lastDoubt(), f.world.Get(held), f.world.Get(known))
 	}
 	f.agent.Put("machines", row("mff", "started"))
 	f.waitState("mff", "started")
 	f.agent.Refill(15)
 	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v.lacking > 0 && v.lacking < 10 })
-	if n := f.world.get(known); n != 21 || f.world.get(listings) != 2 {
-		t.Errorf("%d known and %d listings before the agent is whole", n, f.world.get(listings))
+	if n := f.world.Get(known); n != 21 || f.world.Listings() != 2 {
+		t.Errorf("%d known and %d listings before the agent is whole", n, f.world.Listings())
 	}
 	f.agent.Refill(100)
 	f.waitListed(3)
-	if f.lastDoubt() != "" || f.state("m11") != "" || f.world.get(known) != 20 {
-		t.Errorf("doubt %q, m11 is %q, %d known", f.lastDoubt(), f.state("m11"), f.world.get(known))
+	if f.lastDoubt() != "" || f.state("m11") != "" || f.world.Get(known) != 20 {
+		t.Errorf("doubt %q, m11 is %q, %d known", f.lastDoubt(), f.state("m11"), f.world.Get(known))
 	}
 	f.waitTrouble("")
 	// That the row which was of no use is mended is no reason to list again.
@@ -210,8 +202,8 @@ func TestLossWhileFollowed(t *testing.T) {
 	f.agent.Refill(3)
 	f.waitListed(2)
 	f.waitTrouble("")
-	if f.lastDoubt() != "" || f.world.get(known) != 20 {
-		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
+	if f.lastDoubt() != "" || f.world.Get(known) != 20 {
+		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.Get(known))
 	}
 }
 
@@ -252,12 +244,12 @@ func TestSlowRefill(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.waitTrouble("lacks")
-	for f.world.get(listings) < 2 && f.agent.Refill(1) > 0 {
+	for f.world.Listings() < 2 && f.agent.Refill(1) > 0 {
 		time.Sleep(20 * time.Millisecond)
 	}
 	f.waitListed(2)
-	if f.lastDoubt() != doubt || f.world.get(known) != 20 {
-		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
+	if f.lastDoubt() != doubt || f.world.Get(known) != 20 {
+		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.Get(known))
 	}
 	time.Sleep(100 * time.Millisecond)
 	if n := f.agent.Counts().Selects; n != compared { // it would find a difference all the time
@@ -284,20 +276,20 @@ func TestDoubtEnds(t *testing.T) {
 			}
 			f.agent.Refill(100)
 			f.waitListed(2)
-			if f.lastDoubt() != doubt || f.world.get(held) != 3 {
-				t.Errorf("doubt %q, %d held", f.lastDoubt(), f.world.get(held))
+			if f.lastDoubt() != doubt || f.world.Get(held) != 3 {
+				t.Errorf("doubt %q, %d held", f.lastDoubt(), f.world.Get(held))
 			}
 			if alone {
 				f.waitTrouble("sees no other agent")
 				time.Sleep(3 * p.giveUp)
-				if n := f.world.get(listings); n != 2 || f.world.get(known) != 20 {
-					t.Errorf("%d listings, %d known", n, f.world.get(known))
+				if n := f.world.Listings(); n != 2 || f.world.Get(known) != 20 {
+					t.Errorf("%d listings, %d known", n, f.world.Get(known))
 				}
 				return
 			}
 			f.waitListed(3)
-			if f.lastDoubt() != "" || f.world.get(known) != 17 {
-				t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
+			if f.lastDoubt() != "" || f.world.Get(known) != 17 {
+				t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.Get(known))
 			}
 			f.relist() // and it is no matter any more
 			f.waitListed(4)
@@ -319,8 +311,8 @@ func TestLoneAgentIsTakenAtItsWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.waitListed(2)
-	if f.lastDoubt() != "" || f.world.get(known) != 0 {
-		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
+	if f.lastDoubt() != "" || f.world.Get(known) != 0 {
+		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.Get(known))
 	}
 	f.agent.Put("machines", row("m1", "started"))
 	f.waitState("m1", "started")
@@ -363,13 +355,13 @@ func TestKnowledgeSurvivesARestart(t *testing.T) {
 		}
 		src.whole.pace, src.proveEvery = p, f.src.proveEvery
 		f.src = src
-		before := f.world.get(listings)
+		before := f.world.Listings()
 		f.follow()
 		f.waitListed(before + 1)
 	}
 	restart()
-	if f.lastDoubt() != doubt || f.world.get(known) != 20 {
-		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.get(known))
+	if f.lastDoubt() != doubt || f.world.Get(known) != 20 {
+		t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.Get(known))
 	}
 	saved, err := os.ReadFile(path)
 	if err != nil {
@@ -411,7 +403,7 @@ func TestNewAgentWithGaps(t *testing.T) {
 			f.agent.Refill(1)
 		})
 		f.waitTrouble("lacks 3 versions")
-		if n := f.world.get(listings); n != 0 {
+		if n := f.world.Listings(); n != 0 {
 			t.Errorf("%d listings while there are gaps", n)
 		}
 		want, listed := 1, 1
@@ -420,11 +412,11 @@ func TestNewAgentWithGaps(t *testing.T) {
 			want, listed = 4, 2
 		}
 		f.waitListed(listed)
-		if n := f.world.get(known); n != want || f.lastDoubt() != "" {
+		if n := f.world.Get(known); n != want || f.lastDoubt() != "" {
 			t.Errorf("%d known, want %d; doubt %q", n, want, f.lastDoubt())
 		}
-		if f.world.doubts[0] != "" != close {
-			t.Errorf("listed with doubts %q", f.world.doubts)
+		if f.world.Seen().Doubts[0] != "" != close {
+			t.Errorf("listed with doubts %q", f.world.Seen().Doubts)
 		}
 		f.waitTrouble("")
 		f.agent.Forget()
@@ -441,13 +433,13 @@ func TestNewEmptyAgent(t *testing.T) {
 	p.standstillEmpty = patience
 	f := start(t, corrosiontest.Options{Members: 2}, Config{}, func(f *fixture) { f.src.whole.pace = p })
 	f.waitTrouble("database is empty")
-	if n := f.world.get(listings); n != 0 {
+	if n := f.world.Listings(); n != 0 {
 		t.Errorf("%d listings of an empty database", n)
 	}
 	f.agent.Put("machines", row("m1", "started"))
 	f.waitListed(2)
 	f.waitState("m1", "started")
-	if got := f.world.doubts; !slices.Equal(got, []string{doubtNew, ""}) {
+	if got := f.world.Seen().Doubts; !slices.Equal(got, []string{doubtNew, ""}) {
 		t.Errorf("listed with doubts %q", got)
 	}
 

@@ -6,13 +6,11 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"dnsd/registry"
 	"dnsd/registry/etcd/etcdtest"
+	"dnsd/registry/follow/followtest"
 	"dnsd/registry/machinejson"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -29,99 +27,12 @@ var quick = pace{first: 20 * time.Millisecond, steady: 100 * time.Millisecond, s
 // small are pages of which a few thousand objects make several.
 var small = pages{first: 500, most: 1000}
 
-// feed is a follow.Feed that keeps what it is given as the registry would.
-type feed struct {
-	mu       sync.Mutex
-	world    map[registry.Key]registry.Object // what a registry would hold
-	pending  map[registry.Key]registry.Object // the listing under way
-	listings int                              // completed
-	pages    int                              // of the listing under way or last completed
-	changes  [][]registry.Item                // calls of Change with items
-	proofs   int                              // calls of Change, with or without items
-	rejected []registry.Item
+// feed keeps what it is told.
+type feed = followtest.Recorder
 
-	onList   func(page int) // set once; called before a page is taken
-	onListed func()         // set once; called before a listing is completed
-	onChange func()         // set once
-}
-
-func (f *feed) List(ctx context.Context, items []registry.Item) error {
-	f.mu.Lock()
-	if f.pending == nil {
-		f.pending, f.pages = map[registry.Key]registry.Object{}, 0
-	}
-	f.pages++
-	page := f.pages
-	f.mu.Unlock()
-	if f.onList != nil {
-		f.onList(page)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.take(f.pending, items)
-	return ctx.Err()
-}
-
-func (f *feed) Listed(ctx context.Context, _ string) error {
-	if f.onListed != nil {
-		f.onListed()
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.world, f.pending = f.pending, nil
-	f.listings++
-	return ctx.Err()
-}
-
-func (f *feed) Change(ctx context.Context, items []registry.Item) error {
-	if f.onChange != nil {
-		f.onChange()
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.take(f.world, items)
-	f.proofs++
-	if len(items) > 0 {
-		f.changes = append(f.changes, slices.Clone(items))
-	}
-	return ctx.Err()
-}
-
-func (f *feed) take(world map[registry.Key]registry.Object, items []registry.Item) {
-	for _, i := range items {
-		switch {
-		case i.Object != nil:
-			world[i.Object.Key()] = i.Object
-		case i.Err != nil:
-			f.rejected = append(f.rejected, i)
-		default:
-			delete(world, i.Key)
-		}
-	}
-}
-
-// get returns what see reads under the lock.
-func get[T any](f *feed, see func() T) T {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return see()
-}
-
-func (f *feed) completed() int { return get(f, func() int { return f.listings }) }
-func (f *feed) alive() int     { return get(f, func() int { return f.proofs }) }
-
-// machines returns "id state" of every machine, sorted.
-func (f *feed) machines() []string {
-	return get(f, func() []string {
-		var out []string
-		for _, o := range f.world {
-			if m, ok := o.(*registry.Machine); ok {
-				out = append(out, m.ID+" "+m.State)
-			}
-		}
-		slices.Sort(out)
-		return out
-	})
+func machines(f *feed) []string {
+	seen := f.Seen()
+	return seen.Machines()
 }
 
 // cluster is an etcdtest.Cluster with a client and what these tests write.
@@ -226,7 +137,7 @@ func (c *cluster) compact() {
 	}
 }
 
-// truth returns what feed.machines must return at rest.
+// truth returns what machines must return at rest.
 func (c *cluster) truth() []string {
 	c.t.Helper()
 	r, err := c.cli.Get(c.Context(), prefix+"machines/", clientv3.WithPrefix())
@@ -248,84 +159,5 @@ func (c *cluster) truth() []string {
 func (c *cluster) settles(f *feed) {
 	c.t.Helper()
 	want := c.truth()
-	eventually(c.t, "the feed to hold what etcd holds", func() bool { return slices.Equal(f.machines(), want) })
-}
-
-// following is a Follow under way.
-type following struct {
-	t      *testing.T
-	cancel context.CancelFunc
-	ended  chan struct{}
-	err    error // once ended is closed
-}
-
-func begin(t *testing.T, s *Source, f *feed, resume bool) *following {
-	ctx, cancel := context.WithCancel(context.Background())
-	run := &following{t: t, cancel: cancel, ended: make(chan struct{})}
-	go func() {
-		defer close(run.ended)
-		f.mu.Lock()
-		f.pending = nil // what the follower does with an unfinished listing
-		f.mu.Unlock()
-		run.err = s.Follow(ctx, f, resume)
-	}()
-	t.Cleanup(run.stop)
-	return run
-}
-
-func (r *following) stop() { r.cancel(); <-r.ended }
-
-// fails waits for Follow to return by itself, with an error that says want.
-func (r *following) fails(want string) {
-	r.t.Helper()
-	select {
-	case <-r.ended:
-	case <-time.After(deadline):
-		r.t.Fatalf("Follow did not return; want an error with %q", want)
-	}
-	if r.err == nil || !strings.Contains(r.err.Error(), want) {
-		r.t.Fatalf("Follow: %v; want an error with %q", r.err, want)
-	}
-}
-
-func (r *following) running() bool {
-	select {
-	case <-r.ended:
-		return false
-	default:
-		return true
-	}
-}
-
-// insist follows for ever, as the follower does, resuming after each error.
-func insist(t *testing.T, s *Source, f *feed) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for resume := false; ctx.Err() == nil; resume = true {
-			f.mu.Lock()
-			f.pending = nil
-			f.mu.Unlock()
-			err := s.Follow(ctx, f, resume)
-			if err == nil {
-				t.Error("Follow returned nil")
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-	})
-	t.Cleanup(func() { cancel(); wg.Wait() })
-}
-
-const deadline = 45 * time.Second
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %s for %s", deadline, what)
-		}
-	}
+	followtest.Eventually(c.t, "the feed to hold what etcd holds", func() bool { return slices.Equal(machines(f), want) })
 }

@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"dnsd/registry/etcd/etcdtest"
+	"dnsd/registry/follow/followtest"
 )
 
 func TestTLS(t *testing.T) {
@@ -27,34 +28,34 @@ func TestTLS(t *testing.T) {
 	}
 	renew(time.Time{})
 	s, f := c.source(func(conf *Config) { conf.CAFile, conf.CertFile, conf.KeyFile = c.CA.File, certFile, keyFile }), &feed{}
-	run := begin(t, s, f, false)
+	run := followtest.Follow(t, s, f, false)
 	c.settles(f)
-	run.stop()
+	run.Stop()
 
 	renew(time.Now().Add(-time.Hour))
-	begin(t, s, f, true).fails("the client certificate " + certFile + " expired on ")
+	followtest.Follow(t, s, f, true).Fails("the client certificate " + certFile + " expired on ")
 	renew(time.Time{}) // the same source, the same files
-	run = begin(t, s, f, true)
+	run = followtest.Follow(t, s, f, true)
 	c.machine("m0001", "stopped")
 	c.settles(f)
-	run.stop()
+	run.Stop()
 
 	c.Certify(etcdtest.Leaf{Expiry: time.Now().Add(-time.Hour)})
-	begin(t, s, f, true).fails("certificate has expired")
+	followtest.Follow(t, s, f, true).Fails("certificate has expired")
 	c.Certify(etcdtest.Leaf{})
-	run = begin(t, s, f, true)
-	eventually(t, "proof of life", func() bool { return f.alive() > 5 })
-	run.stop()
+	run = followtest.Follow(t, s, f, true)
+	followtest.Eventually(t, "proof of life", func() bool { return f.Proofs() > 5 })
+	run.Stop()
 	// One, unless the member that was restarted for its certificate could not
 	// vouch for its history yet, as was seen once on a machine at load 13.
-	if n := f.completed(); n > 2 {
+	if n := f.Listings(); n > 2 {
 		t.Errorf("%d listings, want 1", n)
 	}
 
 	bare := c.source(func(conf *Config) { conf.CAFile = c.CA.File })
-	begin(t, bare, &feed{}, false).fails("listing") // mostly "certificate required"; the refusal can overtake its reason
+	followtest.Follow(t, bare, &feed{}, false).Fails("listing") // mostly "certificate required"; the refusal can overtake its reason
 	stranger := c.source(func(conf *Config) { conf.CAFile = etcdtest.NewCA(t).File })
-	begin(t, stranger, &feed{}, false).fails("unknown authority")
+	followtest.Follow(t, stranger, &feed{}, false).Fails("unknown authority")
 }
 
 func TestUser(t *testing.T) {
@@ -86,32 +87,32 @@ func TestUser(t *testing.T) {
 	must(os.WriteFile(file, []byte("s3cret-dnsd\n"), 0o600))
 	s := c.source(func(conf *Config) { conf.Username, conf.PasswordFile = "dnsd", file })
 	f := &feed{}
-	run := begin(t, s, f, false) // a user where none is needed
+	run := followtest.Follow(t, s, f, false) // a user where none is needed
 	c.settles(f)
-	run.stop()
+	run.Stop()
 
 	_, err := c.cli.AuthEnable(ctx)
 	must(err)
 	c.cli = c.ClientAs("root", "s3cret-root")
-	begin(t, c.source(), &feed{}, false).fails("user name is empty")
+	followtest.Follow(t, c.source(), &feed{}, false).Fails("user name is empty")
 	wrong := c.source(func(conf *Config) { conf.Username, conf.Password = "dnsd", "wrong" })
-	begin(t, wrong, &feed{}, false).fails(`logging in as "dnsd": etcdserver: authentication failed`)
+	followtest.Follow(t, wrong, &feed{}, false).Fails(`logging in as "dnsd": etcdserver: authentication failed`)
 
-	run = begin(t, s, f, true)
+	run = followtest.Follow(t, s, f, true)
 	c.machine("m0001", "stopped")
 	c.settles(f)
-	run.stop()
+	run.Stop()
 
 	_, err = c.cli.RoleRevokePermission(c.Context(), "dnsd", prefix, clientv3.GetPrefixRangeEnd(prefix))
 	must(err)
-	known := len(f.machines())
-	begin(t, s, f, true).fails("permission denied")
-	begin(t, s, f, false).fails("permission denied")
-	if len(f.machines()) != known || f.completed() != 1 {
-		t.Errorf("%d of %d machines, %d listings: a refusal changed something", len(f.machines()), known, f.completed())
+	known := len(machines(f))
+	followtest.Follow(t, s, f, true).Fails("permission denied")
+	followtest.Follow(t, s, f, false).Fails("permission denied")
+	if len(machines(f)) != known || f.Listings() != 1 {
+		t.Errorf("%d of %d machines, %d listings: a refusal changed something", len(machines(f)), known, f.Listings())
 	}
 	grant(c.cli)
-	begin(t, s, f, true)
+	followtest.Follow(t, s, f, true)
 	c.machine("m0002", "stopped")
 	c.settles(f)
 }

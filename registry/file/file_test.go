@@ -1,22 +1,18 @@
 package file
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"dnsd/registry"
-	"dnsd/registry/follow"
+	"dnsd/registry/follow/followtest"
 )
 
 // TestNotified changes the file in every way that is known, and relies on
@@ -116,7 +112,7 @@ func TestNotified(t *testing.T) {
 			f.until(t, "b c")
 			replace(t, path, content("d")) // and it is still watched
 			f.until(t, "d")
-			for _, got := range f.history {
+			for _, got := range f.listings() {
 				if got != "a" && got != "b c" && got != "d" {
 					t.Errorf("listed %q, which was never the file's content", got)
 				}
@@ -162,7 +158,9 @@ func TestSetBackInPlace(t *testing.T) {
 	time.Sleep(granule + 10*s.poll)
 	ok(t, os.Chmod(path, 0o600)) // changed, but not in content
 	time.Sleep(10 * s.poll)
-	if n := f.listings(); n != 2 {
+	replace(t, path, content("b")) // nor here
+	time.Sleep(10 * s.poll)
+	if n := f.Listings(); n != 2 {
 		t.Errorf("%d listings, want 2", n)
 	}
 }
@@ -182,21 +180,6 @@ func TestPollSeesWhatIsNotNotified(t *testing.T) {
 	f.until(t, "b")
 }
 
-func TestUnchangedFileIsAliveAndNotListedAgain(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "registry.json")
-	write(t, path, content("a"))
-	_, f, _ := begin(t, path, 100*time.Millisecond)
-	until(t, "it proves alive long after it has settled", func() bool { return f.alive() > 30 })
-	ok(t, os.Chtimes(path, time.Now(), time.Now()))
-	replace(t, path, content("a"))
-	was := f.alive()
-	until(t, "it goes on", func() bool { return f.alive() > was+3 })
-	if n := f.listings(); n != 1 {
-		t.Errorf("listed %d times", n)
-	}
-}
-
 func TestUnusableFileChangesNothing(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
@@ -204,11 +187,11 @@ func TestUnusableFileChangesNothing(t *testing.T) {
 	const complaint = "the registry file cannot be used"
 	troubled := func(reason string, lasting time.Duration) {
 		t.Helper()
-		until(t, "it is in trouble: "+reason, func() bool { err := s.Trouble(); return err != nil && err.Error() == reason })
-		listings, alive := f.listings(), f.alive()
+		followtest.Eventually(t, "it is in trouble: "+reason, func() bool { err := s.Trouble(); return err != nil && err.Error() == reason })
+		listings, alive := f.Listings(), f.Proofs()
 		time.Sleep(lasting)
-		if f.listings() != listings || f.alive() != alive {
-			t.Errorf("%s: %d listings and %d proofs of life, then %d and %d", reason, listings, alive, f.listings(), f.alive())
+		if f.Listings() != listings || f.Proofs() != alive {
+			t.Errorf("%s: %d listings and %d proofs of life, then %d and %d", reason, listings, alive, f.Listings(), f.Proofs())
 		}
 		if n := strings.Count(l.String(), reason); n != 1 {
 			t.Errorf("%q is logged %d times:\n%s", reason, n, l)
@@ -222,7 +205,7 @@ func TestUnusableFileChangesNothing(t *testing.T) {
 	}
 	write(t, path, content("a", "b"))
 	f.until(t, "a b")
-	until(t, "the trouble is over", func() bool { return s.Trouble() == nil && strings.Contains(l.String(), "can be used again") })
+	followtest.Eventually(t, "the trouble is over", func() bool { return s.Trouble() == nil && strings.Contains(l.String(), "can be used again") })
 
 	write(t, path, content("a", "b")[:90])
 	troubled("line 2, column 22: the file ends in the middle: is it cut short, or still being written?", granule+again)
@@ -230,21 +213,21 @@ func TestUnusableFileChangesNothing(t *testing.T) {
 		t.Errorf("it is not said that what was known stays:\n%s", text)
 	}
 	ok(t, os.Remove(path))
-	until(t, "its absence is noticed", func() bool { return s.Trouble().Error() == "the file does not exist" })
+	followtest.Eventually(t, "its absence is noticed", func() bool { return s.Trouble().Error() == "the file does not exist" })
 	ok(t, os.Mkdir(path, 0o755))
 	troubled("this is a directory: name the file in it", shortly)
 	ok(t, os.Remove(path))
 	write(t, path, "\ufeff"+content("c"))
 	troubled("line 1, column 1: the file begins with a byte order mark: save it as UTF-8 without one (RFC 8259, section 8.1)", shortly)
-	if f.listed() != "a b" || f.listings() != 1 {
-		t.Errorf("%d listings: %s", f.listings(), f.listed())
+	if f.listed() != "a b" || f.Listings() != 1 {
+		t.Errorf("%d listings: %s", f.Listings(), f.listed())
 	}
 	replace(t, path, content("a", "b"))
-	until(t, "the trouble is over", func() bool { return s.Trouble() == nil })
+	followtest.Eventually(t, "the trouble is over", func() bool { return s.Trouble() == nil })
 	replace(t, path, content("a.b", "c"))
 	f.until(t, "c") // one bad object does not make a bad file
-	if s.Trouble() != nil || f.rejected != 1 {
-		t.Errorf("trouble %v, %d rejected", s.Trouble(), f.rejected)
+	if s.Trouble() != nil || len(f.Seen().Rejects) != 1 {
+		t.Errorf("trouble %v, %d rejected", s.Trouble(), len(f.Seen().Rejects))
 	}
 	if n := strings.Count(l.String(), complaint); n != 5 {
 		t.Errorf("%d complaints:\n%s", n, l)
@@ -259,11 +242,11 @@ func TestReload(t *testing.T) {
 	f.until(t, "a")
 	s.Reload()
 	s.Reload() // does not block
-	until(t, "it is listed again", func() bool { return f.listings() > 1 })
-	until(t, "and that is said", func() bool { return strings.Contains(l.String(), "is read again") })
+	followtest.Eventually(t, "it is listed again", func() bool { return f.Listings() > 1 })
+	followtest.Eventually(t, "and that is said", func() bool { return strings.Contains(l.String(), "is read again") })
 	ok(t, os.Remove(path))
 	s.Reload()
-	until(t, "the answer to Reload", func() bool { return strings.Contains(l.String(), "does not exist") })
+	followtest.Eventually(t, "the answer to Reload", func() bool { return strings.Contains(l.String(), "does not exist") })
 }
 
 // TestSlowWriterIsNotComplainedOf needs no files: only the clock matters.
@@ -294,24 +277,6 @@ func TestSlowWriterIsNotComplainedOf(t *testing.T) {
 			t.Errorf("%v\n%s", s.Trouble(), l)
 		}
 	})
-}
-
-func TestFollowAgainListsAgain(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "registry.json")
-	write(t, path, content("a"))
-	s := New(Config{Path: path}, slog.New(slog.DiscardHandler))
-	for range 3 {
-		f := &feed{}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- s.Follow(ctx, f, true) }()
-		f.until(t, "a")
-		cancel()
-		<-done
-	}
-	if got := s.String(); got != "file:"+path {
-		t.Error(got)
-	}
 }
 
 // TestRandomHistories changes the file in random ways. Whatever is listed was
@@ -350,9 +315,7 @@ func TestRandomHistories(t *testing.T) {
 			f.until(t, last)
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, got := range f.history {
+	for _, got := range f.listings() {
 		if !whole[got] {
 			t.Errorf("listed %q", got)
 		}
@@ -377,31 +340,4 @@ func TestReadWhatIsNoFile(t *testing.T) {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}
-}
-
-// TestRegistryFollows runs the whole way from a write to a view.
-func TestRegistryFollows(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "registry.json")
-	write(t, path, content("a", "b"))
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	reg := registry.New()
-	follower := follow.New(reg, New(Config{Path: path}, log), follow.Config{Log: log})
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { follower.Run(ctx) })
-	defer wg.Wait()
-	defer cancel()
-	until(t, "two machines are known", func() bool { return reg.Count(registry.KindMachine) == 2 })
-	var worst time.Duration
-	for i := range 10 {
-		began := time.Now()
-		replace(t, path, content(fmt.Sprint("m", i)))
-		until(t, "the change is seen", func() bool {
-			fleet, _ := reg.Snapshot().Fleet(0x18, "web")
-			return fleet != nil && fleet.Machine(fmt.Sprint("m", i)) != nil && reg.Count(registry.KindMachine) == 1
-		})
-		worst = max(worst, time.Since(began))
-	}
-	t.Logf("slowest of 10 changes from write to view: %v", worst.Round(time.Millisecond))
 }

@@ -2,11 +2,11 @@ package file
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,8 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"dnsd/registry"
-	"dnsd/registry/follow"
+	"dnsd/registry/follow/followtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,53 +22,29 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // never is a poll so slow that only notification can show a change.
 const never = time.Hour
 
-// feed applies listings to a map and counts.
+// feed is a Recorder that is asked for machines.
 type feed struct {
-	mu       sync.Mutex
-	pending  []registry.Item
-	now      string   // the ids of the machines listed last, in order
-	history  []string // every listing
-	lives    int      // calls that proved the source alive
-	rejected int
+	followtest.Recorder
+	history []string // the ids of every listing
 }
 
-func (f *feed) List(_ context.Context, items []registry.Item) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.pending = append(f.pending, items...)
-	return nil
-}
-
-func (f *feed) Listed(context.Context, string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var ids []string
-	for _, i := range f.pending {
-		if m, ok := i.Object.(*registry.Machine); ok {
-			ids = append(ids, m.ID)
-		} else if i.Err != nil {
-			f.rejected++
-		}
+// listed returns the ids of the machines known, or "nothing" before any listing.
+func (f *feed) listed() string {
+	seen := f.Seen()
+	if seen.Listings == 0 {
+		return "nothing"
 	}
-	f.pending, f.now = nil, strings.Join(ids, " ")
-	f.history = append(f.history, f.now)
-	f.lives++
-	return nil
+	return ids(&seen)
 }
 
-func (f *feed) Change(_ context.Context, items []registry.Item) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(items) > 0 {
-		panic("a file knows no changes, only listings")
-	}
-	f.lives++
-	return nil
+func (f *feed) listings() (all []string) {
+	f.See(func(*followtest.Seen) { all = slices.Clone(f.history) })
+	return all
 }
 
-func (f *feed) listed() string { f.mu.Lock(); defer f.mu.Unlock(); return f.now }
-func (f *feed) listings() int  { f.mu.Lock(); defer f.mu.Unlock(); return len(f.history) }
-func (f *feed) alive() int     { f.mu.Lock(); defer f.mu.Unlock(); return f.lives }
+func ids(s *followtest.Seen) string {
+	return strings.ReplaceAll(strings.Join(s.Machines(), " "), " started", "")
+}
 
 // logs is a log that tests read while it is written.
 type logs struct {
@@ -83,37 +58,16 @@ func (l *logs) String() string              { l.mu.Lock(); defer l.mu.Unlock(); 
 // begin runs a source until the test ends.
 func begin(t *testing.T, path string, poll time.Duration) (*Source, *feed, *logs) {
 	t.Helper()
-	l, f := &logs{}, &feed{now: "nothing"}
+	l, f := &logs{}, &feed{}
+	f.Applied = func(s *followtest.Seen) { f.history = append(f.history, ids(s)) }
 	s := New(Config{Path: path, Poll: poll}, slog.New(slog.NewTextHandler(l, nil)))
-	run(t, s, f)
+	followtest.Follow(t, s, &f.Recorder, false)
 	return s, f, l
-}
-
-func run(t *testing.T, s *Source, f follow.Feed) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Follow(ctx, f, false) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != context.Canceled {
-			t.Errorf("Follow returned %v", err)
-		}
-	})
-}
-
-// until waits for something that must come true.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not so: %s", what)
-		}
-	}
 }
 
 func (f *feed) until(t *testing.T, ids string) {
 	t.Helper()
-	until(t, "listed are "+ids, func() bool { return f.listed() == ids })
+	followtest.Eventually(t, "listed are "+ids, func() bool { return f.listed() == ids })
 }
 
 // content returns a registry file with these machines.

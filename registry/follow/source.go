@@ -11,13 +11,25 @@ import (
 )
 
 // A Source streams the world into a feed: first everything, then every change.
-// File, etcd and Corrosion are one each.
+// File, etcd and Corrosion are one each. Package followtest holds a source to what
+// is said here and at Feed.
 type Source interface {
-	// Follow sends a complete listing and then every change after it. It
-	// returns when ctx ends or the stream breaks, with the reason; it never
-	// returns nil while ctx lives. When resume is true and the source still
-	// knows where its last stream ended, it may send the changes since then
-	// instead of a listing; when false it must list afresh.
+	// Follow sends a complete listing and then every change after it, or complete
+	// listings alone, as a file does. Of changes that follow each other quickly it
+	// may send the last; an object never goes back to what it was before. What is
+	// written while it lists is not lost, and comes later if it is not listed. An
+	// object that cannot be used is a rejection, and costs no other. While nothing
+	// changes it calls Change without items, as long as the world is well.
+	//
+	// Follow returns when ctx ends or the stream breaks, with the reason; it never
+	// returns nil. It waits for no time-out when ctx ends. A source whose world has
+	// no stream that could break may wait for it, as for a file that is not there,
+	// and calls nothing meanwhile.
+	//
+	// When resume is true and the source still knows where the registry stands, it
+	// may send the changes since then instead of a listing; when false it must list
+	// afresh. The follower may ask to resume behind a listing that broke off, or a
+	// call of feed that failed: it is for the source to know that it cannot.
 	//
 	// The follower calls Follow again, after a pause, for ever: a source does
 	// not retry by itself. Calls never overlap. Whatever Follow started has
@@ -25,14 +37,17 @@ type Source interface {
 	Follow(ctx context.Context, feed Feed, resume bool) error
 
 	// String returns the source for logs and for _dnsd.internal, without
-	// secrets: "etcd://h1:2379/dnsd/v1/".
+	// secrets: "etcd://h1:2379/dnsd/v1/". It is the same for the source's life.
 	String() string
 }
 
 // A Feed takes what a source reads. Its methods block while the registry is
-// behind, which is the source's back-pressure, and return an error only when
-// ctx has ended. The items belong to the feed afterwards; the slice stays the
-// caller's. All methods may be called from one goroutine at a time.
+// behind, which is the source's back-pressure and no silence of the world, and
+// return an error only when ctx, which is that of Follow or ends with it, has
+// ended. Whether the registry took the items of a call that failed is not known.
+// The objects belong to the feed afterwards; the slice stays the caller's. All
+// methods may be called from one goroutine at a time, and none after Follow has
+// returned.
 type Feed interface {
 	// List adds objects, and rejections of such, to the listing under way, or
 	// begins one; of an object listed twice the last one counts. A deletion has
@@ -56,7 +71,8 @@ type Feed interface {
 	// listing in doubt.
 	Listed(ctx context.Context, doubt string) error
 
-	// Change applies items, in order, as (part of) one transaction. While a
+	// Change applies items, in order, as (part of) one transaction. In a Follow that
+	// does not resume, none with items comes before the first List. While a
 	// listing is under way they are applied after it, in the same transaction,
 	// whatever it says of them; with a listing that is dropped they are dropped,
 	// too. A call without items changes nothing. Every call says that the source

@@ -1,0 +1,55 @@
+package file
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/follow/followtest"
+)
+
+func TestConform(t *testing.T) {
+	followtest.Conform(t, func(t *testing.T) followtest.Fixture {
+		path := filepath.Join(t.TempDir(), "registry.json")
+		var mu sync.Mutex
+		objects := map[registry.Key]registry.Object{}
+		save := func() {
+			var lists [len(followtest.Lists)][]string
+			for key, o := range objects {
+				lists[key.Kind] = append(lists[key.Kind], followtest.JSON(o))
+			}
+			var text []string
+			for kind, name := range followtest.Lists {
+				text = append(text, `"`+name+`": [`+strings.Join(lists[kind], ",\n")+`]`)
+			}
+			replace(t, path, "{"+strings.Join(text, ",\n")+"}\n")
+		}
+		save()
+		return followtest.Fixture{
+			Source: New(Config{Path: path, Poll: 100 * time.Millisecond}, slog.New(slog.DiscardHandler)),
+			Put: func(put ...registry.Object) {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, o := range put {
+					objects[o.Key()] = o
+				}
+				save()
+			},
+			Delete: func(keys ...registry.Key) {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, key := range keys {
+					delete(objects, key)
+				}
+				save()
+			},
+			Break: func() { ok(t, os.Remove(path)) }, Mend: save, Waits: true,
+			Silence: 300 * time.Millisecond,
+		}
+	})
+}
