@@ -248,10 +248,16 @@ func TestHealthcheck(t *testing.T) {
 	if code, out, stderr := l.Run(t, nil, "healthcheck", "--metrics-listen", lab.Admin); code != 1 || out+stderr == "" {
 		t.Errorf("exit code %d before it is synced, want 1 and the reason: %s%s", code, out, stderr)
 	}
+	// Over DNS, although this host is in no network.
+	if code, out, stderr := l.Run(t, nil, "healthcheck", "--metrics-listen", "none", "--listen", "[::]:53"); code != 1 || !strings.Contains(out+stderr, "has not read its registry") {
+		t.Errorf("exit code %d over DNS before it is synced, want 1 and the reason: %s%s", code, out, stderr)
+	}
 	writeFile(t, path, pair("started"))
 	s.Ready(t)
-	if code, out, stderr := l.Run(t, nil, "healthcheck", "--metrics-listen", lab.Admin); code != 0 {
-		t.Errorf("exit code %d: %s%s", code, out, stderr)
+	for _, args := range [][]string{{"--metrics-listen", lab.Admin}, {"--metrics-listen", "none", "--listen", "[::]:53"}} {
+		if code, out, stderr := l.Run(t, nil, append([]string{"healthcheck"}, args...)...); code != 0 {
+			t.Errorf("%q: exit code %d: %s%s", args, code, out, stderr)
+		}
 	}
 }
 

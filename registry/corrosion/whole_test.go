@@ -223,8 +223,8 @@ func TestWipedBeforeItHasSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.waitTrouble("lacks 2 versions")
-	if f.lastDoubt() != doubtNew || f.world.get(listings) != 1 {
-		t.Errorf("doubt %q, %d listings", f.lastDoubt(), f.world.get(listings))
+	if f.lastDoubt() != doubtNew || f.world.Listings() != 1 {
+		t.Errorf("doubt %q, %d listings", f.lastDoubt(), f.world.Listings())
 	}
 }
 
