@@ -239,6 +239,20 @@ func TestKeeperIsBounded(t *testing.T) {
 	}
 }
 
+// TestKeptBytes: sockets share what may be kept, down to a least part; a side socket
+// has that.
+func TestKeptBytes(t *testing.T) {
+	for sockets, want := range map[int]int{1: mostKeptBytes, 2: mostKeptBytes / 2, 100: minKeptBytes} {
+		r := &Resolver{sockets: []*socket{{side: true}}}
+		for range sockets {
+			r.sockets = append(r.sockets, &socket{})
+		}
+		if side, got := r.keptBytes(r.sockets[0]), r.keptBytes(r.sockets[1]); side != minKeptBytes || got != want {
+			t.Errorf("of %d sockets each keeps %d bytes, the side socket %d, want %d and %d", sockets, got, side, want, minKeptBytes)
+		}
+	}
+}
+
 func TestClientsAreBounded(t *testing.T) {
 	k := newKeeper(1<<20, nil)
 	for i := range 3 * maxViews {

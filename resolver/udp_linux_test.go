@@ -221,8 +221,13 @@ func TestLastingErrors(t *testing.T) {
 			return syscall.ENOMEM
 		})
 		err := <-done
-		if took := time.Since(start); !errors.Is(err, syscall.ENOMEM) || took < 5*time.Second || c.reads > 2+maxTrouble {
-			t.Errorf("serve ended after %v and %d reads with %v, want some seconds and the error", took, c.reads, err)
+		want := time.Duration(0)
+		for pause := firstPause; pause < lastPause; pause *= 2 {
+			want += pause
+		}
+		want += 10 * lastPause // those that are left of maxTrouble
+		if took := time.Since(start); !errors.Is(err, syscall.ENOMEM) || took != want || c.reads != 2+maxTrouble {
+			t.Errorf("serve ended after %v and %d reads with %v, want %v, %d and the error", took, c.reads, err, want, 2+maxTrouble)
 		}
 	})
 }

@@ -203,6 +203,24 @@ func TestPoll(t *testing.T) {
 	}
 }
 
+// A packet without control messages leaves room for those of the next.
+func TestControl(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	for _, stamps := range []int{0, 1} {
+		if err := c.One.raw.Control(func(fd uintptr) {
+			if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, stamps); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		send(t, client, server, "a")
+		if n, err := c.Read(); n != 1 || err != nil || (len(c.Control(0)) > 0) != (stamps > 0) {
+			t.Errorf("%d packets, %v, control messages %x, want a time: %t", n, err, c.Control(0), stamps > 0)
+		}
+	}
+}
+
 // A Sender says why it does not send.
 func TestSenderErrors(t *testing.T) {
 	c, server, client := pair(t, "127.0.0.1:0")

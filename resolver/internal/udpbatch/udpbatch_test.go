@@ -134,15 +134,20 @@ func TestLongPacketIsCutOff(t *testing.T) {
 }
 
 func TestDeadlineAndCloseEndRead(t *testing.T) {
-	c, server, _ := pair(t, "127.0.0.1:0")
-	server.SetReadDeadline(time.Unix(1, 0))
-	var timeout net.Error
-	if _, err := c.Read(); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Errorf("after the deadline Read returned %v", err)
-	}
-	server.Close()
-	if _, err := c.Read(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("after Close Read returned %v", err)
+	for _, singly := range []bool{false, true} {
+		c, server, _ := pair(t, "127.0.0.1:0")
+		if singly {
+			c.batch = nil
+		}
+		server.SetReadDeadline(time.Unix(1, 0))
+		var timeout net.Error
+		if n, err := c.Read(); n != 0 || !errors.As(err, &timeout) || !timeout.Timeout() {
+			t.Errorf("after the deadline Read returned %d, %v", n, err)
+		}
+		server.Close()
+		if n, err := c.Read(); n != 0 || !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after Close Read returned %d, %v", n, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,8 +49,8 @@ func TestParseNames(t *testing.T) {
 			}
 			form = q.Parse(request(tt.body+"\x00\x1c\x00\x01", 1))
 			if tt.lower == "" {
-				if form != Malformed || len(q.Question) != 0 {
-					t.Errorf("form %v, question %x, want malformed", form, q.Question)
+				if form != Malformed || len(q.Question) != 0 || len(q.Name()) != 0 || q.Type != 0 || q.Class != 0 {
+					t.Errorf("form %v, question %x, name %x, type %d, class %d, want malformed", form, q.Question, q.Name(), q.Type, q.Class)
 				}
 				return
 			}
@@ -80,25 +81,28 @@ func TestParseCut(t *testing.T) {
 		if n < HeaderLen {
 			want = Silent
 		}
-		if form := q.Parse(bytes.Clone(whole[:n])); form != want {
+		if form := q.Parse(slices.Clip(bytes.Clone(whole[:n]))); form != want {
 			t.Errorf("form %v of the first %d bytes, want %v", form, n, want)
 		}
 	}
-	if form := q.Parse(request(question, 1)); form != Plain || q.OPT || q.DO || q.NSID || q.UDPSize != 0 {
+	if form := q.Parse(request(question, 1)); form != Plain || q.OPT || q.DO || q.NSID || q.UDPSize != 0 || q.Version != 0 {
 		t.Errorf("form %v, %+v: something of an earlier request is left", form, q)
 	}
 }
 
 func TestKeep(t *testing.T) {
-	msg := request(question, 1)
-	var q Request
-	q.Parse(msg)
-	kept := q
-	kept.Keep()
-	clear(msg)
-	q.Parse(request("\x00\x00\x01\x00\x01", 1))
-	if string(kept.Question) != question || string(kept.Name()) != "\x03www\x07example\x00" {
-		t.Errorf("kept %q and %q", kept.Question, kept.Name())
+	longest := strings.Repeat("\x01a", 127) + "\x00"
+	for question, name := range map[string]string{question: "\x03www\x07example\x00", longest + "\x00\x1c\x00\x01": longest} {
+		msg := request(question, 1)
+		var q Request
+		q.Parse(msg)
+		kept := q
+		kept.Keep()
+		clear(msg)
+		q.Parse(request("\x00\x00\x01\x00\x01", 1))
+		if string(kept.Question) != question || string(kept.Name()) != name {
+			t.Errorf("kept %q and %q", kept.Question, kept.Name())
+		}
 	}
 }
 
@@ -304,7 +308,7 @@ func TestFlags(t *testing.T) {
 // TestReplyBytes: a response of every part, to the byte.
 func TestReplyBytes(t *testing.T) {
 	var w Reply
-	w.Begin(nil, 0xabcd, []byte(question), 512)
+	w.Begin(nil, 0xabcd, []byte(question), 1024)
 	w.Flags, w.Rcode = QR|RD|3, 0x123 // the code is not the flags' to say
 	w.Record(Answer, 0xc00d, 0x0102, 0x0304, 0x05060708, []byte("answer"))
 	w.Record(Authority, ToQuestion, 0x0102, 0x0304, 0x05060708, make([]byte, 0x101))
@@ -314,13 +318,20 @@ func TestReplyBytes(t *testing.T) {
 		}
 		return append(msg, "spliced"...), [3]uint16{0x0101, 0x0202, 0x0303}
 	})
-	w.OPT(0x1234, true, "id", []EDE{{0x0506, "text"}})
+	long := strings.Repeat("x", 0x101)
+	w.OPT(0x1234, true, "id", []EDE{{0x0506, "text"}, {0x0506, long}})
 	want := "\xab\xcd\x81\x03\x00\x01\x01\x02\x02\x03\x03\x04" + question +
 		"\xc0\x0d\x01\x02\x03\x04\x05\x06\x07\x08\x00\x06answer" +
 		"\xc0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\x01\x01" + strings.Repeat("\x00", 0x101) + "spliced" +
-		"\x00\x00\x29\x12\x34\x12\x00\x80\x00\x00\x10\x00\x03\x00\x02id\x00\x0f\x00\x06\x05\x06text"
+		"\x00\x00\x29\x12\x34\x12\x00\x80\x00\x01\x17\x00\x03\x00\x02id\x00\x0f\x00\x06\x05\x06text\x00\x0f\x01\x03\x05\x06" + long
 	if got := string(w.Finish()); got != want {
 		t.Errorf("the response is\n%x, want\n%x", got, want)
+	}
+	w.Begin(nil, 0, nil, 512)
+	w.OPT(512, false, "", nil)
+	want = strings.Repeat("\x00", 11) + "\x01\x00\x00\x29\x02" + strings.Repeat("\x00", 7)
+	if got := string(w.Finish()); got != want {
+		t.Errorf("the least response is\n%x, want\n%x", got, want)
 	}
 }
 
