@@ -263,4 +263,7 @@ func TestHitsAreCounted(t *testing.T) {
 	if n := gathered(t, r, "dnsd_forward_cache_hits_total"); n != 3 {
 		t.Errorf("dnsd_forward_cache_hits_total is %v", n)
 	}
+	eventually(t, "three answers are the forwarder's", func() bool {
+		return gathered(t, r, "dnsd_request_duration_seconds", "origin", "forwarded", "proto", "udp") == 3
+	})
 }

@@ -189,9 +189,11 @@ func serveScript(t *testing.T, script func(read int) error) (c *scriptedConn, s 
 func TestPassingErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rounds = 3 * maxTrouble
+		start, took := time.Now(), time.Duration(0)
 		_, s, done := serveScript(t, func(read int) error {
 			switch {
 			case read > 4*rounds:
+				took = time.Since(start)
 				return errWait
 			case read%4 == 0:
 				return nil
@@ -202,6 +204,9 @@ func TestPassingErrors(t *testing.T) {
 		s.stop()
 		if err := <-done; err != nil {
 			t.Errorf("serve ended with %v", err)
+		}
+		if want := rounds * (1 + 2 + 4) * firstPause; took != want {
+			t.Errorf("they took %v, want %v: each series begins with a short pause", took, want)
 		}
 		if reads, writes := s.stats.readErrs.Load(), s.stats.writeErrs.Load(); reads != 3*rounds || writes != rounds {
 			t.Errorf("%d read and %d write errors counted, want %d and %d", reads, writes, 3*rounds, rounds)

@@ -215,8 +215,12 @@ func TestControl(t *testing.T) {
 			t.Fatal(err)
 		}
 		send(t, client, server, "a")
-		if n, err := c.Read(); n != 1 || err != nil || (len(c.Control(0)) > 0) != (stamps > 0) {
-			t.Errorf("%d packets, %v, control messages %x, want a time: %t", n, err, c.Control(0), stamps > 0)
+		if n, err := c.Read(); n != 1 || err != nil {
+			t.Fatalf("%d packets, %v", n, err)
+		}
+		msgs, err := unix.ParseSocketControlMessage(c.Control(0))
+		if err != nil || len(msgs) != stamps || stamps > 0 && msgs[0].Header.Type != unix.SCM_TIMESTAMPNS {
+			t.Errorf("control messages %+v, %v, want %d with the time", msgs, err, stamps)
 		}
 	}
 }
@@ -252,6 +256,19 @@ func TestZoneID(t *testing.T) {
 func TestDrops(t *testing.T) {
 	if n, ok := Drops(new(net.UDPConn)); ok || n != 0 {
 		t.Errorf("%d drops of no socket, known: %t", n, ok)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	_, closed, _ := pair(t, "127.0.0.1:0")
+	closed.Close()
+	for what, conn := range map[string]syscall.Conn{"a pipe": r, "a closed socket": closed} {
+		if _, ok := Drops(conn); ok {
+			t.Errorf("the kernel knows what %s has dropped", what)
+		}
 	}
 	_, server, client := pair(t, "127.0.0.1:0")
 	server.SetReadBuffer(4096)

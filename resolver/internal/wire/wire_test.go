@@ -288,8 +288,11 @@ func TestParseRecords(t *testing.T) {
 	}
 }
 
-// TestFlags: each bit is the one that miekg/dns has for it.
+// TestFlags: each bit is the one that miekg/dns has for it, as is the longest message.
 func TestFlags(t *testing.T) {
+	if MaxMessage != dns.MaxMsgSize {
+		t.Errorf("the longest message has %d bytes", MaxMessage)
+	}
 	for want, h := range map[uint16]dns.MsgHdr{
 		QR: {Response: true}, AA: {Authoritative: true}, TC: {Truncated: true}, RD: {RecursionDesired: true}, RA: {RecursionAvailable: true},
 		AD: {AuthenticatedData: true}, CD: {CheckingDisabled: true}, OpcodeMask: {Opcode: 15}, rcodeMask: {Rcode: 15},
