@@ -111,6 +111,30 @@ func TestSlotsWithoutReplySendNothing(t *testing.T) {
 	}
 }
 
+// TestSendOfNone: Send goes as far as it is told.
+func TestSendOfNone(t *testing.T) {
+	for _, singly := range []bool{false, true} {
+		c, server, client := pair(t, "127.0.0.1:0")
+		if singly {
+			c.batch = nil
+		}
+		for _, text := range []string{"a", "b"} {
+			send(t, client, server, text)
+			n, err := c.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Reply(0, append(c.Out(0), c.Packet(0)...), nil)
+			if c.Send(0); text == "b" {
+				c.Send(n)
+			}
+		}
+		if got := receive(t, client); got != "b" {
+			t.Errorf("received %q first, want b alone", got)
+		}
+	}
+}
+
 func TestLongPacketIsCutOff(t *testing.T) {
 	c, server, client := pair(t, "127.0.0.1:0")
 	send(t, client, server, string(make([]byte, 2*InSize)))
