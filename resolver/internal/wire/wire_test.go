@@ -249,6 +249,7 @@ func TestParseRecords(t *testing.T) {
 		{"NSID-of-two-bytes", []byte{1, 0, 0, 1}, opt + "\x00\x00\x00\x00\x00\x06\x00\x03\x00\x02ab", "", "plain OPT 0 NSID"},
 		{"NSID-behind-another", []byte{1, 0, 0, 1}, opt + "\x00\x00\x00\x00\x00\x09\x00\x0a\x00\x01x\x00\x03\x00\x00", "", "plain OPT 0 NSID"},
 		{"another-that-has-a-3", []byte{1, 0, 0, 1}, opt + "\x00\x00\x00\x00\x00\x08\x00\x0a\x00\x04\x00\x03\x00\x00", "", "plain OPT 0"},
+		{"option-of-one-byte", []byte{1, 0, 0, 1}, opt + "\x00\x00\x00\x00\x00\x01?", option, "OPT 0"},
 		{"option-of-three-bytes", []byte{1, 0, 0, 1}, opt + "\x00\x00\x00\x00\x00\x03\x00\x03\x00", option, "OPT 0"},
 		{"option-cut", []byte{1, 0, 0, 1}, opt + "\x00\x00\x00\x00\x00\x05\x00\x0a\x00\x02x", option, "OPT 0"},
 
