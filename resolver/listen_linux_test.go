@@ -111,6 +111,13 @@ func TestListenOnSeveral(t *testing.T) {
 	}
 }
 
+func TestLeastLanes(t *testing.T) {
+	r := newResolver(t, listenOn("127.0.0.1:0", "127.0.0.1:0"), func(c *Config) { c.MaxLanes = 1 })
+	if run(t, r); r.lanes[0].most != 1 {
+		t.Errorf("%d lanes at most of an address, want 1", r.lanes[0].most)
+	}
+}
+
 // TestNetwork: which address families a socket of an address takes.
 func TestNetwork(t *testing.T) {
 	for _, tt := range []struct {

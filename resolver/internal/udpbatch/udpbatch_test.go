@@ -132,6 +132,12 @@ func TestSendOfNone(t *testing.T) {
 		if got := receive(t, client); got != "b" {
 			t.Errorf("received %q first, want b alone", got)
 		}
+		failed := ""
+		c.Failed = func(reply, _ []byte, _ netip.AddrPort, _ error) { failed += string(reply) }
+		server.Close()
+		if c.Send(1); singly && failed != "b" {
+			t.Errorf("of a closed socket %q is handed over, want b", failed)
+		}
 	}
 }
 
