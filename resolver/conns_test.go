@@ -178,6 +178,14 @@ func TestStrangersPlaces(t *testing.T) {
 	}
 }
 
+func TestPlacesOfOneClient(t *testing.T) {
+	for most, want := range map[int]int{1: 1, perClientShare: 1, 2*perClientShare - 1: 1, 2 * perClientShare: 2} {
+		if got := newConnTable(most).perClient; got != want {
+			t.Errorf("of %d connections one client may hold %d, want %d", most, got, want)
+		}
+	}
+}
+
 func TestPlacesComeBack(t *testing.T) {
 	table := newConnTable(16)
 	for range 100 {

@@ -14,6 +14,9 @@ func TestDropsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.acceptors[0].listener.Close()
+	if batched, single := gathered(t, r, "dnsd_udp_sockets", "mode", "batched"), gathered(t, r, "dnsd_udp_sockets", "mode", "single"); batched != 3 || single != 0 {
+		t.Errorf("%v sockets move many packets a call, %v one, want two and the side socket, and none", batched, single)
+	}
 	for _, s := range r.sockets { // nobody reads them
 		defer s.conn.Close()
 		if err := s.conn.(*net.UDPConn).SetReadBuffer(4096); err != nil {

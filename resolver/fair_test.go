@@ -138,10 +138,10 @@ func TestWhoseBits(t *testing.T) {
 	}
 }
 
-// batchOf returns a Conn that has read n packets, all from one client.
-func batchOf(t *testing.T, n int) *udpbatch.Conn {
+// socketOf returns a socket whose batch has n packets, all from one client.
+func socketOf(t *testing.T, n int) *socket {
 	t.Helper()
-	r := newResolver(t)
+	r := newResolver(t, func(c *Config) { c.Sockets = 1 })
 	if err := r.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func batchOf(t *testing.T, n int) *udpbatch.Conn {
 		if got, err := s.batch.Poll(); err != nil {
 			t.Fatal(err)
 		} else if got > 0 {
-			return s.batch
+			return s
 		}
 	}
 	t.Fatal("no socket has received anything")
@@ -174,7 +174,7 @@ func batchOf(t *testing.T, n int) *udpbatch.Conn {
 // any burst; then ever fewer of each, until one is not full; and from then on at
 // once, until there was no more of it for a while.
 func TestBacklog(t *testing.T) {
-	b := batchOf(t, udpbatch.Size)
+	b := socketOf(t, udpbatch.Size).batch
 	var w backlog
 	now := time.Unix(1e9, 0)
 	step := func(n int) (answered int) {
@@ -219,6 +219,47 @@ func TestBacklog(t *testing.T) {
 	if now = now.Add(stampHold); w.wantsStamps(now) {
 		t.Error("time stamps long after")
 	}
+}
+
+// TestPassOver: who asks too much is set aside, and while that lasts, and for a
+// while after it, questions that have waited too long are dropped.
+func TestPassOver(t *testing.T) {
+	s := socketOf(t, udpbatch.Size)
+	var told []netip.Prefix
+	s.aside = newAside(func(a []netip.Prefix) error { told = a; return nil }, s.log)
+	expect := func(what string, n int, now time.Time, flood, old uint64, stamps bool) {
+		t.Helper()
+		before := [...]uint64{s.stats.dropped[dropFlood].Load(), s.stats.dropped[dropOld].Load()}
+		var over [udpbatch.Size]bool
+		s.passOver(s.batch, n, now, &over)
+		marked := uint64(len(slices.DeleteFunc(over[:], func(o bool) bool { return !o })))
+		if f, o := s.stats.dropped[dropFlood].Load()-before[0], s.stats.dropped[dropOld].Load()-before[1]; f != flood || o != old || marked != f+o || s.stamps != stamps {
+			t.Errorf("%s: %d of a flood and %d old ones are dropped, %d marked, time stamps: %t, want %d, %d, %t", what, f, o, marked, s.stamps, flood, old, stamps)
+		}
+	}
+	now := time.Now()
+	expect("a burst", udpbatch.Size, now, 0, 0, false)
+	if told != nil {
+		t.Errorf("%v are set aside for a burst", told)
+	}
+	now = now.Add(burst)
+	expect("a flood", udpbatch.Size, now, udpbatch.Size/4*3, 0, true)
+	if len(told) != 1 || told[0].String() != "127.0.0.1/32" {
+		t.Errorf("%v are set aside, want the client", told)
+	}
+	c := dial(t, UDP, s.r.Addresses()[0])
+	defer c.Close()
+	send(t, UDP, c, []byte("?"))
+	if n, err := s.batch.Poll(); n != 1 || err != nil {
+		t.Fatalf("%d packets, %v", n, err)
+	}
+	received, ok := receivedAt(s.batch.Control(0))
+	if !ok {
+		t.Fatal("the packet does not say when it was received")
+	}
+	expect("a question that has waited long", 1, received.Add(tooOld), 0, 0, true)
+	expect("one that has waited too long", 1, received.Add(tooOld+1), 0, 1, true)
+	expect("long after", 1, s.waiting.overload.Add(stampHold), 0, 0, false)
 }
 
 // slowZone answers "slow" only where it may take its time, and counts how often it

@@ -3,6 +3,7 @@ package resolver
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -239,8 +240,67 @@ func TestKeeperIsBounded(t *testing.T) {
 	}
 }
 
+// TestKeptBytes: sockets share what may be kept, down to a least part; a side socket
+// has that.
+func TestKeptBytes(t *testing.T) {
+	for sockets, want := range map[int]int{1: mostKeptBytes, 2: mostKeptBytes / 2, 100: minKeptBytes} {
+		r := &Resolver{sockets: []*socket{{side: true}}}
+		for range sockets {
+			r.sockets = append(r.sockets, &socket{})
+		}
+		if side, got := r.keptBytes(r.sockets[0]), r.keptBytes(r.sockets[1]); side != minKeptBytes || got != want {
+			t.Errorf("of %d sockets each keeps %d bytes, the side socket %d, want %d and %d", sockets, got, side, want, minKeptBytes)
+		}
+	}
+}
+
+// TestKeptSizes: an answer counts with all that it holds, in one generation of two,
+// until it does not hold any more.
+func TestKeptSizes(t *testing.T) {
+	k := newKeeper(100_000, nil)
+	if k.limit != 50_000 {
+		t.Errorf("a generation has %d bytes, want half", k.limit)
+	}
+	watch := make(chan struct{})
+	until := guarded{watch: []<-chan struct{}{watch}, at: unseen}
+	for name, tt := range map[string]struct {
+		a    kept
+		want int
+	}{
+		"packed": {kept{guarded: until, packed: make([]byte, 10, 100)}, keptOverhead + 100},
+		"answer": {kept{guarded: until, answer: &Answer{Data: addresses(3)}}, keptOverhead + answerOverhead + 3*(16+24)},
+		"empty":  {kept{guarded: until, answer: &Answer{}}, keptOverhead + answerOverhead},
+		"most":   {kept{guarded: until, packed: make([]byte, 25_000-keptOverhead-4)}, 25_000 - 4},
+		"large":  {kept{guarded: until, packed: make([]byte, 25_000-keptOverhead-4)}, 0}, // by a byte, with its key
+	} {
+		before := k.size
+		if k.put([]byte(name), &tt.a); tt.want > 0 {
+			tt.want += len(name)
+		}
+		if got := k.size - before; got != tt.want || (k.get([]byte(name)) != nil) != (tt.want > 0) {
+			t.Errorf("%s: counts as %d bytes, want %d", name, got, tt.want)
+		}
+	}
+	close(watch)
+	for name := range maps.Clone(k.young) {
+		if k.get([]byte(name)) != nil {
+			t.Errorf("%s is given out though it may have changed", name)
+		}
+	}
+	if k.size != 0 || len(k.young)+len(k.old) != 0 {
+		t.Errorf("%d bytes and %d answers are left", k.size, len(k.young)+len(k.old))
+	}
+}
+
 func TestClientsAreBounded(t *testing.T) {
 	k := newKeeper(1<<20, nil)
+	for i := range maxViews + 10 {
+		k.client(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), everyone{})
+		if want := i%maxViews + 1; len(k.clients) != want || len(k.views) != 1 {
+			t.Fatalf("%d clients, %d views, want %d and 1", len(k.clients), len(k.views), want)
+		}
+	}
+	k = newKeeper(1<<20, nil)
 	for i := range 3 * maxViews {
 		addr := netip.AddrFrom16([16]byte{0xfd, 0xaa, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i), 15: 2})
 		c := k.client(addr, ownNetwork{})

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -181,6 +183,47 @@ func TestLanesClose(t *testing.T) {
 		if own := l.lane(sharer(clientOfNetwork(7).Addr())); own == nil || own.conn.SetDeadline(time.Time{}) != nil {
 			t.Error("the one that was kept cannot be used")
 		}
+		conns = append(conns, l.lane(sharer(clientOfNetwork(8).Addr())).conn)
+		time.Sleep(laneIdle)
+		l.lane(sharer(clientOfNetwork(8).Addr()))
+		if l.sweep(time.Now()); open() != 2 || l.count() != 1 {
+			t.Errorf("%d are open and %d networks have one, want 2, one to spare, and 1", open(), l.count())
+		}
+		if l.close(); open() != 0 || l.count() != 0 || l.lane(sharer(machine.Addr())) != nil {
+			t.Errorf("%d are open in the end, %d networks have one", open(), l.count())
+		}
+	})
+}
+
+// TestSweep: networks are looked at now and then while dnsd runs.
+func TestSweep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newResolver(t)
+		for range 2 {
+			l, _ := testLanes(t, 10)
+			l.roadOf(machine).full = true
+			_ = l.send(nil, nil, machine)
+			a := newAside(func([]netip.Prefix) error { return nil }, r.log)
+			a.put(machine.Addr(), time.Now())
+			r.lanes, r.asides = append(r.lanes, l), append(r.asides, a)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var sweeping sync.WaitGroup
+		sweeping.Go(func() { r.sweep(ctx) })
+		time.Sleep(laneKept - 1)
+		for i, l := range r.lanes {
+			if !l.alone(machine.Addr()) || r.asides[i].count() != 0 {
+				t.Errorf("address %d: has its lane alone: %t, %d aside, want true, 0", i, l.alone(machine.Addr()), r.asides[i].count())
+			}
+		}
+		time.Sleep(2 * sweepEvery)
+		for i, l := range r.lanes {
+			if l.alone(machine.Addr()) {
+				t.Errorf("address %d: the network is not let back", i)
+			}
+		}
+		cancel()
+		sweeping.Wait()
 	})
 }
 

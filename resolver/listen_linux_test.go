@@ -1,12 +1,16 @@
 package resolver
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+	"unsafe"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -93,16 +97,40 @@ func TestListenNowhere(t *testing.T) {
 }
 
 func TestListenOnSeveral(t *testing.T) {
-	r := newResolver(t, listenOn("127.0.0.1:0", "[::1]:0", "127.0.0.2:0"))
+	r := newResolver(t, listenOn("127.0.0.1:0", "[::1]:0", "127.0.0.2:0"), func(c *Config) { c.MaxLanes = 7 })
 	run(t, r)
-	if len(r.Addresses()) != 3 {
-		t.Fatalf("addresses are %v", r.Addresses())
+	if len(r.Addresses()) != 3 || len(r.lanes) != 3 || r.lanes[2].most != 2 {
+		t.Fatalf("addresses are %v, with %d lanes at most of 7", r.Addresses(), r.lanes[2].most)
 	}
 	for _, addr := range r.Addresses() {
 		for _, proto := range []Proto{UDP, TCP} {
 			if m := unpack(t, ask(t, proto, addr, query(t, "my-app.internal.", dns.TypeAAAA))); len(m.Answer) != 3 {
 				t.Errorf("%s: %v", addr, m)
 			}
+		}
+	}
+}
+
+func TestLeastLanes(t *testing.T) {
+	r := newResolver(t, listenOn("127.0.0.1:0", "127.0.0.1:0"), func(c *Config) { c.MaxLanes = 1 })
+	if run(t, r); r.lanes[0].most != 1 {
+		t.Errorf("%d lanes at most of an address, want 1", r.lanes[0].most)
+	}
+}
+
+// TestNetwork: which address families a socket of an address takes.
+func TestNetwork(t *testing.T) {
+	for _, tt := range []struct {
+		want, addr string
+		others     []string
+	}{
+		{"udp4", "127.0.0.1:53", nil}, {"udp4", "[::ffff:127.0.0.1]:53", nil}, {"udp4", "0.0.0.0:53", nil}, {"udp6", "[::1]:53", nil},
+		{"udp", "[::]:53", nil}, {"udp", "[::]:53", []string{"127.0.0.1:53", "0.0.0.0:54"}}, {"udp6", "[::]:53", []string{"0.0.0.0:54", "0.0.0.0:53"}},
+		{"udp6", "[::1]:53", []string{"0.0.0.0:53"}},
+	} {
+		r := newResolver(t, listenOn(append(tt.others, tt.addr)...))
+		if got := r.network("udp", netip.MustParseAddrPort(tt.addr)); got != tt.want {
+			t.Errorf("%s beside %v is %s, want %s", tt.addr, tt.others, got, tt.want)
 		}
 	}
 }
@@ -161,9 +189,29 @@ func TestReplyControl(t *testing.T) {
 			t.Errorf("%s: control message is %x, want interface %d", tt.addr, out, tt.want)
 		}
 	}
-	for _, oob := range [][]byte{nil, {1, 2, 3}, unix.UnixRights(1)} {
+	four := unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: 7, Spec_dst: [4]byte{127, 0, 0, 1}})
+	for _, in := range [][]byte{bytes.Clone(four), append(unix.UnixRights(1), four...)} {
+		if out := replyControl(in); len(out) != len(four) || out[unix.SizeofCmsghdr] != 0 || out[unix.SizeofCmsghdr+4] != 127 {
+			t.Errorf("control message is %x, want the address without the interface", out)
+		}
+	}
+	none := unix.UnixRights(1)[:unix.SizeofCmsghdr] // says that there is more than there is
+	for _, oob := range [][]byte{nil, {1, 2, 3}, unix.UnixRights(1), none} {
 		if out := replyControl(oob); len(out) != 0 {
 			t.Errorf("%x makes %x, want nothing", oob, out)
 		}
+		if at, ok := receivedAt(oob); ok || !at.IsZero() {
+			t.Errorf("%x was received at %v", oob, at)
+		}
+	}
+	stamp := unix.PktInfo4(&unix.Inet4Pktinfo{}) // has no more than 12 bytes
+	stamp = append(stamp, unix.UnixRights(1, 2, 3, 4)...)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&stamp[len(four)]))
+	h.Level, h.Type = unix.SOL_SOCKET, unix.SCM_TIMESTAMPNS
+	data := stamp[len(four)+unix.SizeofCmsghdr:]
+	binary.NativeEndian.PutUint64(data, 1e9)
+	binary.NativeEndian.PutUint64(data[8:], 5)
+	if at, ok := receivedAt(stamp); !ok || !at.Equal(time.Unix(1e9, 5)) {
+		t.Errorf("received at %v, %t", at, ok)
 	}
 }

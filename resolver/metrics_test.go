@@ -2,9 +2,14 @@ package resolver
 
 import (
 	"bytes"
+	"log/slog"
+	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
@@ -88,6 +93,86 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s %v is %v, want %v", tt.name, tt.labels, got, tt.want)
 		}
 	}
+}
+
+// TestDurations: a histogram has each response in the bucket that it belongs to.
+func TestDurations(t *testing.T) {
+	r := newResolver(t)
+	s := &stats{proto: TCP}
+	r.stats = append(r.stats, s)
+	for i, bound := range durationBounds {
+		s.took(1, bound, uint64(i)) // as many as to tell it from the others
+	}
+	s.took(1, durationBounds[0]+1, 100)
+	s.took(1, 10*time.Second, 1000)
+	s.took(1, -time.Second, 10_000) // a clock that was set back
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(r)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "dnsd_request_duration_seconds" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			h, labels := m.GetHistogram(), m.GetLabel()
+			if labels[0].GetValue() != "forwarded" || labels[1].GetValue() != "tcp" {
+				if h.GetSampleCount() != 0 {
+					t.Errorf("%v has %d", labels, h.GetSampleCount())
+				}
+				continue
+			}
+			count, sum := uint64(10_000), 100*(durationBounds[0]+1).Seconds()+10_000
+			for i, b := range h.GetBucket() {
+				if count += uint64(i); i == 1 {
+					count += 100
+				}
+				sum += float64(i) * durationBounds[i].Seconds()
+				if b.GetCumulativeCount() != count || b.GetUpperBound() != durationBounds[i].Seconds() {
+					t.Errorf("bucket %d, up to %v, has %d, want %d", i, b.GetUpperBound(), b.GetCumulativeCount(), count)
+				}
+			}
+			if h.GetSampleCount() != count+1000 || math.Abs(h.GetSampleSum()-sum) > 1e-6 {
+				t.Errorf("%d took %v s, want %d and %v s", h.GetSampleCount(), h.GetSampleSum(), count+1000, sum)
+			}
+		}
+	}
+}
+
+func TestRcodeNames(t *testing.T) {
+	for rcode := range uint16(4096) {
+		want := "other"
+		if rcode <= dns.RcodeRefused {
+			want = dns.RcodeToString[int(rcode)]
+		} else if rcode == dns.RcodeBadVers {
+			want = "BADVERS"
+		}
+		if got := rcodeNames[rcodeSlot(rcode)]; got != want {
+			t.Errorf("code %d is counted as %s, want %s", rcode, got, want)
+		}
+	}
+}
+
+// TestLimitedLog: the first of a minute is logged, with how many were not before it.
+func TestLimitedLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var text strings.Builder
+		var o limitedLog
+		for _, pause := range []time.Duration{0, 0, quietFor - 1, 1, 0, quietFor, quietFor} {
+			time.Sleep(pause)
+			o.log(logTo(&text), slog.LevelWarn, "trouble", "what", pause)
+		}
+		var got []string
+		for line := range strings.Lines(text.String()) {
+			_, rest, _ := strings.Cut(line, "msg=trouble ")
+			got = append(got, strings.TrimSpace(rest))
+		}
+		if want := []string{"what=0s", "what=1ns repeated=2", "what=1m0s repeated=1", "what=1m0s"}; !slices.Equal(got, want) {
+			t.Errorf("logged %q, want %q", got, want)
+		}
+	})
 }
 
 func TestMetricNames(t *testing.T) {
@@ -178,4 +263,7 @@ func TestHitsAreCounted(t *testing.T) {
 	if n := gathered(t, r, "dnsd_forward_cache_hits_total"); n != 3 {
 		t.Errorf("dnsd_forward_cache_hits_total is %v", n)
 	}
+	eventually(t, "three answers are the forwarder's", func() bool {
+		return gathered(t, r, "dnsd_request_duration_seconds", "origin", "forwarded", "proto", "udp") == 3
+	})
 }

@@ -118,6 +118,10 @@ func TestExtendedCodeNeedsOPT(t *testing.T) {
 	if m := respond(t, r, query(t, "a.", dns.TypeA, edns(1232)), loopback, UDP); m.Rcode != dns.RcodeBadCookie {
 		t.Errorf("code is %d, want BADCOOKIE", m.Rcode)
 	}
+	r = newResolver(t, withForwarder(&fakeForwarder{immediate: func(*forward.Query) *forward.Reply { return &forward.Reply{Rcode: 15} }}))
+	if m := respond(t, r, query(t, "a.", dns.TypeA), loopback, UDP); m.Rcode != 15 {
+		t.Errorf("code is %d, want 15: the header has four bits", m.Rcode)
+	}
 }
 
 // gate is a forwarder that answers names from "wait" on only when it is opened.

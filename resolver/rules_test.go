@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -364,6 +365,40 @@ func TestZonesByLongestOrigin(t *testing.T) {
 	m := respond(t, r, query(t, "nothing.A.f.ip6.arpa.", dns.TypeTXT), loopback, UDP)
 	if len(m.Ns) != 1 || m.Ns[0].Header().Name != "A.f.ip6.arpa." {
 		t.Errorf("authority is %v, want the SOA of A.f.ip6.arpa., in the question's case", m.Ns)
+	}
+}
+
+// TestLimitsOfNew: what is as large or as small as it may be is no mistake.
+func TestLimitsOfNew(t *testing.T) {
+	for _, size := range []int{minUDPSize, maxUDPPayload} {
+		newResolver(t, func(c *Config) {
+			c.MaxUDPSize, c.Identity.Version = size, strings.Repeat("v", 255)
+			c.Listen = append(c.Listen, c.Listen...) // any free port, twice
+		})
+	}
+	for _, size := range []int{minUDPSize - 1, maxUDPPayload + 1} {
+		if _, err := New(Config{MaxUDPSize: size}); err == nil {
+			t.Errorf("%d bytes are taken", size)
+		}
+	}
+}
+
+// TestDefaults: they are what Config says.
+func TestDefaults(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for processors, sockets := range map[int]int{1: 1, 3: 1, 4: 2, 64: 8} {
+		runtime.GOMAXPROCS(processors)
+		for _, in := range []Config{{}, {MaxUDPSize: -1, Sockets: -1, MaxTCPConns: -1, MaxLanes: -1, TCPIdle: -1, Drain: -1}} {
+			c := withDefaults(in)
+			got := fmt.Sprint(c.MaxUDPSize, c.Sockets, c.MaxTCPConns, c.MaxLanes, c.TCPIdle, c.Drain)
+			if want := fmt.Sprint(1232, sockets, 1024, 256, " 10s 3s"); got != want || c.Log == nil {
+				t.Errorf("the defaults are %s, want %s", got, want)
+			}
+		}
+	}
+	c := withDefaults(Config{MaxUDPSize: 1, Sockets: 1, MaxTCPConns: 1, MaxLanes: 1, TCPIdle: 1, Drain: 1})
+	if got := fmt.Sprint(c.MaxUDPSize, c.Sockets, c.MaxTCPConns, c.MaxLanes, c.TCPIdle, c.Drain); got != "1 1 1 1 1ns 1ns" {
+		t.Errorf("what is set becomes %s", got)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -333,6 +334,16 @@ func (t *connTable) quiet() bool {
 		}
 	}
 	return true
+}
+
+// TestShortOf: what passes when others give something back, and what does not.
+func TestShortOf(t *testing.T) {
+	for err, want := range map[error]bool{syscall.EMFILE: true, syscall.ENFILE: true, syscall.ENOBUFS: true, syscall.ENOMEM: true,
+		syscall.ECONNABORTED: false, syscall.EINVAL: false, net.ErrClosed: false} {
+		if got := shortOf(fmt.Errorf("accept: %w", err)); got != want {
+			t.Errorf("%v: %t, want %t", err, got, want)
+		}
+	}
 }
 
 // TestLargeMessages: the longest request and the longest response.

@@ -156,9 +156,7 @@ const tooOld = 2 * time.Second
 // those that are too many, and those that are too old.
 func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
 	passed, greediest := s.waiting.excess(b, n, now, over)
-	if passed > 0 {
-		s.stats.dropped[dropFlood].Add(uint64(passed))
-	}
+	s.stats.dropped[dropFlood].Add(uint64(passed))
 	if greediest >= 0 {
 		s.aside.put(b.From(greediest).Addr(), now)
 	}

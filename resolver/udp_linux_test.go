@@ -189,9 +189,11 @@ func serveScript(t *testing.T, script func(read int) error) (c *scriptedConn, s 
 func TestPassingErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rounds = 3 * maxTrouble
+		start, took := time.Now(), time.Duration(0)
 		_, s, done := serveScript(t, func(read int) error {
 			switch {
 			case read > 4*rounds:
+				took = time.Since(start)
 				return errWait
 			case read%4 == 0:
 				return nil
@@ -202,6 +204,9 @@ func TestPassingErrors(t *testing.T) {
 		s.stop()
 		if err := <-done; err != nil {
 			t.Errorf("serve ended with %v", err)
+		}
+		if want := rounds * (1 + 2 + 4) * firstPause; took != want {
+			t.Errorf("they took %v, want %v: each series begins with a short pause", took, want)
 		}
 		if reads, writes := s.stats.readErrs.Load(), s.stats.writeErrs.Load(); reads != 3*rounds || writes != rounds {
 			t.Errorf("%d read and %d write errors counted, want %d and %d", reads, writes, 3*rounds, rounds)
@@ -221,8 +226,13 @@ func TestLastingErrors(t *testing.T) {
 			return syscall.ENOMEM
 		})
 		err := <-done
-		if took := time.Since(start); !errors.Is(err, syscall.ENOMEM) || took < 5*time.Second || c.reads > 2+maxTrouble {
-			t.Errorf("serve ended after %v and %d reads with %v, want some seconds and the error", took, c.reads, err)
+		want := time.Duration(0)
+		for pause := firstPause; pause < lastPause; pause *= 2 {
+			want += pause
+		}
+		want += 10 * lastPause // those that are left of maxTrouble
+		if took := time.Since(start); !errors.Is(err, syscall.ENOMEM) || took != want || c.reads != 2+maxTrouble {
+			t.Errorf("serve ended after %v and %d reads with %v, want %v, %d and the error", took, c.reads, err, want, 2+maxTrouble)
 		}
 	})
 }

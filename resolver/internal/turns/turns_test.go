@@ -2,6 +2,7 @@ package turns
 
 import (
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,16 @@ func leftOver(t *testing.T, q *Queue, free int) {
 	}
 }
 
+// TestHalf: half of the processors, and never none.
+func TestHalf(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for processors, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 8: 4} {
+		if runtime.GOMAXPROCS(processors); Half() != want {
+			t.Errorf("half of %d is %d, want %d", processors, Half(), want)
+		}
+	}
+}
+
 // TestNetworksTakeTurns: who waits is served in turn, network by network.
 func TestNetworksTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -37,8 +48,8 @@ func TestNetworksTakeTurns(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		if len(order) != 0 {
-			t.Errorf("%v did not wait", order)
+		if len(order) != 0 || q.Waiting() != 6 {
+			t.Errorf("%v did not wait, %d do", order, q.Waiting())
 		}
 		q.Leave(prefix('n'))
 		synctest.Wait()

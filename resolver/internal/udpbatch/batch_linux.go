@@ -210,17 +210,13 @@ func (b *batch) queue(n int) {
 
 // write sends as much of what is left as the kernel takes in one call.
 func (b *batch) write(fd uintptr) {
-	for {
-		n, errno := b.sendmmsg(fd, &b.out[b.sent], b.queued-b.sent)
-		switch errno {
-		case 0:
-			b.sent += n
-		case unix.EINTR:
-			continue
-		default:
-			b.err = errno
-		}
-		return
+	n, errno := b.sendmmsg(fd, &b.out[b.sent], b.queued-b.sent)
+	switch errno {
+	case 0:
+		b.sent += n
+	case unix.EINTR: // send calls again
+	default:
+		b.err = errno
 	}
 }
 

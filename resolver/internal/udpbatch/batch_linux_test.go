@@ -20,13 +20,20 @@ import (
 
 func TestPartialSends(t *testing.T) {
 	c, server, client := pair(t, "127.0.0.1:0")
-	calls := 0
+	calls, left := 0, 0
 	c.batch.sendmmsg = func(fd uintptr, hdrs *mmsghdr, n int) (int, syscall.Errno) {
+		if left == 0 {
+			left = n // the first call of a batch has all of it
+		} else if n != left {
+			t.Errorf("%d replies are to be sent, want the %d that are left", n, left)
+		}
 		calls++
 		if calls%3 == 0 {
 			return -1, unix.EINTR
 		}
-		return sendmmsg(fd, hdrs, min(n, 2))
+		n, errno := sendmmsg(fd, hdrs, min(n, 2))
+		left -= n
+		return n, errno
 	}
 	for range 7 {
 		send(t, client, server, "x")
@@ -187,13 +194,82 @@ func TestPoll(t *testing.T) {
 	if n, err := c.Poll(); n != 1 || err != nil || string(c.Packet(0)) != "a" {
 		t.Errorf("Poll returns %d, %v", n, err)
 	}
+	if n, err := c.Poll(); n != 0 || err != nil {
+		t.Errorf("once more Poll returns %d, %v", n, err)
+	}
 	server.Close()
-	if _, err := c.Poll(); err == nil {
-		t.Error("no error of a closed socket")
+	if n, err := c.Poll(); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("of a closed socket Poll returns %d, %v", n, err)
+	}
+}
+
+// A packet without control messages leaves room for those of the next.
+func TestControl(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	for _, stamps := range []int{0, 1} {
+		if err := c.One.raw.Control(func(fd uintptr) {
+			if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, stamps); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		send(t, client, server, "a")
+		if n, err := c.Read(); n != 1 || err != nil {
+			t.Fatalf("%d packets, %v", n, err)
+		}
+		msgs, err := unix.ParseSocketControlMessage(c.Control(0))
+		if err != nil || len(msgs) != stamps || stamps > 0 && msgs[0].Header.Type != unix.SCM_TIMESTAMPNS {
+			t.Errorf("control messages %+v, %v, want %d with the time", msgs, err, stamps)
+		}
+	}
+}
+
+// A Sender says why it does not send.
+func TestSenderErrors(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	to := client.LocalAddr().(*net.UDPAddr).AddrPort()
+	if err := c.One.Send(make([]byte, 1<<16), nil, to); !errors.Is(err, unix.EMSGSIZE) {
+		t.Errorf("a packet that is too long: %v", err)
+	}
+	if err := c.One.Send([]byte("a"), nil, to); err != nil || receive(t, client) != "a" {
+		t.Errorf("a packet that is not: %v", err)
+	}
+	server.Close()
+	if err := c.One.Send([]byte("a"), nil, to); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("by a closed socket: %v", err)
+	}
+}
+
+func TestZoneID(t *testing.T) {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Skip(err)
+	}
+	for zone, want := range map[string]uint32{"": 0, "7": 7, "4294967295": 1<<32 - 1, "lo": uint32(lo.Index), "no-such-link": 0} {
+		if got := zoneID(zone); got != want {
+			t.Errorf("zone %q is %d, want %d", zone, got, want)
+		}
 	}
 }
 
 func TestDrops(t *testing.T) {
+	if n, ok := Drops(new(net.UDPConn)); ok || n != 0 {
+		t.Errorf("%d drops of no socket, known: %t", n, ok)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	_, closed, _ := pair(t, "127.0.0.1:0")
+	closed.Close()
+	for what, conn := range map[string]syscall.Conn{"a pipe": r, "a closed socket": closed} {
+		if _, ok := Drops(conn); ok {
+			t.Errorf("the kernel knows what %s has dropped", what)
+		}
+	}
 	_, server, client := pair(t, "127.0.0.1:0")
 	server.SetReadBuffer(4096)
 	if n, ok := Drops(server); !ok || n != 0 {

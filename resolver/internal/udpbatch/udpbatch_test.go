@@ -111,6 +111,36 @@ func TestSlotsWithoutReplySendNothing(t *testing.T) {
 	}
 }
 
+// TestSendOfNone: Send goes as far as it is told.
+func TestSendOfNone(t *testing.T) {
+	for _, singly := range []bool{false, true} {
+		c, server, client := pair(t, "127.0.0.1:0")
+		if singly {
+			c.batch = nil
+		}
+		for _, text := range []string{"a", "b"} {
+			send(t, client, server, text)
+			n, err := c.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Reply(0, append(c.Out(0), c.Packet(0)...), nil)
+			if c.Send(0); text == "b" {
+				c.Send(n)
+			}
+		}
+		if got := receive(t, client); got != "b" {
+			t.Errorf("received %q first, want b alone", got)
+		}
+		failed := ""
+		c.Failed = func(reply, _ []byte, _ netip.AddrPort, _ error) { failed += string(reply) }
+		server.Close()
+		if c.Send(1); singly && failed != "b" {
+			t.Errorf("of a closed socket %q is handed over, want b", failed)
+		}
+	}
+}
+
 func TestLongPacketIsCutOff(t *testing.T) {
 	c, server, client := pair(t, "127.0.0.1:0")
 	send(t, client, server, string(make([]byte, 2*InSize)))
@@ -134,15 +164,20 @@ func TestLongPacketIsCutOff(t *testing.T) {
 }
 
 func TestDeadlineAndCloseEndRead(t *testing.T) {
-	c, server, _ := pair(t, "127.0.0.1:0")
-	server.SetReadDeadline(time.Unix(1, 0))
-	var timeout net.Error
-	if _, err := c.Read(); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Errorf("after the deadline Read returned %v", err)
-	}
-	server.Close()
-	if _, err := c.Read(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("after Close Read returned %v", err)
+	for _, singly := range []bool{false, true} {
+		c, server, _ := pair(t, "127.0.0.1:0")
+		if singly {
+			c.batch = nil
+		}
+		server.SetReadDeadline(time.Unix(1, 0))
+		var timeout net.Error
+		if n, err := c.Read(); n != 0 || !errors.As(err, &timeout) || !timeout.Timeout() {
+			t.Errorf("after the deadline Read returned %d, %v", n, err)
+		}
+		server.Close()
+		if n, err := c.Read(); n != 0 || !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after Close Read returned %d, %v", n, err)
+		}
 	}
 }
 

@@ -243,8 +243,9 @@ func PackName(name string) ([]byte, error) {
 	return b[:n], nil
 }
 
-// skipName returns the offset behind the name at off. What a pointer points to
-// is not followed: a record that dnsd looks into is its reader's to check.
+// skipName returns the offset behind the name at off, which may be behind msg as
+// well. What a pointer points to is not followed: a record that dnsd looks into is
+// its reader's to check.
 func skipName(msg []byte, off int) (int, bool) {
 	for start := off; off < len(msg); {
 		n := int(msg[off])
@@ -252,7 +253,7 @@ func skipName(msg []byte, off int) (int, bool) {
 		case n == 0:
 			return off + 1, true
 		case n >= 0xc0:
-			return off + 2, off+2 <= len(msg)
+			return off + 2, true
 		case n > maxLabel:
 			return 0, false
 		}
