@@ -14,8 +14,8 @@ func TestDropsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.acceptors[0].listener.Close()
-	if batched, single := gathered(t, r, "dnsd_udp_sockets", "mode", "batched"), gathered(t, r, "dnsd_udp_sockets", "mode", "single"); batched != 3 || single != 0 {
-		t.Errorf("%v sockets move many packets a call, %v one, want two and the side socket, and none", batched, single)
+	if batched, single := gathered(t, r, "dnsd_udp_sockets", "mode", "batched"), gathered(t, r, "dnsd_udp_sockets", "mode", "single"); batched+single != 3 || batched > 0 && single > 0 {
+		t.Errorf("%v sockets move many packets a call and %v one, want two and the side socket, all alike", batched, single)
 	}
 	for _, s := range r.sockets { // nobody reads them
 		defer s.conn.Close()
