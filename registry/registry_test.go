@@ -113,6 +113,11 @@ func TestApplyAndLookUp(t *testing.T) {
 	if fleets := rowsOf(v.Fleets(n)); len(fleets) != 2 || fleets[0].Name() != "empty" || fleets[1].Name() != "web" {
 		t.Errorf("the network's apps are %v", fleets)
 	}
+	var fleets []string
+	v.EachFleet(func(f *Fleet) bool { fleets = append(fleets, f.Name()); return true })
+	if fmt.Sprint(fleets) != "[empty web]" {
+		t.Errorf("all apps are %v", fleets)
+	}
 	for kind, want := range map[Kind]int{KindApp: 1, KindMachine: 3, KindPeer: 1, KindAddress: 1} {
 		if got := r.Count(kind); got != want {
 			t.Errorf("%d of kind %s, want %d", got, kind, want)
@@ -122,7 +127,9 @@ func TestApplyAndLookUp(t *testing.T) {
 	for key := range objects(r) {
 		deletes = append(deletes, Delete(key))
 	}
-	r.Apply(deletes)
+	if got := r.Apply(deletes); got != len(items) {
+		t.Errorf("deleting everything changed %d objects, want %d", got, len(items))
+	}
 	if left := objects(r); len(left) != 0 {
 		t.Errorf("left after deleting everything: %v", left)
 	}
