@@ -249,6 +249,21 @@ func TestCheckReport(t *testing.T) {
 	}
 }
 
+func TestCheckNamesWhatIsRejected(t *testing.T) {
+	r := Check([]byte(`{"peers": [5,
+{"name": "a.b", "private_ip": "fdaa:0:18::1"},
+{"name": "p"},
+{"name": "p", "private_ip": "fdaa:0:18::1", "region": "a.b"}]}`))
+	var names []string
+	for _, p := range r.Problems {
+		name, _, _ := strings.Cut(p.Text, ": ")
+		names = append(names, name)
+	}
+	if want := []string{"peer", "peer fdaa:0:18::1", "peer p", "peer p/fdaa:0:18::1"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
+	}
+}
+
 func TestCheckSortsNetworks(t *testing.T) {
 	var peers []string
 	for i := range 20 {
