@@ -143,6 +143,26 @@ func TestApplyAndLookUp(t *testing.T) {
 	}
 }
 
+// Every bit of a network counts.
+func TestNetworksAreApart(t *testing.T) {
+	r := New()
+	var nets []Network
+	for bit := range 32 {
+		nets = append(nets, 1<<bit)
+		r.Apply([]Item{Put(&App{Name: "a", Network: 1 << bit}), Put(&Peer{Name: "p", Network: 1 << bit, Addr: testAddr(1<<bit, 1)})})
+	}
+	for _, n := range nets {
+		f, _ := r.Snapshot().Fleet(n, "a")
+		p, _ := r.Snapshot().Peer(n, "p")
+		if f == nil || f.Network() != n || p == nil || p.Network != n {
+			t.Fatalf("%s: %+v, %+v", n, f, p)
+		}
+		if got := r.Snapshot().Counts(n); got.Apps != 1 || got.Peers != 1 || len(rowsOf(r.Snapshot().Fleets(n))) != 1 {
+			t.Errorf("%s: %+v", n, got)
+		}
+	}
+}
+
 // A key is renamed by inserting the new one and deleting the old, and for a
 // moment two machines have one address.
 func TestTwoMachinesOfOneAddress(t *testing.T) {

@@ -154,6 +154,7 @@ func TestStatus(t *testing.T) {
 	}
 	before, epoch := r.Status(), r.Epoch()
 	r.Wake()
+	r.SetStatus(*r.Status()) // which it does not keep waiting
 	if after := r.Status(); !closed(before.Changed()) || closed(after.Changed()) || r.Epoch() <= epoch || after.State != Listing || after.Source != before.Source {
 		t.Errorf("woken: %+v, was %+v", after, before)
 	}

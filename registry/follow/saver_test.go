@@ -73,6 +73,34 @@ func TestTheLastStateIsThatOfTheLastChange(t *testing.T) {
 	}
 }
 
+// What changes while a slow disk has both what it writes and what comes next is
+// saved after that.
+func TestASlowDiskGetsTheLastChange(t *testing.T) {
+	var saved atomic.Int32
+	slow := func(f *Follower) {
+		f.saver.probe = func(string) error { return nil }
+		f.saver.write = func(_ string, v *registry.Snapshot, _ string, _ time.Time) error {
+			if saved.Load() == 0 {
+				time.Sleep(150 * time.Second)
+			}
+			fleet, _ := v.Fleet(24, "web")
+			saved.Store(int32(len(fleet.Machines())))
+			return nil
+		}
+	}
+	src := newPuppet(fleetOf(t, 3))
+	follow(t, src, Config{StateDir: "/state"}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		pass(30 * time.Second)
+		src.change(t, registry.Put(registrytest.Machine(t, "next")))
+		pass(time.Minute)
+		src.change(t, registry.Put(registrytest.Machine(t, "last")))
+		pass(4 * time.Minute)
+		if n := saved.Load(); n != 5 {
+			t.Errorf("%d machines are saved, want all 5", n)
+		}
+	}, slow)
+}
+
 // What changes nothing is not saved.
 func TestNothingNewIsNotSaved(t *testing.T) {
 	d := &disk{}
