@@ -31,10 +31,8 @@ func (e *edit) add(n Network, by Counts) {
 	if by == (Counts{}) {
 		return
 	}
-	sum, ok := e.networks[n]
-	if !ok {
-		sum.network = n
-	}
+	sum := e.networks[n]
+	sum.network = n
 	e.networks[n] = sum.plus(by)
 }
 

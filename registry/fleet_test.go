@@ -85,7 +85,7 @@ func TestFleetWithoutHiddenMachines(t *testing.T) {
 // so must who comes while another makes the index.
 func TestFleetFindsTheSameWithAndWithoutIndex(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for _, n := range []int{0, 1, indexFrom - 1, indexFrom, 200} {
+	for _, n := range append(slices.Repeat([]int{2 * indexFrom}, 20), 0, 1, indexFrom-1, indexFrom, 200) {
 		var machines []*Machine
 		for len(machines) < n {
 			m := randomMachine(t, rng, 100_000)

@@ -72,6 +72,7 @@ func TestMetadataBeyondTheBound(t *testing.T) {
 		{"a hundred times as many", many(100*maxPairs, 10), maxPairs, 99 * maxPairs, "k00255"},
 		{"with a process group behind them", many(maxPairs, 10, "zzz"), maxPairs, 1, "k00255"},
 		{"with a process group", many(maxPairs+7, 10, processGroupKey), maxPairs, 8, "k00254"},
+		{"with a process group in the middle", many(maxPairs+7, 10, "a", processGroupKey), maxPairs, 9, "k00253"},
 		{"as large as may be", many(64, 1024), 64, 0, "k00063"},
 		{"one byte more", many(64, 1024, "x"), 64, 1, "k00063"},
 		{"large, with a process group", many(64, 1024, processGroupKey), 64, 1, "k00062"},
@@ -81,6 +82,9 @@ func TestMetadataBeyondTheBound(t *testing.T) {
 		last := ""
 		if n := len(m.Metadata); n > 0 {
 			last = m.Metadata[n-1].Key
+		}
+		if !slices.IsSortedFunc(m.Metadata, comparePairs) {
+			t.Errorf("%s: not sorted", test.name)
 		}
 		if len(m.Metadata) != test.kept || last != test.last {
 			t.Errorf("%s: %d pairs up to %q, want %d up to %q", test.name, len(m.Metadata), last, test.kept, test.last)

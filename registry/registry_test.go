@@ -113,6 +113,11 @@ func TestApplyAndLookUp(t *testing.T) {
 	if fleets := rowsOf(v.Fleets(n)); len(fleets) != 2 || fleets[0].Name() != "empty" || fleets[1].Name() != "web" {
 		t.Errorf("the network's apps are %v", fleets)
 	}
+	var fleets []string
+	v.EachFleet(func(f *Fleet) bool { fleets = append(fleets, f.Name()); return true })
+	if fmt.Sprint(fleets) != "[empty web]" {
+		t.Errorf("all apps are %v", fleets)
+	}
 	for kind, want := range map[Kind]int{KindApp: 1, KindMachine: 3, KindPeer: 1, KindAddress: 1} {
 		if got := r.Count(kind); got != want {
 			t.Errorf("%d of kind %s, want %d", got, kind, want)
@@ -122,7 +127,9 @@ func TestApplyAndLookUp(t *testing.T) {
 	for key := range objects(r) {
 		deletes = append(deletes, Delete(key))
 	}
-	r.Apply(deletes)
+	if got := r.Apply(deletes); got != len(items) {
+		t.Errorf("deleting everything changed %d objects, want %d", got, len(items))
+	}
 	if left := objects(r); len(left) != 0 {
 		t.Errorf("left after deleting everything: %v", left)
 	}
@@ -132,6 +139,26 @@ func TestApplyAndLookUp(t *testing.T) {
 	for _, kind := range Kinds() {
 		if r.Count(kind) != 0 {
 			t.Errorf("%d of kind %s left", r.Count(kind), kind)
+		}
+	}
+}
+
+// Every bit of a network counts.
+func TestNetworksAreApart(t *testing.T) {
+	r := New()
+	var nets []Network
+	for bit := range 32 {
+		nets = append(nets, 1<<bit)
+		r.Apply([]Item{Put(&App{Name: "a", Network: 1 << bit}), Put(&Peer{Name: "p", Network: 1 << bit, Addr: testAddr(1<<bit, 1)})})
+	}
+	for _, n := range nets {
+		f, _ := r.Snapshot().Fleet(n, "a")
+		p, _ := r.Snapshot().Peer(n, "p")
+		if f == nil || f.Network() != n || p == nil || p.Network != n {
+			t.Fatalf("%s: %+v, %+v", n, f, p)
+		}
+		if got := r.Snapshot().Counts(n); got.Apps != 1 || got.Peers != 1 || len(rowsOf(r.Snapshot().Fleets(n))) != 1 {
+			t.Errorf("%s: %+v", n, got)
 		}
 	}
 }

@@ -156,6 +156,52 @@ func TestSteps(t *testing.T) {
 	}
 }
 
+// A list that is full is not made any further, and a budget that is over ends
+// every loop.
+func TestNothingIsReadInVain(t *testing.T) {
+	var items []registry.Item
+	const all = 2000 // of which half fit into a list
+	long := strings.Repeat("x", 55)
+	for i := range all {
+		name := fmt.Sprintf("%06d%s", i, long)
+		items = append(items, machine(netA, fmt.Sprintf("%s web iad started fdaa:0:18:1::%x", name, i+1)),
+			app(netA, name), peer(name, fmt.Sprintf("fdaa:0:18:2::%x", i+1), ""))
+	}
+	const one = "fdaa:0:18:3::1" // what many have
+	for i := range 400 {
+		items = append(items, flycast("many", fmt.Sprintf("fdaa:0:18:4::%x", i+1)))
+	}
+	for i := range 100 {
+		items = append(items, machine(netA, fmt.Sprintf("r%d run iad started %s", i, one)), machine(netA, fmt.Sprintf("s%d run iad stopped %s", i, one)),
+			peer(fmt.Sprint("p", i), one, ""), flycast(fmt.Sprint("f", i), one))
+	}
+	_, z := serve(Config{}, items...)
+	ask := func(name string, typ uint16, pause func()) (*resolver.Answer, int) {
+		return stepsOf(t, z, asked{name: name, typ: typ, view: resolver.View{Network: netip.MustParsePrefix(netA)}, client: "fdaa:0:18::1"}, pause)
+	}
+	for name, c := range map[string]struct{ entry, apps int }{ // steps for an entry and for all apps
+		"vms.web.internal": {1 + stepsEntry, 0}, "_apps.internal": {stepsRow + stepsEntry, 0}, "_peer.internal": {stepsRow + stepsEntry, 0},
+		"all._instances.internal": {1 + stepsEntry, (all + 2) * stepsRow},
+	} {
+		a, steps := ask(name, dns.TypeTXT, func() {})
+		if a == nil || a.Partial == nil {
+			t.Fatalf("%s is not full", name)
+		}
+		if most := (a.Partial.Shown+1)*c.entry + c.apps; steps > most {
+			t.Errorf("%s: %d steps for %d entries, want %d at most", name, steps, a.Partial.Shown, most)
+		}
+	}
+	for _, steps := range []int{10, 500, 900, 1300} { // in each of the loops of reverse
+		z.inline = steps
+		for name, typ := range map[string]uint16{reverse(one): dns.TypePTR, "many.flycast": dns.TypeAAAA,
+			"_apps.internal": dns.TypeTXT, "_peer.internal": dns.TypeTXT, "_instances.internal": dns.TypeTXT, "all._instances.internal": dns.TypeTXT} {
+			if a, n := ask(name, typ, nil); a != nil || n > steps+4*stepsRow {
+				t.Errorf("%s: %d steps where %d are allowed, and %v", name, n, steps, a != nil)
+			}
+		}
+	}
+}
+
 // cost is what a question takes, the least of a few times: bytes allocated and time.
 func cost(t *testing.T, z *Zones, c asked) (bytes uint64, took time.Duration) {
 	zone, q := route(t, z, c.view, c.client, c.name, c.typ)

@@ -43,14 +43,12 @@ func Run(do func() error) (err error) {
 // placeOfPanic returns where the panic was that is being recovered.
 func placeOfPanic() string {
 	var pcs [32]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
-	for panicked := false; ; {
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])]) // behind Run's deferred function: the runtime's, then the place
+	for {
 		frame, more := frames.Next()
-		inRuntime := strings.HasPrefix(frame.Function, "runtime.")
-		if panicked && !inRuntime || !more {
+		if !strings.HasPrefix(frame.Function, "runtime.") || !more {
 			return fmt.Sprintf("%s, %s:%d", lastPart(frame.Function), lastPart(frame.File), frame.Line)
 		}
-		panicked = panicked || frame.Function == "runtime.gopanic"
 	}
 }
 

@@ -182,9 +182,8 @@ func (f *Follower) apply(items []registry.Item) (n int) {
 		half := len(items) / 2
 		return f.apply(items[:half]) + f.apply(items[half:])
 	}
-	logged := 0
 	item := registry.Reject(items[0].About(), items[0].Where, err)
-	f.take(&item, keeper{}, &logged)
+	f.take(&item, keeper{}, new(int))
 	return 0
 }
 

@@ -66,6 +66,12 @@ func TestAListingInDoubtRemovesNothing(t *testing.T) {
 		if n := strings.Count(log.String(), gaps); n != 5 {
 			t.Errorf("the doubt is logged %d times, want once each of five times that it came up", n)
 		}
+		if n := strings.Count(log.String(), "no doubt any more"); n != 4 {
+			t.Errorf("its end is logged %d times, want 4", n)
+		}
+		if !strings.Contains(log.String(), "changed=1 removed=1 rejected=0 held=0") {
+			t.Errorf("no listing is logged that removed one:\n%s", log)
+		}
 	})
 }
 

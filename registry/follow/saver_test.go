@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -43,6 +45,79 @@ func (d *disk) use(f *Follower) {
 		d.saved.Add(1)
 		return nil
 	}
+}
+
+// slowLog is a log to which the end of a listing takes long to write.
+type slowLog struct{ slog.Handler }
+
+func (slowLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (slowLog) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "is listed") {
+		time.Sleep(5 * time.Second)
+	}
+	return nil
+}
+
+// What is being applied when the shutdown begins is saved as well.
+func TestTheLastStateIsThatOfTheLastChange(t *testing.T) {
+	dir := t.TempDir()
+	src := named{newPuppet(fleetOf(t, 3)), ""}
+	follow(t, src, Config{StateDir: dir, Log: slog.New(slowLog{slog.DiscardHandler})}, func(_ *testing.T, r *registry.Registry, _ *Follower) {
+		if r.Status().Synced() {
+			t.Error("the listing is not under way any more")
+		}
+	})
+	if items, _, err := readState(filepath.Join(dir, stateName), "cluster"); err != nil || len(items) != 3 {
+		t.Errorf("%d objects are saved, %v; want 3", len(items), err)
+	}
+}
+
+// What changes while a slow disk has both what it writes and what comes next is
+// saved after that.
+func TestASlowDiskGetsTheLastChange(t *testing.T) {
+	var saved atomic.Int32
+	slow := func(f *Follower) {
+		f.saver.probe = func(string) error { return nil }
+		f.saver.write = func(_ string, v *registry.Snapshot, _ string, _ time.Time) error {
+			if saved.Load() == 0 {
+				time.Sleep(150 * time.Second)
+			}
+			fleet, _ := v.Fleet(24, "web")
+			saved.Store(int32(len(fleet.Machines())))
+			return nil
+		}
+	}
+	src := newPuppet(fleetOf(t, 3))
+	follow(t, src, Config{StateDir: "/state"}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		pass(30 * time.Second)
+		src.change(t, registry.Put(registrytest.Machine(t, "next")))
+		pass(time.Minute)
+		src.change(t, registry.Put(registrytest.Machine(t, "last")))
+		pass(4 * time.Minute)
+		if n := saved.Load(); n != 5 {
+			t.Errorf("%d machines are saved, want all 5", n)
+		}
+	}, slow)
+}
+
+// What changes nothing is not saved.
+func TestNothingNewIsNotSaved(t *testing.T) {
+	d := &disk{}
+	src := newPuppet(fleetOf(t, 3))
+	follow(t, src, Config{StateDir: "/state"}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		pass(2 * time.Minute)
+		for _, c := range []struct {
+			item registry.Item
+			want int32
+		}{{fleetOf(t, 3)[0], 1}, {registry.Delete(fleetOf(t, 3)[0].About()), 2}} {
+			src.change(t, c.item)
+			pass(2 * time.Minute)
+			if n := d.saved.Load(); n != c.want {
+				t.Errorf("%s: saved %d times, want %d", c.item.About(), n, c.want)
+			}
+		}
+	}, d.use)
 }
 
 // A disk that fails is said once, counted, shown and tried again; the serving goes on.

@@ -109,7 +109,15 @@ func TestNoStateAndNoDirectory(t *testing.T) {
 	}
 	r := registry.New()
 	r.Apply(fleetOf(t, 3))
-	for most, fits := range map[int64]bool{100: false, 10_000: true} {
+	whole := t.TempDir()
+	if err := writeState(whole, r.Snapshot(), "", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(whole, stateName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for most, fits := range map[int64]bool{100: false, info.Size() - 1: false, info.Size(): true} {
 		dir := t.TempDir()
 		err := writeBounded(dir, r.Snapshot(), "", time.Now(), most)
 		left, _ := os.ReadDir(dir)
@@ -206,9 +214,10 @@ func TestLeftoversAreRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	run(t, dead(), dir, time.Second, &bytes.Buffer{})
-	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 1 {
-		t.Errorf("left are %v, want only what is not dnsd's", left)
+	log := &bytes.Buffer{}
+	run(t, dead(), dir, time.Second, log)
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 1 || strings.Contains(log.String(), "cannot be removed") {
+		t.Errorf("left are %v, want only what is not dnsd's; log:\n%s", left, log)
 	}
 }
 

@@ -2,7 +2,6 @@ package machinejson
 
 import (
 	"cmp"
-	"errors"
 	"slices"
 
 	"dnsd/registry"
@@ -34,12 +33,8 @@ type Problem struct {
 func Check(data []byte) Report {
 	p := newParser(data)
 	if err := p.file(); err != nil {
-		var whole *fileError
-		problem := Problem{1, 1, err.Error()}
-		if errors.As(err, &whole) {
-			problem = Problem{whole.line, whole.column, whole.text}
-		}
-		return Report{Problems: []Problem{problem}, Unusable: true}
+		whole := err.(*fileError) // it fails with no other
+		return Report{Problems: []Problem{{whole.line, whole.column, whole.text}}, Unusable: true}
 	}
 	r := Report{States: map[string]int{}, Problems: p.problems}
 	networks := map[registry.Network]*NetworkReport{}

@@ -2,10 +2,12 @@ package machinejson
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,6 +142,15 @@ func TestParseFileRejects(t *testing.T) {
 		{"addresses", `{"addresses": [{"app": "a", "address": "fdaa:0:18::7", "network": "fdaa:0:99::/48"}, {"app": "a"}]}`, 0, []rejected{
 			{anywhere(registry.KindAddress, "a", "fdaa:0:18::7"), "line 1, column 16", "not in its network"},
 			{anywhere(registry.KindAddress, "a", ""), "line 1, column 86", "both missing"}}},
+		{"machine without id", app(`{"state": "started", "private_ip": "fdaa:0:18::1"}`), 1,
+			[]rejected{{key(registry.KindMachine, net18, "my-app", ""), "line 2, column 1", "id is missing"}}},
+		{"address outside", `{"addresses": [{"app": "a", "address": "10.0.0.1"}]}`, 0,
+			[]rejected{{anywhere(registry.KindAddress, "a", "10.0.0.1"), "line 1, column 16", "outside"}}},
+		{"space of all kinds", "{\t\"apps\"\r:\r\n[\t{\"name\":\t\"a\"\n,\r\"network\" \t: \n\"fdaa:0:18::/48\"\t}\r]\t}\r\n", 1, nil},
+		{"text without spaces", `{"v":0,"apps":[{"v":1,"w":true,"name":"a","network":"fdaa:0:18::/48","flycast":[5,"fdaa:0:18::7"]}],"x":null,"peers":[]}`, 2,
+			[]rejected{{key(registry.KindAddress, net18, "a", ""), "line 1, column 81", "want a string"}}},
+		{"peer without a usable name", `{"peers": [{"name": "a.b", "private_ip": "fdaa:0:18::1"}]}`, 0,
+			[]rejected{{key(registry.KindPeer, net18, "", "fdaa:0:18::1"), "line 1, column 12", "has the character"}}},
 		{"loose machine without app", `{"machines": [{"id": "m", "state": "started", "network": "fdaa:0:18::/48"}]}`, 0,
 			[]rejected{{key(registry.KindMachine, net18, "", "m"), "line 1, column 15", "app is missing"}}},
 	} {
@@ -238,6 +249,32 @@ func TestCheckReport(t *testing.T) {
 	}
 }
 
+func TestCheckNamesWhatIsRejected(t *testing.T) {
+	r := Check([]byte(`{"peers": [5,
+{"name": "a.b", "private_ip": "fdaa:0:18::1"},
+{"name": "p"},
+{"name": "p", "private_ip": "fdaa:0:18::1", "region": "a.b"}]}`))
+	var names []string
+	for _, p := range r.Problems {
+		name, _, _ := strings.Cut(p.Text, ": ")
+		names = append(names, name)
+	}
+	if want := []string{"peer", "peer fdaa:0:18::1", "peer p", "peer p/fdaa:0:18::1"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
+	}
+}
+
+func TestCheckSortsNetworks(t *testing.T) {
+	var peers []string
+	for i := range 20 {
+		peers = append(peers, fmt.Sprintf(`{"name": "p", "private_ip": "fdaa:0:%x::1"}`, 20-i))
+	}
+	r := Check([]byte(`{"peers": [` + strings.Join(peers, ",\n") + `]}`))
+	if len(r.Networks) != 20 || !slices.IsSortedFunc(r.Networks, func(a, b NetworkReport) int { return cmp.Compare(a.Network, b.Network) }) {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestNotesHaveTheirPlace(t *testing.T) {
 	items, err := Parse([]byte(`{"machines": [
   {"id": "m1", "app": "a", "state": "started", "private_ip": "fdaa:0:18::1", "config": {"metadata": {"a": "` + strings.Repeat("x", 64<<10) + `"}}}]}`))
@@ -256,7 +293,9 @@ func TestEachBatch(t *testing.T) {
 		var got []registry.Item
 		calls := 0
 		err := EachBatch(data, func(items []registry.Item) error {
-			calls++
+			if calls++; len(items) > batch {
+				t.Errorf("%d items at a time", len(items))
+			}
 			got = append(got, items...)
 			return nil
 		})
@@ -264,6 +303,13 @@ func TestEachBatch(t *testing.T) {
 			t.Errorf("%d items in %d calls, %v; want %d in 3", len(got), calls, err, len(want))
 		}
 	})
+	for text, want := range map[string]int{`{"apps": []}`: 0, `{"peers": [5]}`: 1} {
+		got, calls := 0, 0
+		err := EachBatch([]byte(text), func(items []registry.Item) error { calls++; got += len(items); return nil })
+		if err != nil || got != want || calls != want {
+			t.Errorf("%s: %d items in %d calls, %v; want %d", text, got, calls, err, want)
+		}
+	}
 	t.Run("ends when told", func(t *testing.T) {
 		calls, enough := 0, errors.New("enough")
 		err := EachBatch(data, func([]registry.Item) error { calls++; return enough })

@@ -25,9 +25,23 @@ func TestDecodeMachine(t *testing.T) {
 	}
 }
 
+// An address may leave out what its place says, or say the same in other words.
+func TestDecodeAddress(t *testing.T) {
+	for _, body := range []string{`{}`, `{"app":"web","address":"fdaa:0:18:0::7","network":"fdaa:0:18::/48"}`} {
+		a, err := DecodeAddress([]byte(body), Scope{App: "web", Network: "fdaa:0:18::", ID: "fdaa:0:18::7"})
+		if err != nil || a.Key().String() != "address web/fdaa:0:18::7 in fdaa:0:18::/48" {
+			t.Errorf("%s: %+v, %v", body, a, err)
+		}
+	}
+}
+
 func TestRejectedObjects(t *testing.T) {
 	machine := func(body string, scope Scope) error {
 		_, err := DecodeMachine([]byte(body), scope)
+		return err
+	}
+	address := func(body, id string) error {
+		_, err := DecodeAddress([]byte(body), Scope{App: "web", ID: id})
 		return err
 	}
 	app := Scope{App: "web", Network: "fdaa:0:18::"}
@@ -51,6 +65,8 @@ func TestRejectedObjects(t *testing.T) {
 		"comma in a region":           {machine(`{"id":"a","state":"started","region":"a,b"}`, app), `region "a,b" has the character ','`},
 		"another app":                 {machine(`{"id":"a","app":"db","state":"started"}`, app), `app "db" does not agree with where it stands ("web")`},
 		"wrong type":                  {machine(`{"id":7,"state":"started"}`, app), "id is a JSON number, want a string"},
+		"another address":             {address(`{"address":"fdaa:0:18::8"}`, "fdaa:0:18::7"), `address "fdaa:0:18::8" does not agree with where it stands ("fdaa:0:18::7")`},
+		"no address where one stands": {address(`{}`, "here"), `address "" does not agree with where it stands ("here")`},
 		"two mistakes":                {machine(`{"id":"a.b","private_ip":"x"}`, app), `; state is missing`},
 	} {
 		if c.err == nil || !strings.Contains(c.err.Error(), c.want) || strings.Contains(c.err.Error(), "\n") {

@@ -41,4 +41,27 @@ func TestReadFile(t *testing.T) {
 	if _, err := Read("/proc/self/status", 10); err == nil || !strings.Contains(err.Error(), "larger") {
 		t.Errorf("/proc/self/status with a bound of 10: %v", err)
 	}
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		for _, fd := range fds {
+			if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, dir) {
+				t.Errorf("%s is left open", to)
+			}
+		}
+	}
+	// A file of the usual kind is in memory once, without room for another.
+	const size = 1 << 20
+	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := Read(path, size); err != nil || len(data) != size || cap(data) > size+size/8 {
+		t.Errorf("a file of %d bytes: %d bytes with room for %d, %v", size, len(data), cap(data), err)
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	for most, want := range map[int64]string{MaxSettings: "it is larger than the 16 MiB that dnsd reads", MaxRegistry: "it is larger than the 2048 MiB that dnsd reads"} {
+		if err := TooLarge(most); err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
 }
