@@ -370,6 +370,12 @@ func TestGuardFollowsItsModel(t *testing.T) {
 				default:
 					pass(time.Duration(d.IntN(20_000)) * time.Millisecond)
 				}
+				// The apply loop owns the guard. What it wrote happens before it is read
+				// here, for the race detector as well.
+				done := make(chan error, 1)
+				f.ops <- op{done: done}
+				<-done
+				pass(0)
 				m.follow(src.events())
 				heldMost = max(heldMost, len(m.held))
 				if !m.compare(r, f) {

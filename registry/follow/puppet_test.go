@@ -116,7 +116,10 @@ func (p *puppet) calls() int {
 // pull has the source do something, and waits until it is done, in no time.
 func (p *puppet) pull(t *testing.T, do func(context.Context, Feed) error) {
 	t.Helper()
-	p.strings <- do
+	p.mu.Lock()
+	strings := p.strings
+	p.mu.Unlock()
+	strings <- do
 	pass(0)
 }
 
