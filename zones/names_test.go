@@ -278,7 +278,7 @@ func TestNames(t *testing.T) {
 		if got := render(t, ask(t, z, resolver.View{}, "127.0.0.1", test.name, typ)); got != "REFUSED; 18 "+noNetwork.Text {
 			t.Errorf("%s %s for a client without network: %s", test.name, test.typ, got)
 		}
-		if got := render(t, ask(t, empty, resolver.View{}, "127.0.0.1", test.name, typ)); got != "SERVFAIL; 14 "+notReady.Text {
+		if got := render(t, ask(t, empty, resolver.View{}, "127.0.0.1", test.name, typ)); got != "REFUSED; 18 "+noNetwork.Text+"; 14 "+notReady.Text {
 			t.Errorf("%s %s for a client without network, before the first listing: %s", test.name, test.typ, got)
 		}
 	}

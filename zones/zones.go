@@ -117,10 +117,11 @@ type lookup struct {
 func (z *zone) Answer(q *resolver.Question) *resolver.Answer {
 	n, ok := registry.NetworkOf(q.View.Network.Addr())
 	if !ok || q.View.Network.Bits() != 48 {
+		refused := &resolver.Answer{Rcode: dns.RcodeRefused, EDE: []resolver.EDE{noNetwork}}
 		if !z.reg.Status().Synced() { // so that dnsd healthcheck can tell, wherever it asks from
-			return &resolver.Answer{Rcode: dns.RcodeServerFailure, EDE: []resolver.EDE{notReady}}
+			refused.EDE = append(refused.EDE, notReady)
 		}
-		return &resolver.Answer{Rcode: dns.RcodeRefused, EDE: []resolver.EDE{noNetwork}}
+		return refused
 	}
 	l := &lookup{zone: z, q: q, network: n, budget: registry.NewBudget(z.inline, q.Pause)}
 	a := z.answer(l)

@@ -75,7 +75,8 @@ func askReadyz(ctx context.Context, addr netip.AddrPort) (string, error) {
 }
 
 // askDNS asks for a name that needs the registry. Being refused is a good
-// answer: loopback may see no internal name where there is no --network.
+// answer, since loopback may see no internal name where there is no --network,
+// unless dnsd says that it is not ready beside.
 func askDNS(ctx context.Context, addr netip.AddrPort) (string, error) {
 	question := new(dns.Msg).SetQuestion("_apps.internal.", dns.TypeTXT)
 	question.SetEdns0(1232, false)
@@ -84,17 +85,17 @@ func askDNS(ctx context.Context, addr netip.AddrPort) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("asking %s: %w", addr, err)
 	}
-	switch answer.Rcode {
-	case dns.RcodeSuccess, dns.RcodeRefused:
-		return fmt.Sprintf("ready: %s answers", addr), nil
-	}
-	why := dns.RcodeToString[answer.Rcode]
+	why, unready := dns.RcodeToString[answer.Rcode], false
 	if opt := answer.IsEdns0(); opt != nil {
 		for _, option := range opt.Option {
 			if ede, ok := option.(*dns.EDNS0_EDE); ok {
 				why += ": " + ede.ExtraText
+				unready = unready || ede.InfoCode == dns.ExtendedErrorCodeNotReady
 			}
 		}
+	}
+	if answer.Rcode == dns.RcodeSuccess || answer.Rcode == dns.RcodeRefused && !unready {
+		return fmt.Sprintf("ready: %s answers", addr), nil
 	}
 	return "", fmt.Errorf("%s answers %s", addr, why)
 }

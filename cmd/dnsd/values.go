@@ -74,10 +74,10 @@ func listenAddrs(to *[]netip.AddrPort) func(string) error {
 	}
 }
 
-// includes reports whether a listener at a is one at b as well; [::] is one at the
-// addresses of IPv4, too.
+// includes reports whether a listener at a is one at the address b as well; [::] is
+// one at the addresses of IPv4, too, but stands beside 0.0.0.0.
 func includes(a, b netip.AddrPort) bool {
-	return a.Addr().IsUnspecified() && (a.Addr().Is6() || b.Addr().Is4())
+	return a.Addr().IsUnspecified() && !b.Addr().IsUnspecified() && (a.Addr().Is6() || b.Addr().Is4())
 }
 
 // optionalListenAddr reads an address to bind, or none.
