@@ -175,34 +175,49 @@ func (h *host) attacked(t *testing.T, during time.Duration, attack func(ctx cont
 	return p
 }
 
-// harm says what b noticed, empty for nothing: lost answers, wrong ones, late ones.
-// An answer is late after 100 ms, or twice what the same machine needed before the
-// attack. Some may be: where others share the processors, dnsd or its client may
-// stand still for 0.2 s, in which 20 questions come. What the tests are about made two
-// thirds of them late.
-func (p phases) harm() (what []string) {
-	late := max(100*time.Millisecond, 2*p.before.quantile(1))
+// harm says what b noticed, empty for nothing: what was lost or wrong, and what came
+// late, which is after 100 ms, or twice what the same machine needed before the
+// attack. One in a hundred may be late.
+func (p phases) harm() (lost, late []string) {
+	limit := max(100*time.Millisecond, 2*p.before.quantile(1))
 	for _, phase := range []struct {
 		name string
 		fate
 	}{{"before", p.before}, {"during", p.during}, {"after", p.after}} {
 		if n := phase.lost(); n > 0 {
-			what = append(what, fmt.Sprintf("%s the attack b lost %d of %d answers", phase.name, n, phase.sent))
+			lost = append(lost, fmt.Sprintf("%s the attack b lost %d of %d answers", phase.name, n, phase.sent))
 		}
 		if phase.wrong > 0 {
-			what = append(what, fmt.Sprintf("%s the attack %d of b's answers were wrong", phase.name, phase.wrong))
+			lost = append(lost, fmt.Sprintf("%s the attack %d of b's answers were wrong", phase.name, phase.wrong))
 		}
-		if n := phase.later(late); n > max(phase.sent/20, 10) {
-			what = append(what, fmt.Sprintf("%s the attack %d of %d answers took b longer than %v, the worst %v", phase.name, n, phase.sent, late, phase.quantile(1)))
+		if n := phase.later(limit); n > phase.sent/100 {
+			late = append(late, fmt.Sprintf("%s the attack %d of %d answers took b longer than %v, the worst %v", phase.name, n, phase.sent, limit, phase.quantile(1)))
 		}
 	}
-	return what
+	return lost, late
 }
 
-// unharmed requires that b noticed nothing.
-func (p phases) unharmed(t *testing.T) {
+// tries is how often an attack is made at most. A machine that others use may stand
+// still for a moment, which no test can tell from dnsd; what an attack does it does
+// each time.
+const tries = 3
+
+// unharmed requires that b notices nothing of an attack: nothing is lost, and in one
+// of several tries nothing is late.
+func (h *host) unharmed(t *testing.T, during time.Duration, attack func(ctx context.Context)) {
 	t.Helper()
-	for _, what := range p.harm() {
-		t.Error(what)
+	for try := 1; ; try++ {
+		lost, late := h.attacked(t, during, attack).harm()
+		for _, what := range lost {
+			t.Error(what)
+		}
+		if len(lost) > 0 || len(late) == 0 {
+			return
+		}
+		if try == tries {
+			t.Errorf("in each of %d tries answers came late: %q", tries, late)
+			return
+		}
+		t.Logf("try %d: %q", try, late)
 	}
 }

@@ -39,10 +39,10 @@ func TestAnswersThatWait(t *testing.T) {
 				h := newHost(t, nil)
 				from := clog.set(t, h.a)
 				// Longer than the kernel looks for a neighbour: 3 s.
-				h.attacked(t, 5*time.Second, func(ctx context.Context) {
+				h.unharmed(t, 5*time.Second, func(ctx context.Context) {
 					n := flood{rate: rate, next: only("home.internal", dns.TypeAAAA), from: from}.run(ctx, t, h.a, server)
 					t.Logf("a sent %d", n)
-				}).unharmed(t)
+				})
 			})
 		}
 	}
@@ -53,10 +53,33 @@ func TestAnswersThatWait(t *testing.T) {
 func TestAnswersThatWaitEverywhere(t *testing.T) {
 	h := newHostWith(t, nil, []uintptr{unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_ADMIN}, "--listen", "[::]:53")
 	from := clogs[0].set(t, h.a)
-	h.attacked(t, 5*time.Second, func(ctx context.Context) {
+	h.unharmed(t, 5*time.Second, func(ctx context.Context) {
 		flood{rate: 2000, next: only("home.internal", dns.TypeAAAA), from: from}.run(ctx, t, h.a, server)
-	}).unharmed(t)
+	})
 	if h.metric(t, "dnsd_send_drops_total") == 0 {
 		t.Error("nothing had to be dropped: no answer waited")
+	}
+}
+
+// TestFirewall has a firewall refuse most answers to a, with the error that the
+// kernel gives then (EPERM), while dnsd sends a's and b's in one system call. That
+// costs a's answers alone, and no more than while it lasts.
+func TestFirewall(t *testing.T) {
+	h := newHost(t, nil)
+	batched := func() float64 { return h.metric(t, `dnsd_udp_sockets{mode="batched"}`) }
+	sockets := batched()
+	h.Tool(t, fmt.Sprintf("table ip6 f { chain out { type filter hook output priority 0; ip6 daddr %s udp sport 53 limit rate over 20/second drop; }; }", h.a.Addr), "nft", "-f", "-")
+	h.unharmed(t, 3*time.Second, func(ctx context.Context) {
+		flood{rate: 2000, next: only("home.internal", dns.TypeAAAA)}.run(ctx, t, h.a, server)
+	})
+	if refused := h.metric(t, `dnsd_write_errors_total{proto="udp"}`); refused < 1000 {
+		t.Errorf("%v answers were refused: there was no firewall", refused)
+	}
+	h.Tool(t, "flush ruleset", "nft", "-f", "-")
+	if got := ask(t, h.a, server, 100, time.Second, only("home.internal", dns.TypeAAAA), 3); got.lost() > 0 || got.wrong > 0 {
+		t.Errorf("without the firewall, of a's: %v", got)
+	}
+	if now := batched(); sockets == 0 || now != sockets {
+		t.Errorf("%v sockets move many packets a call, %v did before", now, sockets)
 	}
 }
