@@ -19,28 +19,28 @@ const (
 
 // aside sets networks aside that ask more than a listen address can answer.
 //
-// What a socket has not read yet the kernel queues as it came, and when the queue is
-// full it drops what comes, whoever it is from: under a flood that is everybody.
-// So the program that shares out packets among the address's sockets (see steer)
-// is told which networks flood, and sends theirs to the side socket, which has a
-// queue of its own and is read less often. Safe for concurrent use.
+// The kernel queues packets for a socket in the order in which they come, and drops
+// those that find the queue full: during a flood that hits every network. So the
+// program that distributes packets among the address's sockets (see steer)
+// is told which networks flood, and sends their packets to the side socket, which has
+// a queue of its own and is read less often. Safe for concurrent use.
 type aside struct {
-	steer func([]netip.Prefix) error // set once, as is log; nil: nobody can be set aside
+	steer func([]netip.Prefix) error // set once, as is log; nil: this system cannot set networks aside
 	log   *slog.Logger
 
-	said limitedLog
+	warned limitedLog
 
 	mu    sync.Mutex
-	until map[netip.Prefix]time.Time // guarded by mu; what the program knows, see sharer
+	until map[netip.Prefix]time.Time // guarded by mu; keys are of sharer, and what the program was told
 }
 
 func newAside(steer func([]netip.Prefix) error, log *slog.Logger) *aside {
 	return &aside{steer: steer, log: log, until: make(map[netip.Prefix]time.Time)}
 }
 
-// put sets a client's network aside, or keeps it there. A client over IPv6 outside
-// of the private networks is never set aside: the program looks at one word of an
-// address, and that does not tell such clients apart.
+// put sets a client's network aside, or keeps it there. An IPv6 client outside
+// of the private networks is never set aside: the program looks at one 32-bit word of
+// an address, which does not tell such clients apart.
 func (s *aside) put(client netip.Addr, now time.Time) {
 	network := sharer(client)
 	if a := network.Addr(); s.steer == nil || !a.Is4() && !ula.Contains(a) {
@@ -56,12 +56,12 @@ func (s *aside) put(client netip.Addr, now time.Time) {
 	if known {
 		return
 	}
-	s.said.log(s.log, slog.LevelWarn, "a network asks more than can be answered: its questions wait in a queue of their own, and not all are answered",
+	s.warned.log(s.log, slog.LevelWarn, "a network asks more than can be answered: its questions wait in a queue of their own, and not all are answered",
 		"network", network)
 	s.tell()
 }
 
-// sweep takes back the networks that have not asked too much for a while.
+// sweep ends it for networks that have not asked too much for asideFor.
 func (s *aside) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,7 +72,7 @@ func (s *aside) sweep(now time.Time) {
 	}
 }
 
-// tell tells the program. Needs mu.
+// tell gives the program the networks. Needs mu.
 func (s *aside) tell() {
 	if err := s.steer(slices.Collect(maps.Keys(s.until))); err != nil {
 		s.log.Error("the kernel cannot be told which networks to set aside", "err", err)

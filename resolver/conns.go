@@ -16,13 +16,13 @@ const strangerPlaces = 16
 
 // connTable bounds the TCP connections, in all, for each network and for each
 // client. A network takes places while it holds fewer than are free, as the
-// forwarder's questions do. Beyond that a connection has to go for the new one: the
-// network's own that has been idle longest, since idle ones cost nothing to open
-// again (RFC 7766, section 6.1); else one of the network that holds most. (By the
-// first rule alone, ten networks that come one after the other take half of what is
-// left each, and leave nothing for an eleventh.) A network that holds none gets its
-// first even if that closes a busy one, so that nobody is locked out. Strangers have
-// a few places of their own.
+// forwarder's questions do. Beyond that a connection is closed for the new one: the
+// one of the same network that has been idle longest, since a client can open it
+// again (RFC 7766, section 6.1); else one of the network that holds most. (Without
+// that second rule, ten networks that come one after the other would each take half
+// of what is left, and an eleventh would find nothing.) A network without a connection
+// gets its first even if a busy one has to be closed, so that no network is locked out.
+// Strangers have a few places of their own.
 type connTable struct {
 	max, perClient int // set once
 
@@ -31,7 +31,7 @@ type connTable struct {
 	open     map[*conn]struct{}
 	clients  map[netip.Prefix]int // connections of each
 	networks map[netip.Prefix]int
-	strange  int // connections of strangers in open, which are not counted above
+	strange  int // connections of strangers, which are in open but not counted above
 	evicted  uint64
 	refused  uint64
 }
@@ -144,7 +144,7 @@ func (t *connTable) remove(c *conn) {
 	t.drop(c)
 }
 
-// drop forgets c. Needs mu.
+// drop gives c's place back. Needs mu.
 func (t *connTable) drop(c *conn) {
 	if _, ok := t.open[c]; !ok {
 		return
@@ -162,7 +162,7 @@ func (t *connTable) drop(c *conn) {
 	}
 }
 
-// drain lets every connection answer what has been asked by then, and no new ones in.
+// drain lets every connection answer what has been asked by then, and refuses new ones.
 func (t *connTable) drain(by time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

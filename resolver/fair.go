@@ -12,27 +12,27 @@ import (
 // for what each one's questions cost. Three rules keep that short:
 //
 //   - An answer that takes long is not computed in the loop (Question.Pause).
-//   - An answer that is computed there and not cheap is charged to its network. When
-//     a network has used up its part (budget), such questions of it are computed
+//   - An expensive answer that is computed in the loop is charged to its network. Once
+//     a network has used up its budget, its expensive questions are computed
 //     elsewhere, in turn with other networks (package turns).
-//   - When more is asked than the loop can answer (backlog), the networks that
-//     ask most are not answered in full, and are set aside (aside).
+//   - When more is asked than the loop can answer (backlog), questions of the networks
+//     that ask most are dropped, and those networks are set aside (aside).
 
 const (
-	// dear is the time from which on an answer is charged: some ten times what a
-	// usual question costs with its packets.
-	dear = 50 * time.Microsecond
-	// A network may take a sixteenth of a loop's time for dear answers, and in one
-	// go at most what the others do not notice.
+	// expensive is how long an answer takes that is charged: some ten times what
+	// the usual question costs with its packets.
+	expensive = 50 * time.Microsecond
+	// A network may take a sixteenth of a loop's time for expensive answers, and
+	// budgetMost at once, which others do not notice.
 	budgetPart = 16
 	budgetMost = 2 * time.Millisecond
 )
 
-// budget counts what a network takes of one loop's time for dear answers.
+// budget counts what a network takes of one loop's time for expensive answers.
 // The zero value is ready. The loop owns it.
 type budget struct {
-	spent time.Duration // not yet made good
-	at    time.Time     // as of when
+	spent time.Duration // less what has been earned back until at
+	at    time.Time
 }
 
 // allows reports whether the next question may be computed in the loop.
@@ -45,48 +45,48 @@ func (b *budget) allows(now time.Time) bool {
 	return b.spent < budgetMost
 }
 
-// charge takes what an answer took from the budget.
+// charge counts an answer that was computed.
 func (b *budget) charge(now time.Time, took time.Duration) {
-	if took >= dear {
+	if took >= expensive {
 		b.spent += took
 		b.at = now
 	}
 }
 
 const (
-	// burst is for how long the loop may find full batches before that counts as
-	// more than it can answer. A socket's queue holds some 10,000 questions, which
-	// are answered in 60 ms: what a pause of the process or a burst has left
-	// behind is gone by then, and nobody's question need be dropped.
+	// burst is for how long the loop may find full batches before it counts as
+	// overloaded. A socket's queue holds some 10,000 questions, which take 60 ms to
+	// answer: what a burst or a pause of the process has left in it is answered by
+	// then, and nothing needs to be dropped.
 	burst = 100 * time.Millisecond
-	// overloadHold is for how long after an overload another full batch counts as
-	// one at once, so that the queue stays short.
+	// overloadHold is for how long after an overload a single full batch is another
+	// one, so that the queue stays short.
 	overloadHold = time.Second
 	// stampHold is for how long after an overload packets carry the time of their
 	// receipt. That costs a twentieth of a query, and switching it costs the kernel
 	// some work.
 	stampHold = 10 * time.Second
-	// leastAnswered is how many questions of a batch are answered at least. To drop
-	// one costs a fifth of answering it.
+	// leastAnswered is how many questions of a batch are always answered. Dropping a
+	// question costs a fifth of answering it.
 	leastAnswered = 4
 )
 
 // backlog decides which questions of a batch go unanswered because more are asked
 // than the loop can answer. The loop owns it.
 type backlog struct {
-	full     int       // batches in a row that left more behind in the kernel
+	full     int       // full batches in a row
 	since    time.Time // when the first of them was read
 	overload time.Time // until when the loop counts as overloaded
 }
 
-// greedy is a network's part of a batch from which on it is set aside. (Where none
-// has that much, no single network is the cause.)
+// greedy is how many questions of a batch a network has that is set aside. Where none
+// has that many, no single network is the cause.
 const greedy = udpbatch.Size / 4
 
-// excess marks in over the questions of a batch of n, read at now, that are not to be
-// answered, and returns how many they are. Each full batch in a row drops more,
-// until the queue is empty. It also returns the index of a packet from the network
-// that asks far more than its part, -1 for none.
+// excess marks in over the questions of a batch of n, read at now, that are to be
+// dropped, and returns how many they are. Each full batch in a row drops more,
+// until the queue is empty. It also returns the index of a packet of the network
+// to be set aside, -1 for none.
 func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
 	if n < udpbatch.Size {
 		b.full = 0
@@ -99,11 +99,11 @@ func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch
 		return 0, -1
 	}
 	b.overload = now.Add(overloadHold)
-	var whose [udpbatch.Size]uint64
+	var askers [udpbatch.Size]uint64
 	for i := range n {
-		whose[i] = whoseBits(c.From(i).Addr())
+		askers[i] = askerOf(c.From(i).Addr())
 	}
-	passed, most, greediest := share(whose[:n], max(udpbatch.Size>>min(b.full, 8), leastAnswered), over)
+	passed, most, greediest := share(askers[:n], max(udpbatch.Size>>min(b.full, 8), leastAnswered), over)
 	if most < greedy {
 		greediest = -1
 	}
@@ -113,18 +113,18 @@ func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch
 // wantsStamps reports whether packets should carry the time of their receipt.
 func (b *backlog) wantsStamps(now time.Time) bool { return now.Before(b.overload.Add(stampHold)) }
 
-// share marks in over the questions beyond the first answer ones, given whose each
-// is, and returns how many they are. Networks get equal parts, as far as they ask
-// for them, and at least one question each, so that a network that asks little loses
-// nothing. It also returns how many questions the network that asks most has, and the
-// index of its last one.
-func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed, most, last int) {
+// share chooses some answer questions of a batch, given who asks each, and marks all
+// others in over; it returns how many those are. Askers get equal shares, none more
+// than it asks for and each at least one, so that one that asks little loses nothing.
+// It also returns how many questions the one that asks most has, and the index of
+// its last one.
+func share(askers []uint64, answer int, over *[udpbatch.Size]bool) (passed, most, last int) {
 	// A crowded batch has few networks, so that a linear search is quick.
 	var networks [udpbatch.Size]uint64
 	var asked, served [udpbatch.Size]int
 	var of [udpbatch.Size]int
 	k := 0
-	for i, w := range whose {
+	for i, w := range askers {
 		j := 0
 		for j < k && networks[j] != w {
 			j++
@@ -139,7 +139,7 @@ func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed, most,
 		}
 	}
 	part := fairPart(asked[:k], answer)
-	for i, j := range of[:len(whose)] {
+	for i, j := range of[:len(askers)] {
 		if over[i] = served[j] >= part; over[i] {
 			passed++
 		}
@@ -148,8 +148,8 @@ func share(whose []uint64, answer int, over *[udpbatch.Size]bool) (passed, most,
 	return passed, most, last
 }
 
-// fairPart returns the most that each may have of total, so that who asks for less
-// gets it all and the others equal parts; at least one.
+// fairPart returns the most questions that each asker may have of total, at least
+// one, so that the sum is as close to total as it can be without exceeding it.
 func fairPart(asked []int, total int) int {
 	part := 1
 	for {
@@ -164,9 +164,9 @@ func fairPart(asked []int, total int) int {
 	}
 }
 
-// whoseBits tells apart what sharer tells apart, except that clients over IPv6
-// outside of the private networks count by their /56.
-func whoseBits(a netip.Addr) uint64 {
+// askerOf returns a number for each prefix that sharer returns, except that IPv6
+// clients outside of the private networks count by their /56.
+func askerOf(a netip.Addr) uint64 {
 	const v4 = 1 << 63
 	if a = a.Unmap(); a.Is4() {
 		b := a.As4()

@@ -17,22 +17,22 @@ import (
 	"github.com/miekg/dns"
 )
 
-// TestBudget: a network may take a burst of the loop's time for dear answers, then a
+// TestBudget: a network may take a burst of the loop's time for expensive answers, then a
 // sixteenth of it; cheap ones are free.
 func TestBudget(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	var b budget
 	for range 1000 {
-		b.charge(now, dear-1)
+		b.charge(now, expensive-1)
 	}
 	if !b.allows(now) {
 		t.Error("cheap answers are charged")
 	}
-	b.charge(now, budgetMost-dear)
+	b.charge(now, budgetMost-expensive)
 	if !b.allows(now) {
 		t.Error("the burst is cut short")
 	}
-	b.charge(now, dear)
+	b.charge(now, expensive)
 	if b.allows(now) {
 		t.Error("the burst has no end")
 	}
@@ -131,7 +131,7 @@ func TestWhoseBits(t *testing.T) {
 	}
 	for _, a := range addrs {
 		for _, b := range addrs {
-			if same, want := whoseBits(a) == whoseBits(b), sharer(a) == sharer(b); same != want {
+			if same, want := askerOf(a) == askerOf(b), sharer(a) == sharer(b); same != want {
 				t.Errorf("%v and %v: of one network %t, want %t", a, b, same, want)
 			}
 		}
@@ -387,12 +387,12 @@ func TestSlowAnswersAreBounded(t *testing.T) {
 	}
 }
 
-// TestDearAnswersWaitElsewhere: a network that has used up its part of a loop's
+// TestExpensiveAnswersWaitElsewhere: a network that has used up its part of a loop's
 // time is answered outside of it, and others are not.
-func TestDearAnswersWaitElsewhere(t *testing.T) {
+func TestExpensiveAnswersWaitElsewhere(t *testing.T) {
 	z := internalZone()
 	var elsewhere atomic.Int32
-	z.answers["dear"] = func(q *Question) *Answer {
+	z.answers["costly"] = func(q *Question) *Answer {
 		if q.Pause != nil {
 			elsewhere.Add(1)
 		} else {
@@ -409,19 +409,7 @@ func TestDearAnswersWaitElsewhere(t *testing.T) {
 	_, addr, _ := start(t, listenOn("0.0.0.0:0"), func(c *Config) { c.Zones, c.Sockets, c.Viewer = []Zone{z}, 1, viewFunc(views) })
 	from := func(client string) {
 		t.Helper()
-		to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()))
-		c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(client)}, to)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-			t.Fatal(err)
-		}
-		send(t, UDP, c, query(t, "dear.internal.", dns.TypeAAAA))
-		if _, err := receive(UDP, c); err != nil {
-			t.Fatal(err)
-		}
+		askFrom(t, client, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()), "costly.internal.")
 	}
 	from("127.0.0.1")
 	if elsewhere.Load() != 0 {

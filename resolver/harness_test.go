@@ -350,3 +350,21 @@ func listenOn(addrs ...string) func(*Config) {
 		}
 	}
 }
+
+// askFrom asks for a name's addresses over UDP from an IPv4 address of this host, and
+// waits for the response.
+func askFrom(t *testing.T, from string, to netip.AddrPort, name string) {
+	t.Helper()
+	c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	send(t, UDP, c, query(t, name, dns.TypeAAAA))
+	if _, err := receive(UDP, c); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -27,28 +27,26 @@ const (
 	maxViews = 1 << 14
 
 	// keptOverhead is what a kept answer takes beside its records and its key:
-	// itself, a map's slot, slices' own memory; in bytes.
+	// the struct, a map slot, slices' unused capacity; in bytes.
 	keptOverhead = 250
 
-	// answerOverhead is what one that holds its Answer takes more.
+	// answerOverhead is what one that holds its Answer takes in addition.
 	answerOverhead = 250
 )
 
 // keeper holds the answers that one socket has given, packed and ready to go out
 // again. An answer is kept with the channels that close when it may have
-// changed, which are looked at before it is used: so it is never stale, and nobody
-// has to notify the keeper. Names that do not exist are not kept, nor are
-// types that nobody asks for, so that made-up questions cannot push real ones
-// out. The socket's goroutine owns it.
+// changed. They are checked before it is used, so it is never stale, and nothing
+// has to notify the keeper. Names that do not exist and unusual types are not kept,
+// so that made-up questions cannot push real ones out. The socket's goroutine owns it.
 type keeper struct {
 	epoch   func() uint64 // see Config.Epoch; nil: channels are always looked at
 	clients map[netip.Addr]*knownClient
 	views   map[View]uint32 // a number for each view: what keys begin with
 	budgets map[netip.Prefix]*budget
 
-	// Two generations: what is used moves to the young one, and when that is
-	// full it becomes the old one, whose unused rest is dropped. A hit in the
-	// young one writes nothing that others read.
+	// Two generations: a hit in the old one moves the answer to the young one. When
+	// that is full it becomes the old one, and what is left of the old one is dropped.
 	young, old map[string]*kept
 	size       int // of young, in bytes
 	limit      int // of young and of old, in bytes
@@ -59,14 +57,14 @@ type keeper struct {
 // keyPrefix is a view's number and a type.
 const keyPrefix = 4 + 2
 
-// guarded is what holds until one of its channels closes.
+// guarded is valid until one of its channels closes.
 type guarded struct {
 	watch []<-chan struct{}
 	// at is the epoch in which all of watch were last seen open.
 	at uint64
 }
 
-// unseen marks channels that no epoch vouches for.
+// unseen is no epoch: the channels have to be looked at.
 const unseen = math.MaxUint64
 
 // knownClient is a client with its view.
@@ -86,9 +84,9 @@ type kept struct {
 	section int
 	records uint16
 	turnLen int    // length of each of the records, all of which take turns; 0: the order is fixed
-	packed  []byte // the section's records, one behind the other
+	packed  []byte // the section's records, concatenated
 
-	// answer and its zone stand in where it is not packed; nil otherwise.
+	// answer and its zone are kept where the records are not packed; nil otherwise.
 	answer *Answer
 	zone   *zone
 }
@@ -205,8 +203,8 @@ func (k *keeper) get(key []byte) *kept {
 	return a
 }
 
-// packKept returns a zone's answer to a question of a type as it is kept, nil if
-// it is none to keep.
+// packKept returns a zone's answer to a question of a type in the form in which it is
+// kept; nil if it must not be.
 func packKept(typ uint16, z *zone, a *Answer, nameLen int) *kept {
 	if a.NoStore || a.Rcode != dns.RcodeSuccess || typeSlot(typ) == 0 {
 		return nil
@@ -214,8 +212,8 @@ func packKept(typ uint16, z *zone, a *Answer, nameLen int) *kept {
 	return pack(z, a, nameLen)
 }
 
-// put keeps an answer, if there is one and it is not so large that it would push
-// out all others.
+// put keeps an answer, unless it is nil or so large that it would push out all
+// others.
 func (k *keeper) put(key []byte, a *kept) {
 	if a != nil && a.bytes(len(key)) <= k.limit/2 {
 		k.insert(string(key), a)
@@ -246,8 +244,8 @@ func (a *kept) bytes(keyLen int) int {
 	return n
 }
 
-// maxPacked is how many records are packed. Of larger sets a response has some
-// dozen, and they take less room as the zone gave them.
+// maxPacked is the most records that are packed. Responses hold only some dozens of a
+// larger set, which takes less room as the zone gave it.
 const maxPacked = 256
 
 // pack puts an answer's records into wire form. What depends on more than the

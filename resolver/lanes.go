@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	// laneKept is how long a network keeps its lane after it was last full: a
-	// neighbour that does not answer keeps its packets for 3 s, a slow link for
-	// as long as its queue is.
+	// laneKept is for how long a network's responses go by its lane alone after the
+	// lane was last full. The kernel holds packets for a neighbour that does not
+	// answer for 3 s, and those for a slow link until its queue is sent.
 	laneKept = 30 * time.Second
-	// laneIdle is how long a lane stays open that nobody sends by.
+	// laneIdle is how long an unused lane stays open.
 	laneIdle = time.Minute
 )
 
@@ -25,33 +25,33 @@ const (
 //
 // The kernel charges every packet that waits (for a neighbour's address, in a
 // device's queue, for a driver) to the send buffer of its socket, and a socket whose
-// buffer is full sends nothing, whoever it is for. So what a socket that serves all
-// has no room for goes out by a lane of its network's own, and a network that has
-// filled its lane uses no other socket for a while. What waits then fills only its
-// own network's buffer, and what does not fit into that is dropped.
+// buffer is full can send to nobody. So a response that a shared socket has no room
+// for goes out by its network's lane, and a network that has filled its lane uses no
+// other socket for a while. Its waiting packets then fill only its own buffer, and
+// what does not fit into that is dropped.
 //
 // Lanes share the listen address's port; steer keeps received packets away from
 // them. All methods are safe for concurrent use.
 type lanes struct {
 	open func() (*net.UDPConn, error) // set once, as are most and log
-	most int                          // beyond them networks take over those of others
+	most int                          // beyond that, a network takes over another's lane
 	log  *slog.Logger
 
-	full  atomic.Int32  // lanes in all that have been full lately
-	drops atomic.Uint64 // responses that there was no room for
+	full  atomic.Int32  // lanes in all whose full is set
+	drops atomic.Uint64 // responses dropped for lack of room
 
 	clogs, opens limitedLog
 
 	mu    sync.Mutex
-	all   map[netip.Prefix]*lane // guarded by mu; by the client's network, see sharer
-	spare *lane                  // guarded by mu; for when descriptors run out; nil: in use
+	all   map[netip.Prefix]*lane // guarded by mu; keys are of sharer
+	spare *lane                  // guarded by mu; kept for when descriptors run out; nil: in use
 }
 
 // lane is one socket. Its times are guarded by lanes.mu.
 type lane struct {
 	conn *net.UDPConn
 	send sender
-	used time.Time // when it was last sent by
+	used time.Time // when it last sent
 	full time.Time // when it was last full; zero: not lately
 }
 
@@ -60,7 +60,7 @@ type sender interface {
 	Send(b, control []byte, to netip.AddrPort) error
 }
 
-// newLanes returns lanes with the first one, nil where this system has none.
+// newLanes returns lanes that begin with spare; nil where this system has none.
 func newLanes(spare *net.UDPConn, open func() (*net.UDPConn, error), most int, log *slog.Logger) *lanes {
 	l := &lanes{open: open, most: most, log: log, all: make(map[netip.Prefix]*lane)}
 	if spare == nil {
@@ -73,8 +73,8 @@ func newLanes(spare *net.UDPConn, open func() (*net.UDPConn, error), most int, l
 
 func newLane(c *net.UDPConn) *lane { return &lane{conn: c, send: udpbatch.NewSender(c)} }
 
-// sharer is who shares a lane, or is set aside: a private network, or any other
-// client by itself.
+// sharer returns the clients that share a lane, and are set aside together: those of
+// a private network, or any other client by itself.
 func sharer(a netip.Addr) netip.Prefix {
 	if n := networkOf(a); n.IsValid() {
 		return n
@@ -157,8 +157,8 @@ func (l *lanes) take() *lane {
 	return oldest
 }
 
-// sweep takes back networks that have not filled their lanes for a while, and closes
-// lanes that are not used any more.
+// sweep lets networks use the shared sockets again that have not filled their lanes
+// for laneKept, and closes lanes that have not been used for laneIdle.
 func (l *lanes) sweep(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -322,7 +322,7 @@ func TestSetAside(t *testing.T) {
 	for _, sockets := range []int{1, 3} {
 		t.Run(fmt.Sprint(sockets), func(t *testing.T) {
 			r, addr, _ := start(t, listenOn("0.0.0.0:0"), func(c *Config) { c.Sockets = sockets })
-			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()))
+			to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port())
 			received := func(side bool) (n uint64) {
 				for _, s := range r.sockets {
 					if s.side == side {
@@ -336,18 +336,7 @@ func TestSetAside(t *testing.T) {
 			asks := func(from string) int {
 				before, all := received(true), received(false)+received(true)
 				for range 20 {
-					c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, to)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer c.Close()
-					if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-						t.Fatal(err)
-					}
-					send(t, UDP, c, query(t, "my-app.internal.", dns.TypeAAAA))
-					if _, err := receive(UDP, c); err != nil {
-						t.Fatal(err)
-					}
+					askFrom(t, from, to, "my-app.internal.")
 				}
 				eventually(t, "all are counted", func() bool { return received(false)+received(true) == all+20 })
 				return int(received(true) - before)

@@ -62,9 +62,8 @@ var durationBounds = [...]time.Duration{10 * time.Microsecond, 25 * time.Microse
 	100 * time.Microsecond, 250 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 10 * time.Millisecond,
 	25 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second}
 
-// stats counts for one socket. Its owner and the few goroutines that resolve
-// its deferred questions add; whoever scrapes reads. No two sockets share one,
-// nor, because of the padding, a cache line of one.
+// stats counts for one socket. Its owner and the goroutines of its deferred questions
+// add; a scrape reads. The padding keeps two sockets' stats off the same cache line.
 type stats struct {
 	_ [64]byte // a cache line of the machines that dnsd runs on
 
@@ -84,7 +83,7 @@ type stats struct {
 	proto Proto // set once
 }
 
-// histogram counts per bucket, the last one being that of everything larger.
+// histogram counts per bucket; the last one has no upper bound.
 type histogram struct {
 	buckets [len(durationBounds) + 1]atomic.Uint64
 	sum     atomic.Uint64 // nanoseconds
@@ -227,7 +226,7 @@ func (r *Resolver) collectQuestions(ch chan<- prometheus.Metric, all []*stats) {
 	}
 }
 
-// collectSockets emits how the sockets are, and who has been moved out of others' way.
+// collectSockets emits the state of sockets, lanes and connections.
 func (r *Resolver) collectSockets(ch chan<- prometheus.Metric, sockets []*socket) {
 	counter := func(d *prometheus.Desc, n uint64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))

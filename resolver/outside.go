@@ -10,17 +10,16 @@ import (
 )
 
 // deferred is a question that is not answered where it was read: it has to be
-// resolved upstream, or computing its answer takes long. It owns all that it
-// needs: the worker that it came from goes on meanwhile. One to be resolved has a
-// place among the forwarder's, which so bounds the goroutines as well, and fairly:
-// done must follow. One goroutine uses it, once.
+// resolved upstream, or computing its answer takes long. It shares no memory with the
+// worker that read it. One to be resolved holds one of the forwarder's places, which
+// also bounds these goroutines fairly; done gives it back. One goroutine uses it, once.
 type deferred struct {
 	exchange
 	view View
 
 	query forward.Query // to be resolved upstream
 
-	zone   *zone // to be computed by; nil: to be resolved upstream
+	zone   *zone // computes the answer; nil: to be resolved upstream
 	client netip.Addr
 }
 
@@ -65,5 +64,5 @@ func (d *deferred) resolve(ctx context.Context, dst []byte) (resp []byte) {
 	return d.forward(dst, d.r.cfg.Forward.Resolve(ctx, &d.query))
 }
 
-// done gives back the question's place, when its response is sent or given up.
+// done gives back the question's place, after its response is sent or given up.
 func (d *deferred) done() { d.r.cfg.Forward.Release(&d.query) }

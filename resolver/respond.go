@@ -20,7 +20,7 @@ type exchange struct {
 
 	req       wire.Request
 	reply     wire.Reply
-	forbidden bool // the client is none of those that dnsd serves
+	forbidden bool // dnsd does not serve the client
 	forwarded bool // the answer is the forwarder's
 }
 
@@ -29,7 +29,7 @@ type exchange struct {
 type worker struct {
 	exchange
 	question Question
-	labels   [maxLabels]string // what question.Labels is cut from
+	labels   [maxLabels]string // the storage of question.Labels
 	query    forward.Query
 	keeper   *keeper // nil: nothing is kept
 	pause    func()  // see Question; nil, with a keeper: answers that take long are deferred
@@ -44,9 +44,9 @@ func newWorker(r *Resolver, proto Proto, s *stats) *worker {
 
 // respond answers one request. It does no I/O and never waits. The response is
 // built in dst's storage, which should have room for it (64 KiB over TCP), and
-// is nil where the rules ask for silence. Where later is not nil the question
-// is answered elsewhere: the caller sees to that, and to its done where it has to
-// be resolved upstream. Neither holds on to req. It never panics.
+// is nil where the rules ask for silence. Where later is not nil the caller has the
+// question answered elsewhere, and calls its done where it has to be resolved upstream.
+// Neither holds on to req. It never panics.
 func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []byte, later *deferred) {
 	w.forbidden, w.forwarded = false, false
 	defer func() {
@@ -96,7 +96,7 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 }
 
 // compute asks a zone. Nil: that takes long, or the client's network has used up
-// what it may take of the socket's time with such questions.
+// its budget.
 func (w *worker) compute(z *zone, view View, client netip.Addr, known *knownClient) *Answer {
 	if w.pause != nil {
 		return z.Answer(w.ask(&w.question, &w.labels, z, view, client, w.pause))
@@ -168,7 +168,7 @@ func (w *worker) identity(dst []byte) []byte {
 	return w.answer(dst, nil, a, dns.ClassCHAOS)
 }
 
-// outside answers a name of none of the zones, or returns it for later.
+// outside answers a name that is in none of the zones, or returns it for later.
 func (w *worker) outside(dst []byte, view View) ([]byte, *deferred) {
 	w.forwarded = true
 	w.query = forward.Query{
@@ -187,8 +187,7 @@ func (w *worker) outside(dst []byte, view View) ([]byte, *deferred) {
 	return nil, newOutside(&w.exchange, view, w.query)
 }
 
-// panicked is the response to a question that dnsd failed on: it costs that
-// question, not the process.
+// panicked is the response to a question that made dnsd panic.
 func (x *exchange) panicked(p any, dst []byte) []byte {
 	x.stats.panics.Add(1)
 	x.r.panicLog.log(x.r.log, slog.LevelError, "a question made dnsd panic and was answered SERVFAIL; please report this",

@@ -39,8 +39,8 @@ const (
 	lengthLen = 2
 )
 
-// tcpBuffers holds buffers for one message with its length. They are only held
-// while a message is written: an idle connection has none.
+// tcpBuffers holds buffers for one message with its length. A connection has one only
+// while it answers a message.
 var tcpBuffers = sync.Pool{New: func() any {
 	b := make([]byte, lengthLen+wire.MaxMessage)
 	return &b
@@ -78,7 +78,7 @@ func (a *acceptor) serve(ctx context.Context) error {
 		a.stats.readErrs.Add(1)
 		a.fails.log(a.log, slog.LevelError, "cannot accept a connection; trying again", "err", err)
 		if shortOf(err) {
-			fails = min(fails, maxTrouble-1) // waited out for as long as it takes: UDP goes on meanwhile
+			fails = min(fails, maxTrouble-1) // never a reason to give up: UDP goes on meanwhile
 		}
 		if errors.Is(err, net.ErrClosed) || !fails.wait(ctx) {
 			return fmt.Errorf("accepting TCP connections: %w", err)
@@ -86,7 +86,7 @@ func (a *acceptor) serve(ctx context.Context) error {
 	}
 }
 
-// shortOf reports whether err says that the host is short of something now.
+// shortOf reports whether err says that the host is short of a resource, which may pass.
 func shortOf(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
 		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
@@ -101,7 +101,7 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	addr := from.AddrPort().Addr()
 	c := &conn{r: a.r, nc: nc, from: from.AddrPort(), client: clientOf(addr), network: networkOf(addr),
 		stranger: !a.r.allowed(addr.Unmap().WithZone("")), stats: a.stats, slots: make(chan struct{}, maxPipelined)}
-	_ = nc.SetWriteBuffer(sendBuffer) // without it only takes more memory
+	_ = nc.SetWriteBuffer(sendBuffer) // if it fails, the connection takes more memory
 	c.used.Store(time.Now().UnixNano())
 	if !a.r.conns.add(c) {
 		nc.Close()
@@ -133,16 +133,16 @@ type conn struct {
 	stats    *stats
 	slots    chan struct{} // one for each deferred question
 
-	busy    atomic.Int32 // requests in hand
+	busy    atomic.Int32 // requests read and not yet answered
 	used    atomic.Int64 // when it was made or the last response written; Unix time in nanoseconds
-	drained atomic.Int64 // when it stops reading because dnsd ends, in the same unit; 0: it does not end
+	drained atomic.Int64 // when it stops reading because dnsd ends, in the same unit; 0: dnsd goes on
 
 	deferred sync.WaitGroup
 	writing  sync.Mutex // held for one write, at most Resolver.messageTime
 }
 
-// idle reports whether nothing is in hand, and since when. A request that has
-// come in part is not in hand.
+// idle reports whether all requests read are answered, and since when. A request
+// that has arrived in part is not read.
 func (c *conn) idle() (since int64, idle bool) { return c.used.Load(), c.busy.Load() == 0 }
 
 // serve reads requests and answers them, in the order in which answers are ready

@@ -32,7 +32,7 @@ type socket struct {
 	batch *udpbatch.Conn // of conn
 	lanes *lanes         // of the listen address, as is aside
 	aside *aside
-	side  bool // it receives from those that are set aside, and from nobody else
+	side  bool // it receives from networks set aside only
 	stats *stats
 	log   *slog.Logger
 
@@ -47,8 +47,8 @@ type socket struct {
 	sendFails limitedLog
 }
 
-// maxComputed is how many answers computed elsewhere wait for the next batch to be
-// kept. Those beyond are sent too, and only not kept.
+// maxComputed is how many answers computed elsewhere may wait for the next batch, when
+// they are kept. Those beyond are sent, but not kept.
 const maxComputed = 256
 
 // computed is an answer to keep that was computed elsewhere.
@@ -147,9 +147,9 @@ func (s *socket) handle(ctx context.Context, w *worker, b *udpbatch.Conn, n int)
 	}
 }
 
-// tooOld is for how long the least patient of the usual clients waits (c-ares: 2 s;
-// musl asks again after 2.5 s; glibc, Go and dig wait 5 s). Whoever asked before
-// that has asked again or given up.
+// tooOld is the shortest time-out of the usual clients (c-ares: 2 s;
+// musl asks again after 2.5 s; glibc, Go and dig wait 5 s). A client whose question is
+// older has asked again or given up.
 const tooOld = 2 * time.Second
 
 // passOver marks in over the questions of a batch that are not to be answered:
@@ -177,8 +177,8 @@ func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatc
 	}
 }
 
-// defers has a question answered elsewhere. One whose answer takes long is dropped
-// where too many of its network wait already.
+// defers has a question answered by a goroutine of its own. One whose answer takes long
+// is dropped if too many of its network wait already.
 func (s *socket) defers(ctx context.Context, later *deferred, control []byte, from netip.AddrPort, start time.Time) {
 	if later.zone == nil {
 		s.resolve(ctx, later, slices.Clone(control), from, start)
@@ -189,7 +189,7 @@ func (s *socket) defers(ctx context.Context, later *deferred, control []byte, fr
 	}
 }
 
-// resolve answers a question that has to be resolved upstream.
+// resolve answers a question by asking upstreams.
 func (s *socket) resolve(ctx context.Context, later *deferred, control []byte, from netip.AddrPort, start time.Time) {
 	s.deferred.Go(func() {
 		defer later.done()
@@ -239,8 +239,8 @@ func (s *socket) send(resp, control []byte, to netip.AddrPort) {
 	s.notSent(resp, control, to, err)
 }
 
-// notSent sends a response by a lane if there was no room for it here, and counts one
-// that could not be sent. A nil error is none. Safe for concurrent use.
+// notSent is told how sending a response went. If there was no room for it, it goes
+// out by a lane; any other error is counted. Safe for concurrent use.
 func (s *socket) notSent(resp, control []byte, to netip.AddrPort, err error) {
 	if errors.Is(err, udpbatch.ErrFull) {
 		err = s.lanes.send(resp, control, to)

@@ -10,9 +10,9 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// begin starts the response. Records get what the OPT leaves: an OPT always
-// goes out (RFC 6891, section 6.1.1), and so does an NSID that was asked for;
-// EDE texts get what the records leave, since no program needs them.
+// begin starts the response. Room is kept for the OPT, which is never left
+// out (RFC 6891, section 6.1.1), and for an NSID that was asked for; records come next,
+// and EDE texts get what is left, since no program needs them.
 func (x *exchange) begin(dst []byte, rcode uint16) {
 	q, w := &x.req, &x.reply
 	w.Begin(dst, q.ID, q.Question, x.limit())
@@ -80,8 +80,8 @@ func (x *exchange) answer(dst []byte, z *zone, a *Answer, class uint16) []byte {
 	shown := x.records(dst, a, total, class, 0)
 	full := shown == total
 	if x.proto == TCP && (!full || a.Partial != nil) {
-		// There is no larger transport to turn to, so the client is told what
-		// it misses: that EDE comes before the last records.
+		// The client has no larger transport to try, so it is told how much is
+		// missing: room for that EDE is kept before records are written.
 		errors = x.counted(dst, a, total, class)
 	}
 	if !full || a.Partial != nil {
@@ -95,10 +95,9 @@ func (x *exchange) answer(dst []byte, z *zone, a *Answer, class uint16) []byte {
 }
 
 // records starts the response anew and writes total of a's records, or as many
-// as fit, with reserved bytes left free. It returns how many went out. Members
-// of a run start at a random one, so that each is first equally often; runs are
-// turned before the limit is applied, so that those which a limit or a small
-// packet leaves out are others each time.
+// as fit, with reserved bytes left free. It returns how many were written. Each run
+// starts at a random member, so that each is first equally often; that comes before
+// the limit, so that a limit or a small packet leaves out different ones each time.
 func (x *exchange) records(dst []byte, a *Answer, total int, class uint16, reserved int) int {
 	x.begin(dst, a.Rcode)
 	if a.Rcode == dns.RcodeSuccess || a.Rcode == dns.RcodeNameError {
