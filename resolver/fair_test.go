@@ -3,7 +3,6 @@ package resolver
 import (
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -409,7 +408,7 @@ func TestExpensiveAnswersWaitElsewhere(t *testing.T) {
 	_, addr, _ := start(t, listenOn("0.0.0.0:0"), func(c *Config) { c.Zones, c.Sockets, c.Viewer = []Zone{z}, 1, viewFunc(views) })
 	from := func(client string) {
 		t.Helper()
-		askFrom(t, client, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()), "costly.internal.")
+		askAs(t, client, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()), "costly.internal.")
 	}
 	from("127.0.0.1")
 	if elsewhere.Load() != 0 {

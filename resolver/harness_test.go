@@ -351,9 +351,9 @@ func listenOn(addrs ...string) func(*Config) {
 	}
 }
 
-// askFrom asks for a name's addresses over UDP from an IPv4 address of this host, and
+// askAs asks for a name's addresses over UDP from an IPv4 address of this host, and
 // waits for the response.
-func askFrom(t *testing.T, from string, to netip.AddrPort, name string) {
+func askAs(t *testing.T, from string, to netip.AddrPort, name string) {
 	t.Helper()
 	c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, net.UDPAddrFromAddrPort(to))
 	if err != nil {

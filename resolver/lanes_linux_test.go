@@ -336,7 +336,7 @@ func TestSetAside(t *testing.T) {
 			asks := func(from string) int {
 				before, all := received(true), received(false)+received(true)
 				for range 20 {
-					askFrom(t, from, to, "my-app.internal.")
+					askAs(t, from, to, "my-app.internal.")
 				}
 				eventually(t, "all are counted", func() bool { return received(false)+received(true) == all+20 })
 				return int(received(true) - before)
