@@ -200,7 +200,7 @@ func TestNoAllocations(t *testing.T) {
 
 // TestCacheWeight: what the cache says it takes is what it takes, roughly.
 func TestCacheWeight(t *testing.T) {
-	f, _ := newFaked(t, Config{CacheBytes: 8 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f, _ := newFaked(t, Config{CacheBytes: 2 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
 	fill := func(from, to int) {
 		for i := from; i < to; i++ {
 			q := query(fmt.Sprintf("name-%d.example.com", i), dns.TypeA)
@@ -216,7 +216,7 @@ func TestCacheWeight(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	before := heap()
-	const n = 5000
+	const n = 2000
 	fill(0, n)
 	_, size := f.cache.stats()
 	real, said := heap()-before, int64(size)
@@ -225,7 +225,7 @@ func TestCacheWeight(t *testing.T) {
 		t.Errorf("%d entries take %d bytes, and are said to take %d", n, real, said)
 	}
 	fill(n, 4*n)
-	if _, got := f.cache.stats(); got > 8<<20 {
+	if _, got := f.cache.stats(); got > 2<<20 {
 		t.Errorf("%d bytes kept, more than the bound", got)
 	}
 }

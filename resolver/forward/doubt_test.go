@@ -140,6 +140,7 @@ func TestOneForgedProbe(t *testing.T) {
 // TestReadGoesOnAfterRefusal: on a real socket, a refusal by the kernel ends nothing
 // as long as somebody may answer; one that is true ends the question at once.
 func TestReadGoesOnAfterRefusal(t *testing.T) {
+	t.Parallel()
 	s := (&scripted{onUDP: onUDP}).start(t, nil)
 	s.udp.Close() // from here on the kernel refuses
 	sock := newAsker(s.addr, newMetrics().of("x"), nil, true)
@@ -184,6 +185,7 @@ func TestWhoseFault(t *testing.T) {
 // TestFloodOfAnswers: an upstream, or somebody in its place, that sends answers to
 // something else over UDP is asked over TCP.
 func TestFloodOfAnswers(t *testing.T) {
+	t.Parallel()
 	var sent atomic.Int32
 	s := (&scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) {
 		for range 1000 {

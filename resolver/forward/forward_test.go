@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -14,7 +15,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "8") // what runs in parallel here mostly waits
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	netA = netip.MustParsePrefix("fdaa:0:18::/48")

@@ -148,6 +148,7 @@ func (c panickyConn) Write(b []byte) (int, error) {
 
 // TestPanicsOfConnections: they cost the connection, and those who wait for it know at once.
 func TestPanicsOfConnections(t *testing.T) {
+	t.Parallel()
 	for _, at := range []string{"dial", "read", "write"} {
 		t.Run(at, func(t *testing.T) {
 			s := (&scripted{onUDP: truncating, onTCP: onTCP}).start(t, nil)

@@ -52,6 +52,7 @@ func certificateUntil(t testing.TB, name string, end time.Time) (*tls.Config, *x
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	server, pool := certificate(t, "dns.example")
 	s := (&scripted{onTCP: onTCP}).start(t, server)
 	for _, c := range []struct {
@@ -79,6 +80,7 @@ func TestTLS(t *testing.T) {
 // TestShutdown: Run returns while a connection is open, one is being opened to
 // somebody who never answers, and questions wait.
 func TestShutdown(t *testing.T) {
+	t.Parallel()
 	asked := make(chan struct{}, 10)
 	s := (&scripted{onUDP: truncating, onTCP: func(*dns.Msg, func(*dns.Msg)) bool {
 		asked <- struct{}{}
@@ -112,36 +114,38 @@ func TestShutdown(t *testing.T) {
 
 // TestStreamAge: connections are not kept for ever, nor is one that fell silent.
 func TestStreamAge(t *testing.T) {
-	var mute atomic.Bool
-	s := (&scripted{onUDP: truncating, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
-		if !mute.Load() {
-			send(answering(q, "192.0.2.1"))
+	synctest.Test(t, func(t *testing.T) {
+		mute, dials := false, 0
+		up := peer(func(c net.Conn) {
+			dials++
+			answerEach(c, func(*dns.Msg) bool { return !mute })
+		})
+		p := pooled(t, up.dial)
+		defer p.close()
+		p.timeout = time.Second
+		ask := func(want error, connections int) {
+			t.Helper()
+			if err := exchangeFor(p, "a.example", time.Second); !errors.Is(err, want) || dials != connections {
+				t.Errorf("%v over %d connections, want %v over %d", err, dials, want, connections)
+			}
 		}
-		return true
-	}}).start(t, nil)
-	f := newReal(t, Config{TryTimeout: 200 * time.Millisecond, Timeout: time.Second, Upstreams: []Upstream{{Domain: ".", Addr: s.addr}}})
-	ask := func(name string) *Reply { return resolve(t.Context(), f, query(name, dns.TypeA)) }
-	ask("a.example")
-	f.at(0).pool.mu.Lock()
-	f.at(0).pool.cur.born = time.Now().Add(-2 * streamMaxAge)
-	f.at(0).pool.mu.Unlock()
-	ask("b.example")
-	if n := s.accepts.Load(); n != 2 {
-		t.Errorf("%d connections after the first grew old", n)
-	}
-	mute.Store(true)
-	ask("c.example")
-	mute.Store(false)
-	if r := ask("d.example"); r.Rcode != dns.RcodeSuccess {
-		t.Errorf("after a silent connection: %v", r)
-	}
-	if n := s.accepts.Load(); n < 3 {
-		t.Errorf("%d connections: the silent one is still used", n)
-	}
-	eventually(t, "without the old connections", func() bool {
-		f.at(0).pool.mu.Lock()
-		defer f.at(0).pool.mu.Unlock()
-		return len(f.at(0).pool.live) == 1
+		ask(nil, 1)
+		for range int(streamMaxAge/streamIdle) * 2 {
+			time.Sleep(streamIdle / 2)
+			ask(nil, 1)
+		}
+		time.Sleep(time.Second)
+		ask(nil, 2)
+		time.Sleep(time.Second)
+		mute = true
+		ask(context.DeadlineExceeded, 2)
+		mute = false
+		ask(nil, 3)
+		time.Sleep(streamIdle)
+		synctest.Wait()
+		if len(p.live) != 0 {
+			t.Errorf("%d idle connections", len(p.live))
+		}
 	})
 }
 
@@ -197,23 +201,13 @@ func TestStreamsAreBounded(t *testing.T) {
 func TestStreamOfADeadName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dials := 0
+		up := peer(func(c net.Conn) {
+			answerEach(c, func(q *dns.Msg) bool { return q.Question[0].Name != "dead.example." })
+		})
 		p := pooled(t, func(ctx context.Context) (net.Conn, error) {
 			dials++
-			here, there := net.Pipe()
-			go func() {
-				defer there.Close()
-				for {
-					q, err := readQuestion(there)
-					if err != nil {
-						return
-					}
-					if q.Question[0].Name != "dead.example." {
-						there.Write(framed(answering(q, "192.0.2.1")))
-					}
-				}
-			}()
 			time.Sleep(40 * time.Second)
-			return here, nil
+			return up.dial(ctx)
 		})
 		defer p.close()
 		if err := exchangeFor(p, "early.example", 35*time.Second); err == nil {

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
@@ -27,8 +28,9 @@ type scripted struct {
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 
+	at string // the address to listen at; by default, any port
 	// Both may send any number of messages, or none. onTCP returning false
-	// closes the connection. Set before start.
+	// closes the connection. All three are set before start.
 	onUDP func(q *dns.Msg, send func(*dns.Msg))
 	onTCP func(q *dns.Msg, send func(*dns.Msg)) bool
 }
@@ -36,20 +38,17 @@ type scripted struct {
 // start opens the sockets. With TLS, only the stream one answers.
 func (s *scripted) start(t testing.TB, secure *tls.Config) *scripted {
 	t.Helper()
-	var err error
-	for range 20 { // the same port for both
-		if s.tcp, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			t.Fatal(err)
+	eventually(t, "listening", func() (ok bool) { // at the same port for both
+		var err error
+		if s.tcp, err = net.Listen("tcp", cmp.Or(s.at, "127.0.0.1:0")); err != nil {
+			return false
 		}
 		s.addr = s.tcp.Addr().(*net.TCPAddr).AddrPort()
-		if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.addr)); err == nil {
-			break
+		if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.addr)); err != nil {
+			s.tcp.Close()
 		}
-		s.tcp.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+		return err == nil
+	})
 	if secure != nil {
 		s.tcp = tls.NewListener(s.tcp, secure)
 	}
@@ -170,9 +169,11 @@ func truncating(q *dns.Msg, send func(*dns.Msg)) {
 	send(m)
 }
 
-// newReal returns a running forwarder to upstreams on sockets.
+// newReal returns a running forwarder to upstreams on sockets. It is patient, lest tests fail
+// because the machine is busy.
 func newReal(t testing.TB, cfg Config) *Forwarder {
 	t.Helper()
+	cfg.Timeout, cfg.TryTimeout = cmp.Or(cfg.Timeout, time.Minute), cmp.Or(cfg.TryTimeout, 20*time.Second)
 	f, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -182,11 +183,26 @@ func newReal(t testing.TB, cfg Config) *Forwarder {
 }
 
 func forwardTo(t testing.TB, s ...*scripted) *Forwarder {
-	cfg := Config{}
+	t.Helper()
+	f := newReal(t, Config{})
+	var addrs []netip.AddrPort
 	for _, s := range s {
-		cfg.Upstreams = append(cfg.Upstreams, Upstream{Domain: ".", Addr: s.addr})
+		addrs = append(addrs, s.addr)
 	}
-	return newReal(t, cfg)
+	update(t, f, addrs...)
+	return f
+}
+
+// update has f ask other upstreams.
+func update(t testing.TB, f *Forwarder, addrs ...netip.AddrPort) {
+	t.Helper()
+	var ups []Upstream
+	for _, a := range addrs {
+		ups = append(ups, Upstream{Domain: ".", Addr: a})
+	}
+	if err := f.Update(ups); err != nil {
+		t.Fatal(err)
+	}
 }
 
 const oneAnswer = "NOERROR; a.example. 60 IN A 192.0.2.1"
@@ -194,6 +210,7 @@ const oneAnswer = "NOERROR; a.example. 60 IN A 192.0.2.1"
 // TestQueryUpstream looks at what leaves: EDNS of our own, the flags that are to
 // be passed on, an id and a port that differ from query to query.
 func TestQueryUpstream(t *testing.T) {
+	t.Parallel()
 	ids, mu := map[uint16]bool{}, sync.Mutex{}
 	s := (&scripted{onUDP: func(q *dns.Msg, send func(*dns.Msg)) {
 		mu.Lock()
@@ -226,6 +243,7 @@ func TestQueryUpstream(t *testing.T) {
 // TestLyingUpstream: answers to something else are counted and passed over, and the right
 // one is still taken.
 func TestLyingUpstream(t *testing.T) {
+	t.Parallel()
 	for name, lie := range map[string]func(m *dns.Msg){
 		"id":          func(m *dns.Msg) { m.Id++ },
 		"name":        func(m *dns.Msg) { m.Question[0].Name = "b.example." },
@@ -265,6 +283,7 @@ func TestLyingUpstream(t *testing.T) {
 }
 
 func TestTruncatingUpstream(t *testing.T) {
+	t.Parallel()
 	addrs := make([]string, 200)
 	for i := range addrs {
 		addrs[i] = fmt.Sprintf("192.0.2.%d", i)
@@ -298,6 +317,7 @@ func TestTruncatingUpstream(t *testing.T) {
 // TestTruncatedStream: what is cut short even over TCP or TLS goes out with TC
 // and is not kept; an upstream that has all of it is preferred.
 func TestTruncatedStream(t *testing.T) {
+	t.Parallel()
 	server, pool := certificate(t, "dns.example")
 	q := query("a.example", dns.TypeA)
 	for _, c := range []struct {
@@ -346,6 +366,7 @@ func TestTruncatedStream(t *testing.T) {
 
 // TestPipelined: many questions share a connection, and answers come in any order.
 func TestPipelined(t *testing.T) {
+	t.Parallel()
 	const n = 20
 	var waiting sync.WaitGroup
 	waiting.Add(n)
@@ -371,6 +392,7 @@ func TestPipelined(t *testing.T) {
 
 // TestClosingUpstream: one that closes, at whatever moment, costs nobody an answer.
 func TestClosingUpstream(t *testing.T) {
+	t.Parallel()
 	var asked atomic.Int32
 	s := &scripted{onUDP: truncating, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
 		if asked.Add(1)%2 == 0 {
@@ -413,6 +435,7 @@ func TestStreamIDs(t *testing.T) {
 
 // TestTCPRefused: what answers over UDP stays up although TCP does not get through.
 func TestTCPRefused(t *testing.T) {
+	t.Parallel()
 	s := (&scripted{onUDP: truncating}).start(t, nil)
 	s.tcp.Close()
 	f := forwardTo(t, s)
@@ -431,6 +454,7 @@ func TestTCPRefused(t *testing.T) {
 
 // TestRecoveringUpstream: down at once when nobody listens, up again by a probe.
 func TestRecoveringUpstream(t *testing.T) {
+	t.Parallel()
 	s := (&scripted{onUDP: onUDP}).start(t, nil)
 	f := forwardTo(t, s)
 	s.stop()
@@ -439,11 +463,7 @@ func TestRecoveringUpstream(t *testing.T) {
 	if !f.at(0).isDown() {
 		t.Fatal("not down")
 	}
-	var err error
-	if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.addr)); err != nil {
-		t.Skipf("the port is taken: %v", err)
-	}
-	s.group.Go(s.serveUDP)
+	(&scripted{at: s.addr.String(), onUDP: onUDP}).start(t, nil)
 	eventually(t, "up again", func() bool { return !f.at(0).isDown() })
 	q = query("b.example", dns.TypeA)
 	wantText(t, q, resolve(t.Context(), f, q), "NOERROR; b.example. 60 IN A 192.0.2.1")
@@ -460,6 +480,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // TestRoutes: the longest domain wins, and below its own names nothing else is asked.
 func TestRoutes(t *testing.T) {
+	t.Parallel()
 	servers := map[string]*scripted{}
 	var ups []Upstream
 	for i, domain := range []string{".", "corp.example.", "deep.corp.example."} {
