@@ -13,6 +13,8 @@ import (
 
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
+
+	"dnsd/resolver/internal/wire"
 )
 
 func TestMain(m *testing.M) {
@@ -28,6 +30,14 @@ var (
 // query returns the question for a name as the resolver hands it over.
 func query(name string, qtype uint16) *Query {
 	return &Query{Name: mustName(dns.CanonicalName(name)), Type: qtype, Class: dns.ClassINET, RD: true, Network: netA}
+}
+
+func mustName(name string) []byte {
+	b, err := wire.PackName(name)
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 // resolve asks f as the resolver does.
@@ -136,7 +146,7 @@ type fakeNet struct {
 	answer func(ctx context.Context, m *message) (*dns.Msg, error) // guarded by mu
 }
 
-func (n *fakeNet) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+func (n *fakeNet) exchange(ctx context.Context, m *message, doubt func()) ([]byte, error) {
 	n.mu.Lock()
 	if len(m.name) == 1 {
 		n.probes++

@@ -535,7 +535,7 @@ func TestProbeNames(t *testing.T) {
 			want = dns.TypeA
 		}
 		f, _ := newFaked(t, Config{}, &fakeNet{})
-		if m := f.loopProbe(newMessage(q, true), newWatch(), f.at(0)); m.qtype != want {
+		if m := f.loopProbe(newMessage(q, true), f.targetOf(newWatch(), f.at(0))); m.qtype != want {
 			t.Errorf("%s %s: the probe asks for %s", c.name, dns.Type(c.qtype), dns.Type(m.qtype))
 		}
 	}

@@ -14,26 +14,25 @@ import (
 
 // Connections over TCP and TLS.
 const (
-	// streamMaxAge makes every connection new now and then, so that an upstream
-	// behind a balancer or a moved address is not held on to for ever.
+	// streamMaxAge bounds how long an upstream behind a balancer or a moved address is
+	// kept.
 	streamMaxAge = 5 * time.Minute
-	// streamIdle is how long a connection without answers stays: longer than
-	// any try waits, and what RFC 7766, section 6.2.3, calls a few seconds.
+	// streamIdle is how long a connection without answers stays: longer than any try
+	// waits, and what RFC 7766, section 6.2.3, calls a few seconds.
 	streamIdle = 10 * time.Second
-	// streamMaxPending leaves most ids free, so that a random one is found at
-	// once; more questions get a connection of their own.
+	// streamMaxPending leaves most ids free, so that a random one is found at once;
+	// further questions get another connection.
 	streamMaxPending = 16384
-	// streamQueue is how many questions wait to be written. Further ones wait for a
-	// place among them until their time is up.
+	// streamQueue is how many questions wait to be written; further ones wait for a
+	// place among them.
 	streamQueue = 64
-	// streamMaxStray is how many messages that answer nothing a connection may bring
-	// beyond one for each question, which is what late answers can be.
+	// streamMaxStray is how many messages that answer nothing a connection may bring in
+	// addition to one for each question, which may be a late answer.
 	streamMaxStray = 64
 	// maxStreams bounds the connections to one upstream. One is used at a time;
 	// the others only wait for their last answers.
 	maxStreams = 8
-	// streamAttempts bounds the work for an upstream that closes after every answer,
-	// whatever else it was asked.
+	// streamAttempts bounds the work for an upstream that closes after every answer.
 	streamAttempts = 3
 )
 
@@ -44,8 +43,8 @@ var (
 	errStrays      = errors.New("the upstream sends what nobody asked for")
 )
 
-// streams keeps the connections to one upstream: one that takes questions, and
-// older ones that only wait for their last answers.
+// streams keeps the connections to one upstream: one that takes questions, and older ones
+// that only wait for their last answers.
 type streams struct {
 	dial    func(ctx context.Context) (net.Conn, error) // set once
 	timeout time.Duration                               // set once; for connecting, and for a write
@@ -59,8 +58,7 @@ type streams struct {
 	closed bool                 // guarded by mu
 }
 
-// dialer returns how to connect to an upstream. Over TLS the certificate must
-// hold its name.
+// dialer returns the function that connects to an upstream.
 func dialer(u Upstream, cfg *Config) func(context.Context) (net.Conn, error) {
 	address := u.Addr.String()
 	if !u.TLS {
@@ -78,9 +76,8 @@ func dialer(u Upstream, cfg *Config) func(context.Context) (net.Conn, error) {
 	}
 }
 
-// exchange sends the message over the connection at hand. When that turns out
-// to have been closed by the upstream in the meantime, as it may at any time, a
-// new one is tried (RFC 7766, section 6.2.4).
+// exchange sends the message over the current connection. If the upstream has closed that
+// meanwhile, as it may, a new one is tried (RFC 7766, section 6.2.4).
 func (p *streams) exchange(ctx context.Context, m *message) ([]byte, error) {
 	for attempt := 1; ; attempt++ {
 		s, reused, err := p.take()
@@ -98,8 +95,8 @@ func (p *streams) exchange(ctx context.Context, m *message) ([]byte, error) {
 	}
 }
 
-// take returns the connection for the next question and whether it was there
-// before; if not, it is being opened.
+// take returns the connection for the next question, reserved for it, and whether it was
+// there before; if not, it is being opened.
 func (p *streams) take() (s *stream, reused bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -115,7 +112,7 @@ func (p *streams) take() (s *stream, reused bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
 	s = &stream{
 		pool: p, born: time.Now(), out: make(chan *waiter, streamQueue), gone: make(chan struct{}),
-		stopDial: cancel, pending: make(map[uint16]*waiter), reserved: 1,
+		stopDial: cancel, pending: make(map[uint16]*waiter), reserved: 1, strays: streamMaxStray,
 	}
 	p.cur = s
 	p.live[s] = struct{}{}
@@ -149,8 +146,8 @@ func (p *streams) close() {
 	}
 }
 
-// stream is one connection, with a goroutine that reads and one that writes. Nobody
-// else waits for its peer beyond their own deadline.
+// stream is one connection, with a goroutine that reads and one that writes. Only these wait
+// for its peer beyond a question's deadline.
 type stream struct {
 	pool     *streams
 	born     time.Time
@@ -163,20 +160,19 @@ type stream struct {
 	err      error              // guarded by mu; why the stream ended
 	pending  map[uint16]*waiter // guarded by mu
 	reserved int                // guarded by mu; questions being asked
-	retired  bool               // guarded by mu; takes no more questions, as an ended one
+	retired  bool               // guarded by mu; takes no more questions
 	heard    time.Time          // guarded by mu; the last answer, or when it was connected
-	asked    int                // guarded by mu; questions that were registered
-	strays   int                // guarded by mu; messages that were no answer
+	strays   int                // guarded by mu; how many more messages may answer nothing
 }
 
-// waiter is a question whose answer is waited for.
+// waiter waits for the answer to a question.
 type waiter struct {
 	m      *message
 	id     uint16
 	answer chan []byte // one slot
 }
 
-// reserve takes the stream for one question, unless it is not to be used again.
+// reserve takes the stream for one question. False: it is to take no more.
 func (s *stream) reserve() bool {
 	s.mu.Lock()
 	use := !s.retired && s.reserved < streamMaxPending && time.Since(s.born) <= streamMaxAge
@@ -196,7 +192,7 @@ func (s *stream) reserve() bool {
 // release ends what reserve began. A retired stream ends with its last question.
 func (s *stream) release(w *waiter) {
 	s.mu.Lock()
-	if s.pending[w.id] == w { // once answered, the id may be another's
+	if s.pending[w.id] == w { // an id that was answered may be another's
 		delete(s.pending, w.id)
 	}
 	s.reserved--
@@ -235,7 +231,7 @@ func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
 func (s *stream) register(w *waiter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.asked++
+	s.strays++
 	for {
 		w.id = newID()
 		if _, taken := s.pending[w.id]; !taken {
@@ -245,8 +241,8 @@ func (s *stream) register(w *waiter) {
 	}
 }
 
-// silentSince keeps further questions off a stream that has brought nothing
-// since a question that had most of a try's time: its peer may be gone.
+// silentSince retires a stream that has brought nothing since a question that had most of a
+// try's time: its peer may be gone.
 func (s *stream) silentSince(asked time.Time) {
 	s.mu.Lock()
 	silent := s.conn != nil && s.heard.Before(asked) && time.Since(asked) >= s.pool.timeout/2
@@ -259,8 +255,8 @@ func (s *stream) silentSince(asked time.Time) {
 	}
 }
 
-// run connects while ctx lasts, and then writes questions and hands out answers
-// until the stream ends.
+// run connects while ctx lasts, and then writes questions and hands out answers until the
+// stream ends.
 func (s *stream) run(ctx context.Context) {
 	defer s.pool.drop(s, true)
 	defer s.end(errInternal) // has an effect only after a panic
@@ -334,8 +330,7 @@ func (s *stream) read(conn net.Conn) error {
 	}
 }
 
-// deliver gives an answer to the question that it matches. False: there have been
-// too many that match none.
+// deliver gives an answer to the question that it matches. False: too many match none.
 func (s *stream) deliver(b []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,9 +343,9 @@ func (s *stream) deliver(b []byte) bool {
 			return true
 		}
 	}
-	s.strays++
+	s.strays--
 	s.pool.metrics.mismatched.Inc()
-	return s.strays <= s.asked+streamMaxStray
+	return s.strays >= 0
 }
 
 // end closes the stream for the first reason given.

@@ -115,18 +115,19 @@ func TestShutdown(t *testing.T) {
 // TestStreamAge: connections are not kept for ever, nor is one that fell silent.
 func TestStreamAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		mute, dials := false, 0
+		var mute atomic.Bool
+		var dials atomic.Int32
 		up := peer(func(c net.Conn) {
-			dials++
-			answerEach(c, func(*dns.Msg) bool { return !mute })
+			dials.Add(1)
+			answerEach(c, func(*dns.Msg) bool { return !mute.Load() })
 		})
 		p := pooled(t, up.dial)
 		defer p.close()
 		p.timeout = time.Second
-		ask := func(want error, connections int) {
+		ask := func(want error, connections int32) {
 			t.Helper()
-			if err := exchangeFor(p, "a.example", time.Second); !errors.Is(err, want) || dials != connections {
-				t.Errorf("%v over %d connections, want %v over %d", err, dials, want, connections)
+			if err := exchangeFor(p, "a.example", time.Second); !errors.Is(err, want) || dials.Load() != connections {
+				t.Errorf("%v over %d connections, want %v over %d", err, dials.Load(), want, connections)
 			}
 		}
 		ask(nil, 1)
@@ -137,9 +138,9 @@ func TestStreamAge(t *testing.T) {
 		time.Sleep(time.Second)
 		ask(nil, 2)
 		time.Sleep(time.Second)
-		mute = true
+		mute.Store(true)
 		ask(context.DeadlineExceeded, 2)
-		mute = false
+		mute.Store(false)
 		ask(nil, 3)
 		time.Sleep(streamIdle)
 		synctest.Wait()
