@@ -59,10 +59,13 @@ func New(cfg Config) (*Forwarder, error) {
 		flights: make(map[flightKey]*flight), watches: make(map[question]*watch),
 	}
 	f.life, f.end = context.WithCancel(context.Background())
-	f.metrics.gauges(
-		func() float64 { n, _ := f.cache.stats(); return float64(n) },
-		func() float64 { _, size := f.cache.stats(); return float64(size) },
-		func() float64 { return float64(f.limits.inflight()) },
+	f.metrics.gauge("cache_entries", "Answers kept, expired ones included.",
+		func() float64 { n, _ := f.cache.stats(); return float64(n) })
+	f.metrics.gauge("cache_bytes", "What the kept answers take, with overhead.",
+		func() float64 { _, size := f.cache.stats(); return float64(size) })
+	f.metrics.gauge("inflight", "Questions admitted whose response is not out yet, renewals included.",
+		func() float64 { return float64(f.limits.inflight()) })
+	f.metrics.gauge("places", "How many questions may be admitted at once.",
 		func() float64 { return float64(f.limits.size()) })
 	f.routes.Store(&routes{})
 	if err := f.Update(cfg.Upstreams); err != nil {

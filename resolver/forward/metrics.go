@@ -58,15 +58,9 @@ func newMetrics() *metrics {
 	return m
 }
 
-// gauges adds the gauges that are computed at a scrape.
-func (m *metrics) gauges(entries, bytes, inflight, places func() float64) {
-	gauge := func(name, help string, read func() float64) {
-		m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dnsd_forward_" + name, Help: help}, read))
-	}
-	gauge("cache_entries", "Answers kept, expired ones included.", entries)
-	gauge("cache_bytes", "What the kept answers take, with overhead.", bytes)
-	gauge("inflight", "Questions admitted whose response is not out yet, renewals included.", inflight)
-	gauge("places", "How many questions may be admitted at once.", places)
+// gauge adds a gauge that is read at a scrape.
+func (m *metrics) gauge(name, help string, read func() float64) {
+	m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dnsd_forward_" + name, Help: help}, read))
 }
 
 type upstreamMetrics struct {

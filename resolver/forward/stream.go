@@ -60,20 +60,17 @@ type streams struct {
 
 // dialer returns the function that connects to an upstream.
 func dialer(u Upstream, cfg *Config) func(context.Context) (net.Conn, error) {
-	address := u.Addr.String()
-	if !u.TLS {
-		return func(ctx context.Context) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
-		}
+	var d interface {
+		DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	} = new(net.Dialer)
+	if u.TLS {
+		d = &tls.Dialer{Config: &tls.Config{
+			ServerName: u.Name, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12,
+			NextProtos:         []string{"dot"}, // RFC 7858, section 3.1, as registered
+			ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		}}
 	}
-	d := &tls.Dialer{Config: &tls.Config{
-		ServerName: u.Name, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12,
-		NextProtos:         []string{"dot"}, // RFC 7858, section 3.1, as registered
-		ClientSessionCache: tls.NewLRUClientSessionCache(1),
-	}}
-	return func(ctx context.Context) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", address)
-	}
+	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", u.Addr.String()) }
 }
 
 // exchange sends the message over the current connection. If the upstream has closed that
@@ -120,28 +117,12 @@ func (p *streams) take() (s *stream, reused bool, err error) {
 	return s, false, nil
 }
 
-// drop forgets a connection that has ended or takes no more questions.
-func (p *streams) drop(s *stream, ended bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cur == s {
-		p.cur = nil
-	}
-	if ended {
-		delete(p.live, s)
-	}
-}
-
 // close ends all connections; no new ones can be opened.
 func (p *streams) close() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.closed = true
-	var live []*stream
 	for s := range p.live {
-		live = append(live, s)
-	}
-	p.mu.Unlock()
-	for _, s := range live {
 		s.end(net.ErrClosed)
 	}
 }
@@ -152,12 +133,12 @@ type stream struct {
 	pool     *streams
 	born     time.Time
 	out      chan *waiter  // to be written
-	gone     chan struct{} // closed with err set
+	gone     chan struct{} // closed when the stream has ended
+	err      error         // why; set before gone is closed
 	stopDial context.CancelFunc
 
 	mu       sync.Mutex
 	conn     net.Conn           // guarded by mu; nil: not connected yet
-	err      error              // guarded by mu; why the stream ended
 	pending  map[uint16]*waiter // guarded by mu
 	reserved int                // guarded by mu; questions being asked
 	retired  bool               // guarded by mu; takes no more questions
@@ -212,7 +193,7 @@ func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
 	select {
 	case s.out <- w:
 	case <-s.gone:
-		return nil, s.reason()
+		return nil, s.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -220,7 +201,7 @@ func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
 	case b := <-w.answer:
 		return b, nil
 	case <-s.gone:
-		return nil, s.reason()
+		return nil, s.err
 	case <-ctx.Done():
 		s.silentSince(asked)
 		return nil, context.Cause(ctx)
@@ -245,21 +226,21 @@ func (s *stream) register(w *waiter) {
 // try's time: its peer may be gone.
 func (s *stream) silentSince(asked time.Time) {
 	s.mu.Lock()
-	silent := s.conn != nil && s.heard.Before(asked) && time.Since(asked) >= s.pool.timeout/2
-	if silent {
+	defer s.mu.Unlock()
+	if s.conn != nil && s.heard.Before(asked) && time.Since(asked) >= s.pool.timeout/2 {
 		s.retired = true
-	}
-	s.mu.Unlock()
-	if silent {
-		s.pool.drop(s, false)
 	}
 }
 
 // run connects while ctx lasts, and then writes questions and hands out answers until the
 // stream ends.
 func (s *stream) run(ctx context.Context) {
-	defer s.pool.drop(s, true)
-	defer s.end(errInternal) // has an effect only after a panic
+	defer func() {
+		s.end(errInternal) // has an effect only after a panic
+		s.pool.mu.Lock()
+		defer s.pool.mu.Unlock()
+		delete(s.pool.live, s)
+	}()
 	conn, err := s.pool.dial(ctx)
 	s.stopDial()
 	if err != nil {
@@ -268,11 +249,12 @@ func (s *stream) run(ctx context.Context) {
 	}
 	defer conn.Close()
 	s.mu.Lock()
-	ended := s.err != nil
 	s.conn, s.heard = conn, time.Now()
 	s.mu.Unlock()
-	if ended {
+	select {
+	case <-s.gone: // nobody else closes conn
 		return
+	default:
 	}
 	var writer sync.WaitGroup
 	writer.Go(func() {
@@ -361,10 +343,4 @@ func (s *stream) end(err error) {
 	if s.conn != nil {
 		_ = s.conn.Close()
 	}
-}
-
-func (s *stream) reason() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
 }

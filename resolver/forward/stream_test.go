@@ -188,7 +188,7 @@ func TestStreamsAreBounded(t *testing.T) {
 				}
 				continue
 			}
-			p.drop(s, false)
+			s.retired = true
 		}
 		synctest.Wait()
 		if n := dials.Load(); n != maxStreams {
