@@ -53,7 +53,7 @@ func read(b []byte, m *message, now time.Time) (*answer, error) {
 		a.counts[i] = binary.BigEndian.Uint16(b[6+2*i:])
 		all += int(a.counts[i])
 	}
-	r := reader{b: b, off: start, start: start, read: make([]record, 0, min(all, (len(b)-start)/minRecord))}
+	r := reader{b: b, off: start, start: start, read: make([]record, 0, min(all, len(b)/minRecord))}
 	for section, n := range a.counts {
 		for i := range n {
 			rec, ok := r.next()
@@ -137,7 +137,7 @@ type reader struct {
 
 // next reads the record at off and moves to the one after it.
 func (r *reader) next() (rec rawRecord, ok bool) {
-	rec.start, r.ttl = r.off, 0
+	rec.start = r.off
 	off, ok := r.nameEnd(r.off, len(r.b))
 	if !ok || off+10 > len(r.b) {
 		return rec, false

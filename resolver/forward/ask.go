@@ -73,8 +73,8 @@ func (f *Forwarder) ask(ctx context.Context, upstreams []*upstream, m *message, 
 // doubt, the next when one fails, and loop probes when a loop is suspected.
 func (a *ask) wait(ctx context.Context) outcome {
 	var worst outcome
-	race := time.NewTimer(a.tried[0].upstream.raceDelay())
-	defer race.Stop()
+	first := a.tried[0].upstream
+	race := time.After(first.raceDelay())
 	again := a.watch.again
 	var suspicion <-chan time.Time
 	for {
@@ -88,7 +88,7 @@ func (a *ask) wait(ctx context.Context) outcome {
 			if !a.try(ctx, false) && (worst.good() || !a.retry(ctx, o)) && a.pending == 0 {
 				return worst
 			}
-		case <-race.C:
+		case <-race:
 			a.try(ctx, true)
 		case <-a.doubts:
 			a.try(ctx, true)
@@ -98,10 +98,7 @@ func (a *ask) wait(ctx context.Context) outcome {
 			suspicion = time.After(loopDelay) // for tries that come later
 			a.probeLoops(ctx)
 		case <-ctx.Done():
-			if worst.err == nil && worst.answer == nil {
-				worst = outcome{from: a.tried[0].upstream, err: context.Cause(ctx)}
-			}
-			return worst
+			return moreTelling(worst, outcome{from: first, err: context.Cause(ctx)})
 		}
 	}
 }

@@ -89,11 +89,9 @@ func (f *Forwarder) join(ctx context.Context, fl *flight) *Reply {
 	if fl.old != nil {
 		wait = min(wait, time.Until(fl.late))
 	}
-	timeout := time.NewTimer(wait)
-	defer timeout.Stop()
 	select {
 	case <-fl.done:
-	case <-timeout.C:
+	case <-time.After(wait):
 		if fl.old == nil {
 			return failureOf(timeoutError{wait})
 		}

@@ -79,15 +79,14 @@ func New(cfg Config) (*Forwarder, error) {
 func (f *Forwarder) Run(ctx context.Context) error {
 	f.mu.Lock()
 	f.running = true
-	upstreams := f.routes.Load().all
-	f.mu.Unlock()
-	for _, u := range upstreams {
-		f.spawn("probing an upstream", u.keepProbing)
+	for _, u := range f.routes.Load().all {
+		f.start("probing an upstream", u.keepProbing)
 	}
+	f.mu.Unlock()
 	<-ctx.Done()
 	f.mu.Lock()
 	f.ended = true
-	upstreams = f.routes.Load().all
+	upstreams := f.routes.Load().all
 	f.mu.Unlock()
 	f.end()
 	f.apart.Wait()
@@ -102,6 +101,11 @@ func (f *Forwarder) Run(ctx context.Context) error {
 func (f *Forwarder) spawn(doing string, fn func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.start(doing, fn)
+}
+
+// start is spawn for a caller that holds mu.
+func (f *Forwarder) start(doing string, fn func()) bool {
 	if f.ended {
 		return false
 	}
@@ -181,15 +185,13 @@ func (f *Forwarder) renew(e *entry, q *Query) {
 	}
 	again := *q
 	again.Name, again.RD, again.place = e.name, true, p
-	if !f.spawn("renewing an answer", func() {
+	f.spawn("renewing an answer", func() {
 		defer p.leave()
 		r := f.fly(f.life, &again, true)
 		if r.Rcode != dns.RcodeServerFailure && !r.fixed && !r.partial {
 			f.metrics.refreshed.Inc()
 		}
-	}) {
-		p.leave()
-	}
+	})
 }
 
 // Resolve answers a question for which Immediate has taken a place. It takes at most

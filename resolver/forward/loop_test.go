@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -267,7 +268,8 @@ func TestLoopsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f *Forwarder
 		nets := []*fakeNet{{answer: loopsBack(func() *Forwarder { return f })}, {answer: loopsBack(func() *Forwarder { return f })}}
-		f, stop := newFaked(t, Config{}, nets...)
+		var log lockedBuffer
+		f, stop := newFaked(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, nets...)
 		defer stop()
 		var g sync.WaitGroup
 		for i := range 4 {
@@ -280,6 +282,9 @@ func TestLoopsOnly(t *testing.T) {
 		g.Wait()
 		if n := value(f.metrics.loops); n != 2 {
 			t.Errorf("%v loops counted, want one an upstream", n)
+		}
+		if n := strings.Count(log.String(), "forwarding loop"); n != 1 {
+			t.Errorf("%d loops logged, want the first", n)
 		}
 		q := query("www.loop.example", dns.TypeA)
 		wantLoop(t, q, f.Immediate(q))

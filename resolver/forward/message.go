@@ -14,9 +14,6 @@ import (
 // fragments, which an attacker could replace (RFC 9715).
 const udpSize = 1232
 
-// optSize is an OPT record without options.
-const optSize = 11
-
 // message is a question as it goes upstream. Of the client's message it holds only name,
 // type, class, DO and CD.
 type message struct {
@@ -29,7 +26,7 @@ type message struct {
 // newMessage writes the question of q. Its AD bit asks the upstream to say
 // whether the data are authentic without sending signatures (RFC 6840, section 5.7).
 func newMessage(q *Query, recurse bool) *message {
-	b := make([]byte, 12, 12+len(q.Name)+4+optSize)
+	b := make([]byte, 12, 128)
 	if recurse {
 		b[2] |= 0x01
 	}
@@ -41,13 +38,11 @@ func newMessage(q *Query, recurse bool) *message {
 	b = append(b, q.Name...)
 	b = binary.BigEndian.AppendUint16(b, q.Type)
 	b = binary.BigEndian.AppendUint16(b, q.Class)
-	b = append(b, 0, 0, byte(dns.TypeOPT))
-	b = binary.BigEndian.AppendUint16(b, udpSize)
 	var do byte
 	if q.DO {
 		do = 0x80
 	}
-	b = append(b, 0, 0, do, 0, 0, 0)
+	b = append(b, 0, 0, byte(dns.TypeOPT), byte(udpSize>>8), udpSize&0xff, 0, 0, do, 0, 0, 0)
 	return &message{name: b[12 : 12+len(q.Name)], qtype: q.Type, class: q.Class, bytes: b}
 }
 

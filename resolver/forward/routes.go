@@ -58,11 +58,9 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 			f.retire(u)
 		}
 	}
-	if f.running && !f.ended {
-		for _, u := range after.all {
-			if !slices.Contains(before.all, u) {
-				f.apart.Go(func() { f.guard.run("probing an upstream", u.keepProbing) })
-			}
+	for _, u := range after.all {
+		if f.running && !slices.Contains(before.all, u) {
+			f.start("probing an upstream", u.keepProbing)
 		}
 	}
 	return nil
@@ -72,11 +70,10 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 // then its connections are closed and its metrics removed. The caller holds mu.
 func (f *Forwarder) retire(u *upstream) {
 	u.end()
-	if !f.running || f.ended {
-		u.pool.close()
+	if !f.running {
 		return
 	}
-	f.apart.Go(func() {
+	f.start("retiring an upstream", func() {
 		sleep(f.life, f.cfg.Timeout)
 		u.pool.close()
 		f.mu.Lock()

@@ -69,6 +69,6 @@ func oneRecord(rcode, section int, owner []byte, typ uint16, ttl uint32, rdata [
 	r := &Reply{Rcode: uint16(rcode), fixed: true}
 	r.body = slices.Concat(owner, wire.AppendRecord(nil, 0, typ, dns.ClassINET, ttl, rdata)[2:])
 	r.counts[section] = 1
-	r.records = []record{{ttl: uint16(len(owner) + 4), end: uint16(len(r.body))}}
+	r.records = []record{{end: uint16(len(r.body))}} // its TTL is fixed
 	return r
 }

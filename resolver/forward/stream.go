@@ -156,18 +156,13 @@ type waiter struct {
 // reserve takes the stream for one question. False: it is to take no more.
 func (s *stream) reserve() bool {
 	s.mu.Lock()
-	use := !s.retired && s.reserved < streamMaxPending && time.Since(s.born) <= streamMaxAge
-	if use {
-		s.reserved++
-	} else {
+	defer s.mu.Unlock()
+	if s.retired || s.reserved == streamMaxPending || time.Since(s.born) > streamMaxAge {
 		s.retired = true
+		return false
 	}
-	unused := s.reserved == 0
-	s.mu.Unlock()
-	if unused {
-		s.end(errStreamGone)
-	}
-	return use
+	s.reserved++
+	return true
 }
 
 // release ends what reserve began. A retired stream ends with its last question.

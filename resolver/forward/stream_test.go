@@ -290,6 +290,30 @@ func TestStraysAreBounded(t *testing.T) {
 	})
 }
 
+// TestClosedWhileOpening: a connection that comes after its pool was closed is closed, too.
+func TestClosedWhileOpening(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := peer(answerAll)
+		p := pooled(t, func(ctx context.Context) (net.Conn, error) {
+			time.Sleep(2 * time.Second)
+			if ctx.Err() == nil {
+				t.Error("closing does not end what opens a connection")
+			}
+			return up.dial(ctx)
+		})
+		exchangeFor(p, "a.example", time.Second)
+		p.close()
+		start := time.Now()
+		p.group.Wait()
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("took %s", took)
+		}
+		if err := exchangeFor(p, "a.example", time.Second); !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+}
+
 // lingering is a connection whose writes end only when the test says so.
 type lingering struct {
 	net.Conn

@@ -241,12 +241,10 @@ func (u *upstream) keepProbing() {
 
 // sleep pauses and reports whether ctx goes on.
 func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	}
 }

@@ -218,7 +218,7 @@ func TestQueryUpstream(t *testing.T) {
 		mu.Unlock()
 		opt := q.IsEdns0()
 		want := fmt.Sprintf("do-%v-cd-%v.example.", opt.Do(), q.CheckingDisabled)
-		if opt.UDPSize() != udpSize || len(opt.Option) != 0 || !q.RecursionDesired || !q.AuthenticatedData || q.Question[0].Name != want {
+		if opt.UDPSize() != 1232 || len(opt.Option) != 0 || !q.RecursionDesired || !q.AuthenticatedData || q.Question[0].Name != want {
 			m := new(dns.Msg).SetRcode(q, dns.RcodeFormatError)
 			send(m)
 			return

@@ -258,6 +258,9 @@ func TestSlowerUpstreamIsSampled(t *testing.T) {
 		if n := slow.count() - before; n < seconds-1 || n > seconds+1 {
 			t.Errorf("%d samples in %d s", n, seconds)
 		}
+		if n := value(f.at(0).metrics.requests); n != float64(slow.count()) {
+			t.Errorf("%v of %d queries counted", n, slow.count())
+		}
 		slow.set(after(100*time.Microsecond, "192.0.2.2"))
 		start, first := time.Now(), slow.count()
 		for i := 0; slow.count()-first < 100; i++ {
@@ -443,7 +446,7 @@ func TestPlaces(t *testing.T) {
 		upstreams             []Upstream
 		want                  int
 	}{
-		{0, 0, ups(".", 3), DefaultMaxInflight},
+		{0, 0, ups(".", 3), 4096},
 		{0, 20_000, ups(".", 3), 20_000},
 		{1 << 20, 20_000, ups(".", 3), 20_000},
 		{1000, 0, ups(".", 1), 1000 - ownDescriptors - upstreamDescriptors},
