@@ -95,7 +95,7 @@ func (e *entry) weight() int {
 type cache struct {
 	seed       maphash.Seed
 	perNetwork bool
-	max        int
+	max        uint64                  // bytes
 	buckets    []atomic.Pointer[entry] // written with mu held
 
 	mu      sync.Mutex
@@ -117,11 +117,13 @@ type holder struct {
 // time that a put takes.
 const maxSpared = 16
 
+// maxBuckets is enough for 14 GB of answers.
+const maxBuckets = 1 << 24
+
 func newCache(maxBytes uint64, perNetwork bool) *cache {
-	max := int(min(maxBytes, 1<<62))
-	n := 1 << bits.Len(uint(min(max/(2*entryOverhead), 1<<24))) // some one to two entries each
+	n := 1 << bits.Len64(min(maxBytes/(2*entryOverhead), maxBuckets)) // one to two entries each
 	return &cache{
-		seed: maphash.MakeSeed(), perNetwork: perNetwork, max: max,
+		seed: maphash.MakeSeed(), perNetwork: perNetwork, max: maxBytes,
 		buckets: make([]atomic.Pointer[entry], n), holders: make(map[netip.Prefix]*holder),
 	}
 }
@@ -183,7 +185,7 @@ func (c *cache) put(k key, name []byte, network netip.Prefix, r *Reply, life lif
 		}
 	}
 	c.add(e, network)
-	for c.size > c.max {
+	for uint64(c.size) > c.max {
 		c.evict()
 	}
 }

@@ -227,6 +227,10 @@ func TestCacheWeight(t *testing.T) {
 	if !raceEnabled && (real > said*3/2 || real < said/2) {
 		t.Errorf("%d entries take %d bytes, and are said to take %d", n, real, said)
 	}
+	plain, failed := &entry{}, &entry{Reply: *failure(0, 0, string(make([]byte, 1000)))}
+	if n := failed.weight() - plain.weight(); n < 1000 {
+		t.Errorf("an EDE of 1,000 bytes counts for %d", n)
+	}
 	fill(n, 4*n)
 	if _, got := f.cache.stats(); got > 2<<20 {
 		t.Errorf("%d bytes kept, more than the bound", got)
