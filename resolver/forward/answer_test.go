@@ -348,8 +348,7 @@ func TestZeroTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 0 IN A 192.0.2.1")}
 		u.set(slowly(10*time.Millisecond, u.answer))
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		results := make(chan *Reply)
 		for range 10 {
@@ -371,8 +370,7 @@ func TestZeroTTL(t *testing.T) {
 func TestDenialIsOfTheName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: says(dns.RcodeNameError, "--", "example. 60"+soa+"60")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("gone.example", dns.TypeA)
 		wantText(t, q, resolve(t.Context(), f, q), "NXDOMAIN")
 		for _, typ := range []uint16{dns.TypeAAAA, dns.TypeMX, dns.TypeANY, 65280} {
@@ -409,8 +407,7 @@ func TestDenialIsOfTheName(t *testing.T) {
 func TestDenialYounger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 3600 IN A 192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
 		time.Sleep(59 * time.Minute)

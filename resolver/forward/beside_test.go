@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,50 +196,53 @@ func TestStalledStreams(t *testing.T) {
 	})
 }
 
-// TestRestartOverTLS: 200 clients at once over one connection to an upstream that is restarted
-// meanwhile. With another beside it nobody goes without; alone, it is used again
-// as soon as it is there.
-func TestRestartOverTLS(t *testing.T) {
-	t.Parallel()
-	server, pool := certificate(t, "dns.example")
+// TestRestart: 200 clients at once over one connection to an upstream that is restarted. With
+// another beside it nobody goes without; alone, it is used again as soon as it is there.
+func TestRestart(t *testing.T) {
 	for _, alone := range []bool{false, true} {
-		t.Run(fmt.Sprintf("alone %v", alone), func(t *testing.T) {
-			t.Parallel()
-			var asked atomic.Int32
-			s := &scripted{}
-			s.onTCP = func(q *dns.Msg, send func(*dns.Msg)) bool {
-				if n := asked.Add(1); n%100 == 0 && n <= 500 {
-					s.closeConns() // what is under way is lost, and new ones are taken at once
-					return false
+		synctest.Test(t, func(t *testing.T) {
+			var asked, opened atomic.Int32
+			var gone atomic.Bool
+			up := peer(func(c net.Conn) {
+				opened.Add(1)
+				answerEach(c, func(*dns.Msg) bool {
+					if n := asked.Add(1); gone.Load() || n%100 == 0 && n <= 500 {
+						c.Close() // what is under way is lost
+						return false
+					}
+					return true
+				})
+			})
+			dials := []dialFunc{func(ctx context.Context) (net.Conn, error) {
+				if gone.Load() {
+					return nil, syscall.ECONNREFUSED
 				}
-				return onTCP(q, send)
-			}
-			s.start(t, server)
-			other := (&scripted{onTCP: onTCP}).start(t, server)
-			ups := []Upstream{{Domain: ".", Addr: s.addr, TLS: true, Name: "dns.example"}}
+				return up.dial(ctx)
+			}}
 			if !alone {
-				ups = append(ups, Upstream{Domain: ".", Addr: other.addr, TLS: true, Name: "dns.example"})
+				dials = append(dials, peer(answerAll).dial)
 			}
-			f := newReal(t, Config{RootCAs: pool, Upstreams: ups})
+			f, _ := newPiped(t, Config{}, dials...)
 			besideHealthy(t, f, 200, 10)
-			if n := s.accepts.Load(); n < 2 {
+			if n := opened.Load(); n < 2 {
 				t.Errorf("%d connections: nothing was restarted", n)
 			}
-			s.stop() // and now nobody is there for a while
+			gone.Store(true)
 			if alone {
 				for i := range 20 {
 					resolve(t.Context(), f, query(fmt.Sprintf("down%d.example", i), dns.TypeA))
+					time.Sleep(probeSpacing)
+				}
+				if !f.at(0).isDown() {
+					t.Error("not down")
 				}
 			} else {
 				besideHealthy(t, f, 200, 2)
 			}
-			eventually(t, "seen to be down", func() bool {
-				resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", time.Now().UnixNano()), dns.TypeA))
-				return f.at(0).isDown() || !alone
-			})
-			(&scripted{at: s.addr.String(), onTCP: onTCP}).start(t, server)
-			if alone {
-				eventually(t, "up again", func() bool { return !f.at(0).isDown() })
+			gone.Store(false)
+			time.Sleep(2 * probeSlowest)
+			if f.at(0).isDown() {
+				t.Error("not up again")
 			}
 			besideHealthy(t, f, 200, 2)
 		})

@@ -43,8 +43,7 @@ func TestLifetimes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := &fakeNet{answer: says(c.rcode, c.records...)}
-				f, stop := newFaked(t, Config{}, u)
-				defer stop()
+				f := newFaked(t, Config{}, u)
 				q := query("a.example", dns.TypeA)
 				resolve(t.Context(), f, q)
 				if c.want > 0 {
@@ -72,8 +71,7 @@ func TestLifetimes(t *testing.T) {
 func TestServeStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		const fresh, stale = "NOERROR; a.example. 60 IN A 192.0.2.1", "NOERROR; a.example. 30 IN A 192.0.2.1; EDE 3"
 		wantText(t, q, resolve(t.Context(), f, q), fresh)
@@ -125,8 +123,7 @@ func TestStaleEnds(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := &fakeNet{answer: c.answer}
-				f, stop := newFaked(t, Config{}, u)
-				defer stop()
+				f := newFaked(t, Config{}, u)
 				q := query("a.example", dns.TypeA)
 				resolve(t.Context(), f, q)
 				u.set(says(dns.RcodeServerFailure))
@@ -147,8 +144,7 @@ func TestStaleEnds(t *testing.T) {
 func TestRefreshAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
 		time.Sleep(54 * time.Second)
@@ -185,7 +181,7 @@ func TestRefreshAhead(t *testing.T) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	f, _ := newFaked(t, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f := newFaked(t, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
 	q := query("www.example.com", dns.TypeA)
 	resolve(t.Context(), f, q)
 	dst := make([]byte, 0, 1232)
@@ -203,7 +199,7 @@ func TestNoAllocations(t *testing.T) {
 
 // TestCacheWeight: what the cache says it takes is what it takes, roughly.
 func TestCacheWeight(t *testing.T) {
-	f, _ := newFaked(t, Config{CacheBytes: 2 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f := newFaked(t, Config{CacheBytes: 2 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
 	fill := func(from, to int) {
 		for i := from; i < to; i++ {
 			q := query(fmt.Sprintf("name-%d.example.com", i), dns.TypeA)
@@ -238,7 +234,7 @@ func TestCacheWeight(t *testing.T) {
 }
 
 func BenchmarkHit(b *testing.B) {
-	f, _ := newFaked(b, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f := newFaked(b, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
 	q := query("www.example.com", dns.TypeA)
 	resolve(b.Context(), f, q)
 	dst := append(append(make([]byte, 12, 512), q.Name...), 0, 1, 0, 1)

@@ -21,7 +21,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-var errRefused = refusedError{fmt.Errorf("udp: read udp 127.0.0.1:37583->127.0.0.1:53: %w", syscall.ECONNREFUSED)}
+var errRefused = readError(fmt.Errorf("udp: read udp 127.0.0.1:37583->127.0.0.1:53: %w", syscall.ECONNREFUSED))
 
 // doubted reports a refusal by the network and then does as answer says. Probes, which
 // nobody forges anything for, are answered as probe says.
@@ -42,8 +42,7 @@ func doubted(probe, answer answerFunc) answerFunc {
 func TestDoubtIsNoVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: doubted(says(dns.RcodeRefused), after(time.Second, "192.0.2.1"))}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		service := &countedContext{Context: t.Context(), done: make(chan struct{})}
 		f.at(0).service = service
 		start := time.Now()
@@ -91,8 +90,7 @@ func TestDoubtStartsTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: doubted(says(dns.RcodeRefused), silent)}
 		other := &fakeNet{answer: after(time.Millisecond, "192.0.2.2")}
-		f, stop := newFaked(t, Config{}, u, other)
-		defer stop()
+		f := newFaked(t, Config{}, u, other)
 		q, start := query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; a.example. 60 IN A 192.0.2.2")
 		if took := time.Since(start); took != time.Millisecond {
@@ -105,8 +103,7 @@ func TestDoubtStartsTheNext(t *testing.T) {
 func TestDoubtProven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: doubted(fails(errRefused), silent)}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q, start := query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
 		if took := time.Since(start); took != 0 || !f.at(0).isDown() || u.count() != 1 {
@@ -126,8 +123,7 @@ func TestOneForgedProbe(t *testing.T) {
 				}
 				return answerTo(m, dns.RcodeRefused), nil
 			}, after(time.Millisecond, "192.0.2.1"))}
-			f, stop := newFaked(t, Config{}, u)
-			defer stop()
+			f := newFaked(t, Config{}, u)
 			q := query("a.example", dns.TypeA)
 			r := resolve(t.Context(), f, q)
 			if up := r.Rcode == dns.RcodeSuccess; up != (forged == 1) {

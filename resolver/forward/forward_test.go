@@ -197,15 +197,10 @@ type answerFunc = func(ctx context.Context, m *message) (*dns.Msg, error)
 
 // after answers an A question with addr after a while.
 func after(d time.Duration, addr string) answerFunc {
-	return func(ctx context.Context, m *message) (*dns.Msg, error) {
-		select {
-		case <-time.After(d):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	return slowly(d, func(_ context.Context, m *message) (*dns.Msg, error) {
 		name, _, _ := dns.UnpackDomainName(m.name, 0)
 		return answerTo(m, dns.RcodeSuccess, name+" 60 IN A "+addr), nil
-	}
+	})
 }
 
 func silent(ctx context.Context, _ *message) (*dns.Msg, error) {
@@ -221,9 +216,17 @@ func says(rcode int, records ...string) answerFunc {
 	return func(_ context.Context, m *message) (*dns.Msg, error) { return answerTo(m, rcode, records...), nil }
 }
 
-// newFaked returns a forwarder whose upstreams 10.0.0.1, 10.0.0.2 … are nets. It
-// runs until the test ends, or stop is called.
-func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) (f *Forwarder, stop func()) {
+// newFaked returns a forwarder whose upstreams 10.0.0.1, 10.0.0.2 … are nets. It runs until
+// the test ends.
+func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) *Forwarder {
+	t.Helper()
+	f := faked(t, cfg, nets...)
+	run(t, f)
+	return f
+}
+
+// faked is newFaked without running it.
+func faked(t testing.TB, cfg Config, nets ...*fakeNet) *Forwarder {
 	t.Helper()
 	for i := range nets {
 		cfg.Upstreams = append(cfg.Upstreams, Upstream{
@@ -237,7 +240,7 @@ func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) (f *Forwarder, stop fu
 	for i, n := range nets {
 		f.at(i).net = n
 	}
-	return f, run(t, f)
+	return f
 }
 
 // run runs a forwarder until stop, at the latest at the test's end.

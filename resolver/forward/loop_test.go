@@ -131,8 +131,7 @@ func TestLoopOfDnsd(t *testing.T) {
 func TestNoLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(time.Second, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		var g sync.WaitGroup
 		for range 3 {
 			q := query("slow.example", dns.TypeA)
@@ -219,8 +218,7 @@ func TestLoopBesideHealthy(t *testing.T) {
 			var f *Forwarder
 			loop := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}
 			healthy := &fakeNet{answer: after(latency, "192.0.2.2")}
-			f, stop := newFaked(t, Config{PerNetwork: perNetwork}, loop, healthy)
-			defer stop()
+			f = newFaked(t, Config{PerNetwork: perNetwork}, loop, healthy)
 			for i := range 3 { // until both are measured
 				resolve(t.Context(), f, query(fmt.Sprintf("n%d.other.example", i), dns.TypeA))
 			}
@@ -269,8 +267,7 @@ func TestLoopsOnly(t *testing.T) {
 		var f *Forwarder
 		nets := []*fakeNet{{answer: loopsBack(func() *Forwarder { return f })}, {answer: loopsBack(func() *Forwarder { return f })}}
 		var log lockedBuffer
-		f, stop := newFaked(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, nets...)
-		defer stop()
+		f = newFaked(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, nets...)
 		var g sync.WaitGroup
 		for i := range 4 {
 			g.Go(func() {
@@ -314,8 +311,7 @@ func TestVerdictEndsOneTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f *Forwarder
 		loop, healthy := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}, &fakeNet{answer: after(time.Millisecond, "192.0.2.2")}
-		f, stop := newFaked(t, Config{}, loop, healthy)
-		defer stop()
+		f = newFaked(t, Config{}, loop, healthy)
 		for i := range 20 { // until both are known to be fast, so that the second is asked soon
 			resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i), dns.TypeA))
 		}
@@ -342,8 +338,7 @@ func TestEcho(t *testing.T) {
 			<-ctx.Done()
 			return answerTo(m, dns.RcodeServerFailure), nil
 		}}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f = newFaked(t, Config{}, u)
 		var g sync.WaitGroup
 		for range 2 {
 			g.Go(func() {
@@ -360,8 +355,7 @@ func TestLaterFlights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f *Forwarder
 		loop, dead := &fakeNet{answer: loopsBack(func() *Forwarder { return f })}, &fakeNet{answer: silent}
-		f, stop := newFaked(t, Config{}, loop, dead)
-		defer stop()
+		f = newFaked(t, Config{}, loop, dead)
 		ended := func() float64 { return value(f.at(0).metrics.failures.WithLabelValues(reasonLoop)) }
 		var g sync.WaitGroup
 		ask := func(do bool) {
@@ -399,8 +393,7 @@ func TestLoopProbesAreBounded(t *testing.T) {
 			defer probing.Add(-1)
 			return silent(ctx, m)
 		}}
-		f, stop := newFaked(t, Config{TryTimeout: 5 * time.Second}, u)
-		defer stop()
+		f := newFaked(t, Config{TryTimeout: 5 * time.Second}, u)
 		const n = 3 * maxLoopProbes
 		var g sync.WaitGroup
 		for i := range 2 * n {
@@ -471,8 +464,7 @@ func TestGuessers(t *testing.T) {
 			t.Run(fmt.Sprintf("%d types, per network %v", types, perNetwork), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					u := &fakeNet{answer: after(300*time.Millisecond, "192.0.2.1")}
-					f, stop := newFaked(t, Config{PerNetwork: perNetwork, MaxInflight: 1 << 20}, u)
-					defer stop()
+					f := newFaked(t, Config{PerNetwork: perNetwork, MaxInflight: 1 << 20}, u)
 					var failed atomic.Int32
 					next := 0
 					for i := range 40 {
@@ -539,7 +531,7 @@ func TestProbeNames(t *testing.T) {
 		if want == dns.TypeDS {
 			want = dns.TypeA
 		}
-		f, _ := newFaked(t, Config{}, &fakeNet{})
+		f := newFaked(t, Config{}, &fakeNet{})
 		if m := f.loopProbe(newMessage(q, true), f.targetOf(newWatch(), f.at(0))); m.qtype != want {
 			t.Errorf("%s %s: the probe asks for %s", c.name, dns.Type(c.qtype), dns.Type(m.qtype))
 		}

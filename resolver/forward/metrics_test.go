@@ -21,7 +21,7 @@ func value(m prometheus.Metric) float64 {
 
 // TestMetrics: names as Prometheus wants them, labels from closed sets only.
 func TestMetrics(t *testing.T) {
-	f, _ := newFaked(t, Config{}, &fakeNet{answer: says(dns.RcodeNameError)}, &fakeNet{answer: silent})
+	f := newFaked(t, Config{}, &fakeNet{answer: says(dns.RcodeNameError)}, &fakeNet{answer: silent})
 	q := query("secret-name.example", dns.TypeA)
 	resolve(t.Context(), f, q)
 	reg := prometheus.NewPedanticRegistry()

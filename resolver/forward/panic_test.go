@@ -42,6 +42,8 @@ func TestPanicsAreSurvived(t *testing.T) {
 		{"try", func(t *testing.T, f *Forwarder, nets []*fakeNet) {
 			nets[0].set(panics(always, nil))
 			ask(t, f, "a.example", "NOERROR; a.example. 60 IN A 192.0.2.1") // from the other
+			nets[1].set(panics(always, nil))
+			ask(t, f, "b.example", "SERVFAIL; EDE 0")
 		}},
 		{"renewal", func(t *testing.T, f *Forwarder, nets []*fakeNet) {
 			ask(t, f, "a.example", "NOERROR; a.example. 60 IN A 192.0.2.1")
@@ -109,8 +111,7 @@ func TestPanicsAreSurvived(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				nets := []*fakeNet{{answer: good}, {answer: good}}
-				f, stop := newFaked(t, Config{}, nets...)
-				defer stop()
+				f := newFaked(t, Config{}, nets...)
 				c.do(t, f, nets)
 				if f.Panics() == 0 {
 					t.Error("no panic was counted")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -18,8 +19,7 @@ import (
 func TestRaceSecondUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, fast := &fakeNet{answer: silent}, &fakeNet{answer: after(time.Millisecond, "192.0.2.2")}
-		f, stop := newFaked(t, Config{}, slow, fast)
-		defer stop()
+		f := newFaked(t, Config{}, slow, fast)
 		q, start := query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; a.example. 60 IN A 192.0.2.2")
 		if took := time.Since(start); took != raceDelayOpen+time.Millisecond {
@@ -37,14 +37,31 @@ func TestRaceSecondUpstream(t *testing.T) {
 	})
 }
 
+// TestNoQueryIsLeft: when there is an answer, all queries have ended.
+func TestNoQueryIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var left atomic.Int32
+		slow := &fakeNet{answer: func(ctx context.Context, m *message) (*dns.Msg, error) {
+			left.Add(1)
+			defer left.Add(-1)
+			defer time.Sleep(time.Millisecond)
+			return silent(ctx, m)
+		}}
+		f := newFaked(t, Config{}, slow, &fakeNet{answer: after(0, "192.0.2.2")})
+		resolve(t.Context(), f, query("a.example", dns.TypeA))
+		if n := left.Load(); n != 0 || slow.count() != 1 {
+			t.Errorf("%d of %d queries go on", n, slow.count())
+		}
+	})
+}
+
 func TestTriesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nets := make([]*fakeNet, 5)
 		for i := range nets {
 			nets[i] = &fakeNet{answer: silent}
 		}
-		f, stop := newFaked(t, Config{}, nets...)
-		defer stop()
+		f := newFaked(t, Config{}, nets...)
 		q, start := query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
 		sum := 0
@@ -68,8 +85,7 @@ func TestSilentUpstreamIsAskedAgain(t *testing.T) {
 			}
 			return after(0, "192.0.2.1")(ctx, m)
 		}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q, start := query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; a.example. 60 IN A 192.0.2.1")
 		if took := time.Since(start); took != 2*time.Second {
@@ -96,8 +112,7 @@ func TestFailuresAreCached(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := &fakeNet{answer: c.answer}
-				f, stop := newFaked(t, Config{}, u)
-				defer stop()
+				f := newFaked(t, Config{}, u)
 				q := query("a.example", dns.TypeA)
 				wantText(t, q, resolve(t.Context(), f, q), c.want)
 				asked := u.count()
@@ -121,8 +136,7 @@ func TestNextUpstreamAfterFailure(t *testing.T) {
 			bad, good := &fakeNet{answer: func(_ context.Context, m *message) (*dns.Msg, error) {
 				return withEDE(answerTo(m, rcode), dns.ExtendedErrorCodeOther, ""), nil
 			}}, &fakeNet{answer: after(0, "192.0.2.2")}
-			f, stop := newFaked(t, Config{}, bad, good)
-			defer stop()
+			f := newFaked(t, Config{}, bad, good)
 			for i := range 2 * unwellAfter {
 				q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
 				if r := resolve(t.Context(), f, q); r.Rcode != dns.RcodeSuccess {
@@ -145,8 +159,7 @@ func TestAllDown(t *testing.T) {
 		refused := fails(fmt.Errorf("udp: %w", syscall.ECONNREFUSED))
 		a, b := &fakeNet{answer: refused}, &fakeNet{answer: refused}
 		var log lockedBuffer
-		f, stop := newFaked(t, Config{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, a, b)
-		defer stop()
+		f := newFaked(t, Config{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, a, b)
 		for i := range 50 {
 			q, start := query(fmt.Sprintf("n%d.example", i), dns.TypeA), time.Now()
 			wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
@@ -188,8 +201,7 @@ func TestSilenceIsProven(t *testing.T) {
 				}
 				return silent(ctx, m)
 			}}
-			f, stop := newFaked(t, Config{}, u)
-			defer stop()
+			f := newFaked(t, Config{}, u)
 			for i := range 5 {
 				resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i), dns.TypeA))
 			}
@@ -204,8 +216,7 @@ func TestSilenceIsProven(t *testing.T) {
 func TestLocalTroubleIsNobodysFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: fails(fmt.Errorf("udp: %w", syscall.EMFILE))}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		for i := range 10 {
 			resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i), dns.TypeA))
 		}
@@ -216,18 +227,11 @@ func TestLocalTroubleIsNobodysFault(t *testing.T) {
 		if f.at(0).isDown() || u.probed() != 0 {
 			t.Errorf("down %v after %d probes", f.at(0).isDown(), u.probed())
 		}
-	})
-}
-
-func TestPanicCostsOneQuestion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: func(context.Context, *message) (*dns.Msg, error) { panic("oh") }}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
-		q := query("a.example", dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 0")
-		if n := f.Panics(); n != 1 {
-			t.Errorf("%d panics counted", n)
+		u.set(fails(syscall.EMFILE))
+		f.at(0).suspect()
+		synctest.Wait()
+		if f.at(0).isDown() || u.probed() != 1 {
+			t.Errorf("down %v after %d probes without a socket", f.at(0).isDown(), u.probed())
 		}
 	})
 }
@@ -236,8 +240,7 @@ func TestPanicCostsOneQuestion(t *testing.T) {
 func TestShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(50*time.Millisecond, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		var g sync.WaitGroup
 		for i := range 100 {
 			q := query("a.example", dns.TypeA)
@@ -267,8 +270,7 @@ func TestShared(t *testing.T) {
 func TestPerNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f, stop := newFaked(t, Config{PerNetwork: true}, u)
-		defer stop()
+		f := newFaked(t, Config{PerNetwork: true}, u)
 		a, b := query("a.example", dns.TypeA), query("a.example", dns.TypeA)
 		b.Network = netB
 		resolve(t.Context(), f, a)
@@ -285,8 +287,7 @@ func TestPerNetwork(t *testing.T) {
 func TestLeaderGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: silent}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(errors.New("shutting down")) })
 		q, start := query("a.example", dns.TypeA), time.Now()

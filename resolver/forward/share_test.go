@@ -127,7 +127,7 @@ func TestCacheHistory(t *testing.T) {
 // TestHitsSpare: of one network's answers, what clients are given is what stays.
 func TestHitsSpare(t *testing.T) {
 	t.Parallel()
-	f, _ := newFaked(t, Config{CacheBytes: 1 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f := newFaked(t, Config{CacheBytes: 1 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
 	q := query("popular.example", dns.TypeA)
 	resolve(t.Context(), f, q)
 	for i := range 20_000 {
@@ -214,8 +214,7 @@ func TestLargeAnswersTakeTurns(t *testing.T) {
 			}
 			return largeSet(m, 1000), nil
 		}}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		other := func(i int) netip.Prefix { // of others, one at a time of each
 			return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0xaa, 5: byte(i + 1)}), 48)
 		}

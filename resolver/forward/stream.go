@@ -77,14 +77,15 @@ func dialer(u Upstream, cfg *Config) func(context.Context) (net.Conn, error) {
 // meanwhile, as it may, a new one is tried (RFC 7766, section 6.2.4).
 func (p *streams) exchange(ctx context.Context, m *message) ([]byte, error) {
 	for attempt := 1; ; attempt++ {
-		s, reused, err := p.take()
+		w := &waiter{m: m, answer: make(chan []byte, 1)}
+		s, reused, err := p.take(w)
 		if err != nil {
 			return nil, err
 		}
 		if reused {
 			p.metrics.reused.Inc()
 		}
-		answer, err := s.exchange(ctx, m)
+		answer, err := s.exchange(ctx, w)
 		if reused && attempt < streamAttempts && errors.Is(err, errStreamGone) && ctx.Err() == nil {
 			continue
 		}
@@ -92,15 +93,15 @@ func (p *streams) exchange(ctx context.Context, m *message) ([]byte, error) {
 	}
 }
 
-// take returns the connection for the next question, reserved for it, and whether it was
-// there before; if not, it is being opened.
-func (p *streams) take() (s *stream, reused bool, err error) {
+// take registers a question at a connection, and says whether that was there before; if not,
+// it is being opened.
+func (p *streams) take(w *waiter) (s *stream, reused bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, false, net.ErrClosed
 	}
-	if s := p.cur; s != nil && s.reserve() {
+	if s := p.cur; s != nil && s.register(w) {
 		return s, true, nil
 	}
 	if len(p.live) >= maxStreams {
@@ -109,8 +110,9 @@ func (p *streams) take() (s *stream, reused bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
 	s = &stream{
 		pool: p, born: time.Now(), out: make(chan *waiter, streamQueue), gone: make(chan struct{}),
-		stopDial: cancel, pending: make(map[uint16]*waiter), reserved: 1, strays: streamMaxStray,
+		stopDial: cancel, pending: make(map[uint16]*waiter), strays: streamMaxStray,
 	}
+	s.register(w)
 	p.cur = s
 	p.live[s] = struct{}{}
 	p.group.Go(func() { p.guard.run("keeping a connection", func() { s.run(ctx) }) })
@@ -137,13 +139,12 @@ type stream struct {
 	err      error         // why; set before gone is closed
 	stopDial context.CancelFunc
 
-	mu       sync.Mutex
-	conn     net.Conn           // guarded by mu; nil: not connected yet
-	pending  map[uint16]*waiter // guarded by mu
-	reserved int                // guarded by mu; questions being asked
-	retired  bool               // guarded by mu; takes no more questions
-	heard    time.Time          // guarded by mu; the last answer, or when it was connected
-	strays   int                // guarded by mu; how many more messages may answer nothing
+	mu      sync.Mutex
+	conn    net.Conn           // guarded by mu; nil: not connected yet
+	pending map[uint16]*waiter // guarded by mu
+	retired bool               // guarded by mu; takes no more questions
+	heard   time.Time          // guarded by mu; the last answer, or when it was connected
+	strays  int                // guarded by mu; how many more messages may answer nothing
 }
 
 // waiter waits for the answer to a question.
@@ -153,36 +154,36 @@ type waiter struct {
 	answer chan []byte // one slot
 }
 
-// reserve takes the stream for one question. False: it is to take no more.
-func (s *stream) reserve() bool {
+// register gives a question an id that no other of the stream has. False: the stream is to
+// take no more questions.
+func (s *stream) register(w *waiter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.retired || s.reserved == streamMaxPending || time.Since(s.born) > streamMaxAge {
+	if s.retired || len(s.pending) == streamMaxPending || time.Since(s.born) > streamMaxAge {
 		s.retired = true
 		return false
 	}
-	s.reserved++
-	return true
+	s.strays++
+	for {
+		w.id = newID()
+		if _, taken := s.pending[w.id]; !taken {
+			s.pending[w.id] = w
+			return true
+		}
+	}
 }
 
-// release ends what reserve began. A retired stream ends with its last question.
+// release ends what register began.
 func (s *stream) release(w *waiter) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.pending[w.id] == w { // an id that was answered may be another's
 		delete(s.pending, w.id)
 	}
-	s.reserved--
-	last := s.retired && s.reserved == 0
-	s.mu.Unlock()
-	if last {
-		s.end(errStreamGone)
-	}
 }
 
-// exchange asks over the stream, which the caller has reserved.
-func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
-	w := &waiter{m: m, answer: make(chan []byte, 1)}
-	s.register(w)
+// exchange asks over the stream, at which the question is registered.
+func (s *stream) exchange(ctx context.Context, w *waiter) ([]byte, error) {
 	defer s.release(w)
 	asked := time.Now()
 	select {
@@ -200,20 +201,6 @@ func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
 	case <-ctx.Done():
 		s.silentSince(asked)
 		return nil, context.Cause(ctx)
-	}
-}
-
-// register gives a question an id that no other of the stream has.
-func (s *stream) register(w *waiter) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.strays++
-	for {
-		w.id = newID()
-		if _, taken := s.pending[w.id]; !taken {
-			s.pending[w.id] = w
-			return
-		}
 	}
 }
 

@@ -181,7 +181,7 @@ func TestStreamsAreBounded(t *testing.T) {
 		})
 		defer p.close()
 		for range 3 * maxStreams { // questions that nobody wants to end
-			s, _, err := p.take()
+			s, _, err := p.take(&waiter{})
 			if err != nil {
 				if !errors.Is(err, errManyStreams) {
 					t.Error(err)

@@ -64,7 +64,7 @@ func (s *asker) udp(ctx context.Context, m *message, doubt func()) ([]byte, erro
 		n, err := conn.Read(buf)
 		if err != nil {
 			err = readError(fmt.Errorf("udp: %w", err))
-			if ctx.Err() != nil || doubt == nil || !errors.As(err, new(refusedError)) {
+			if ctx.Err() != nil || doubt == nil || !errors.Is(err, errReported) {
 				return nil, failed(ctx, err)
 			}
 			doubt()
@@ -83,19 +83,16 @@ func (s *asker) udp(ctx context.Context, m *message, doubt func()) ([]byte, erro
 	return nil, nil
 }
 
-// refusedError is an ICMP message that says that nobody is there. It can be forged by
-// guessing the port of a query.
-type refusedError struct{ err error }
+// errReported marks an error that an ICMP message reports: nobody is there. It can be forged
+// by guessing the port of a query.
+var errReported = errors.New("reported by the network")
 
-func (e refusedError) Error() string { return e.err.Error() }
-func (e refusedError) Unwrap() error { return e.err }
-
-// readError returns a refusedError if reading failed because of an ICMP message: these are
-// the errors that Linux makes of one (icmp_err_convert, icmpv6_err_convert).
+// readError marks an error of reading if it comes from an ICMP message, as do these on Linux
+// (icmp_err_convert, icmpv6_err_convert).
 func readError(err error) error {
 	if isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
 		syscall.ENOPROTOOPT, syscall.EACCES) {
-		return refusedError{err}
+		return fmt.Errorf("%w: %w", errReported, err)
 	}
 	return err
 }

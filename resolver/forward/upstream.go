@@ -369,13 +369,13 @@ func preferred(route []*upstream, name []byte) []*upstream {
 // isLocal says whether an error is a lack of file descriptors, ports or the like on this
 // host, and so says nothing about the upstream.
 func isLocal(err error) bool {
-	return !errors.As(err, new(refusedError)) && isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+	return !errors.Is(err, errReported) && isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
 		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN, syscall.EACCES, syscall.EPERM)
 }
 
 // isRefusal says whether the network reported that nobody is there.
 func isRefusal(err error) bool {
-	return errors.As(err, new(refusedError)) || isUnreachable(err) || errors.Is(err, syscall.ECONNREFUSED)
+	return errors.Is(err, errReported) || isUnreachable(err) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 func isUnreachable(err error) bool { return isAny(err, syscall.ENETUNREACH, syscall.EHOSTUNREACH) }

@@ -123,8 +123,7 @@ func TestFormErrWithEDNS(t *testing.T) {
 func TestFormErrAlways(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: says(dns.RcodeFormatError)}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
 		if u.count() != 2 || !f.at(0).plain.IsZero() {
@@ -152,7 +151,7 @@ func TestBogusIsNoOutage(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f, u, stop := newAged(t, func(ctx context.Context, m *message) (*dns.Msg, error) {
+				f, u := newAged(t, func(ctx context.Context, m *message) (*dns.Msg, error) {
 					if m.bytes[3]&0x10 != 0 {
 						return c.unchecked(ctx, m)
 					}
@@ -162,7 +161,6 @@ func TestBogusIsNoOutage(t *testing.T) {
 					}
 					return out, nil
 				})
-				defer stop()
 				before := u.count()
 				q := query("a.example", dns.TypeA)
 				wantText(t, q, resolve(t.Context(), f, q), c.want)
@@ -188,8 +186,7 @@ func TestBogusIsNoOutage(t *testing.T) {
 func TestBogusIsNotAskedByWhoChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		q.CD = true
 		resolve(t.Context(), f, q)
@@ -210,8 +207,7 @@ func TestStaleIsUnproven(t *testing.T) {
 			out.AuthenticatedData = true
 			return out, nil
 		}}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		if r := resolve(t.Context(), f, q); !r.AD {
 			t.Error("a fresh one has")
@@ -235,8 +231,7 @@ func TestSlowerUpstreamIsSampled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fast, slow := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}, &fakeNet{answer: after(100*time.Millisecond, "192.0.2.2")}
-		f, stop := newFaked(t, Config{}, slow, fast)
-		defer stop()
+		f := newFaked(t, Config{}, slow, fast)
 		ask := func(i int) time.Duration {
 			start := time.Now()
 			if r := resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i), dns.TypeA)); r.Rcode != dns.RcodeSuccess {
@@ -279,8 +274,7 @@ func TestOneSampleAQuestion(t *testing.T) {
 		for i := range nets {
 			nets[i] = &fakeNet{answer: after(time.Duration(i+1)*time.Millisecond, "192.0.2.1")}
 		}
-		f, stop := newFaked(t, Config{}, nets...)
-		defer stop()
+		f := newFaked(t, Config{}, nets...)
 		asked := func() (sum int) {
 			for _, n := range nets {
 				sum += n.count()
@@ -354,7 +348,7 @@ func TestUpdate(t *testing.T) {
 			},
 		}).start(t, nil))
 	}
-	f, err := New(Config{Upstreams: []Upstream{upstream(0), upstream(1)}, Timeout: 2 * time.Second})
+	f, err := New(Config{Upstreams: []Upstream{upstream(0), upstream(1)}, Timeout: time.Minute, TryTimeout: 20 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,23 +407,30 @@ func TestUpdate(t *testing.T) {
 	}
 	q = query("nobody.example", dns.TypeA)
 	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
-	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(f)
-	eventually(t, "without series of upstreams that are gone", func() bool {
-		families, err := reg.Gather()
-		if err != nil {
+}
+
+// TestRemovedUpstream: it is probed no more, and its connections and its metrics go.
+func TestRemovedUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := newPiped(t, Config{}, peer(answerAll).dial)
+		resolve(t.Context(), f, query("a.example", dns.TypeA))
+		u := f.at(0)
+		if err := f.Update(nil); err != nil {
 			t.Fatal(err)
 		}
-		for _, family := range families {
-			for _, m := range family.Metric {
-				for _, l := range m.Label {
-					if l.GetName() == "upstream" {
-						return false
-					}
-				}
-			}
+		synctest.Wait()
+		u.suspect()
+		time.Sleep(DefaultTimeout)
+		synctest.Wait()
+		if len(u.kick) == 0 || len(u.pool.live) != 0 {
+			t.Errorf("probed %v, %d connections", len(u.kick) == 0, len(u.pool.live))
 		}
-		return true
+		series := make(chan prometheus.Metric, 100)
+		f.metrics.requests.Collect(series)
+		f.metrics.up.Collect(series)
+		if len(series) > 0 {
+			t.Errorf("%d series are left", len(series))
+		}
 	})
 }
 
