@@ -49,8 +49,7 @@ func TestDoubtIsNoVerdict(t *testing.T) {
 		var g sync.WaitGroup
 		for i := range 100 {
 			g.Go(func() {
-				q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
-				wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
+				wantA(t, f, fmt.Sprintf("n%d.example", i), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
 			})
 			time.Sleep(time.Millisecond)
 		}
@@ -189,8 +188,7 @@ func TestFloodOfAnswers(t *testing.T) {
 		}
 	}, onTCP: onTCP}).start(t, nil)
 	f := forwardTo(t, s)
-	q := query("a.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), oneAnswer)
+	wantA(t, f, "a.example", oneAnswer)
 	if n := value(f.at(0).metrics.mismatched); n != maxMismatched {
 		t.Errorf("%v read", n)
 	}

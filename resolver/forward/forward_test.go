@@ -108,6 +108,13 @@ func wantText(t testing.TB, q *Query, r *Reply, want string) {
 	}
 }
 
+// wantA asks f for a name's address.
+func wantA(t testing.TB, f *Forwarder, name, want string) {
+	t.Helper()
+	q := query(name, dns.TypeA)
+	wantText(t, q, resolve(t.Context(), f, q), want)
+}
+
 // answerTo returns an upstream's answer to m with records in zone file form; those
 // after a "--" are authority.
 func answerTo(m *message, rcode int, records ...string) *dns.Msg {

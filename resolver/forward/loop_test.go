@@ -106,8 +106,7 @@ func TestLoop(t *testing.T) {
 	if n := value(f.metrics.loops); n != 2 {
 		t.Errorf("%v loops counted", n)
 	}
-	q := query("a.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), oneAnswer)
+	wantA(t, f, "a.example", oneAnswer)
 	if f.at(0).isDown() {
 		t.Error("the upstream is down for other names as well")
 	}
@@ -317,8 +316,7 @@ func TestVerdictEndsOneTry(t *testing.T) {
 		}
 		loop.set(loopsBack(func() *Forwarder { return f }))
 		healthy.set(after(loopDelay+raceDelayMin, "192.0.2.2"))
-		q := query("www.loop.example", dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; www.loop.example. 60 IN A 192.0.2.2")
+		wantA(t, f, "www.loop.example", "NOERROR; www.loop.example. 60 IN A 192.0.2.2")
 		ended := func(i int) float64 { return value(f.at(i).metrics.failures.WithLabelValues(reasonLoop)) }
 		if ended(0) == 0 || ended(1) != 0 {
 			t.Errorf("%v and %v tries have ended as loops", ended(0), ended(1))

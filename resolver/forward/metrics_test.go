@@ -41,6 +41,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s lacks the prefix", family.GetName())
 		}
 		for _, m := range family.Metric {
+			if family.GetName() == "dnsd_forward_upstream_up" && m.GetGauge().GetValue() != 1 {
+				t.Errorf("%s", m)
+			}
 			if h := m.GetHistogram(); h != nil && h.GetSampleCount() != 1 && m.Label[0].GetValue() == "10.0.0.1:53" {
 				t.Errorf("%s: %d answers", family.GetName(), h.GetSampleCount())
 			}

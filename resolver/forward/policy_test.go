@@ -177,8 +177,7 @@ func TestAllDown(t *testing.T) {
 		}
 		a.set(after(0, "192.0.2.1"))
 		time.Sleep(probeSlowest)
-		q := query("back.example", dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; back.example. 60 IN A 192.0.2.1")
+		wantA(t, f, "back.example", "NOERROR; back.example. 60 IN A 192.0.2.1")
 		if value(f.at(0).metrics.up) != 1 || value(f.at(1).metrics.up) != 0 {
 			t.Error("the up gauges are wrong")
 		}

@@ -108,8 +108,7 @@ func TestShutdown(t *testing.T) {
 	cancel()
 	g.Wait()
 	stop()
-	q := query("late.tls.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	wantA(t, f, "late.tls.example", "SERVFAIL; EDE 22")
 }
 
 // TestStreamAge: connections are not kept for ever, nor is one that fell silent.

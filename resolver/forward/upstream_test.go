@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -334,6 +335,24 @@ func TestTruncatingUpstream(t *testing.T) {
 	}
 }
 
+// TestLargestOverUDP: an answer of udpSize bytes needs no TCP, and one byte more does.
+func TestLargestOverUDP(t *testing.T) {
+	t.Parallel()
+	for more, streams := range []int32{0, 1} {
+		answer := func(q *dns.Msg, send func(*dns.Msg)) {
+			m := new(dns.Msg).SetReply(q)
+			m.Answer = []dns.RR{&dns.RFC3597{Hdr: dns.RR_Header{Name: "a.example.", Rrtype: 65300, Class: dns.ClassINET, Ttl: 60}}}
+			m.Answer[0].(*dns.RFC3597).Rdata = strings.Repeat("00", udpSize-m.Len()+more)
+			send(m)
+		}
+		s := (&scripted{onUDP: answer, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool { answer(q, send); return true }}).start(t, nil)
+		q := query("a.example", 65300)
+		if r := resolve(t.Context(), forwardTo(t, s), q); len(r.records) != 1 || s.accepts.Load() != streams {
+			t.Errorf("%d bytes: %d records over %d streams", udpSize+more, len(r.records), s.accepts.Load())
+		}
+	}
+}
+
 // TestTruncatedStream: what is cut short even over TCP or TLS goes out with TC
 // and is not kept; an upstream that has all of it is preferred.
 func TestTruncatedStream(t *testing.T) {
@@ -400,8 +419,7 @@ func TestPipelined(t *testing.T) {
 	var g sync.WaitGroup
 	for i := range n {
 		g.Go(func() {
-			q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
-			wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
+			wantA(t, f, fmt.Sprintf("n%d.example", i), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
 		})
 	}
 	g.Wait()
@@ -424,15 +442,13 @@ func TestClosingUpstream(t *testing.T) {
 	s.start(t, nil)
 	f := forwardTo(t, s)
 	for i := range 6 {
-		q := query(fmt.Sprintf("n%d.example", i), dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
+		wantA(t, f, fmt.Sprintf("n%d.example", i), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.1", i))
 	}
 	if n := value(f.at(0).metrics.requests); n != 6 {
 		t.Errorf("%v tries for 6 questions: what is lost with a connection is asked again over a new one", n)
 	}
 	s.closeConns() // while idle
-	q := query("idle.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "NOERROR; idle.example. 60 IN A 192.0.2.1")
+	wantA(t, f, "idle.example", "NOERROR; idle.example. 60 IN A 192.0.2.1")
 }
 
 // TestStreamIDs: an id that was answered may be the next question's before the first
@@ -459,8 +475,7 @@ func TestTCPRefused(t *testing.T) {
 	s := (&scripted{onUDP: truncating}).start(t, nil)
 	s.tcp.Close()
 	f := forwardTo(t, s)
-	q := query("a.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	wantA(t, f, "a.example", "SERVFAIL; EDE 22")
 	u := f.at(0)
 	u.mu.Lock()
 	if u.silent != 0 || len(u.kick) != 0 {
@@ -478,15 +493,13 @@ func TestRecoveringUpstream(t *testing.T) {
 	s := (&scripted{onUDP: onUDP}).start(t, nil)
 	f := forwardTo(t, s)
 	s.stop()
-	q := query("a.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	wantA(t, f, "a.example", "SERVFAIL; EDE 22")
 	if !f.at(0).isDown() {
 		t.Fatal("not down")
 	}
 	(&scripted{at: s.addr.String(), onUDP: onUDP}).start(t, nil)
 	eventually(t, "up again", func() bool { return !f.at(0).isDown() })
-	q = query("b.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "NOERROR; b.example. 60 IN A 192.0.2.1")
+	wantA(t, f, "b.example", "NOERROR; b.example. 60 IN A 192.0.2.1")
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {
@@ -515,10 +528,8 @@ func TestRoutes(t *testing.T) {
 		"www.example.": 0, "example.": 0, "xcorp.example.": 0, "corp.example.": 1, "a.b.corp.example.": 1,
 		"deep.corp.example.": 2, "x.deep.corp.example.": 2, "xdeep.corp.example.": 1,
 	} {
-		q := query(name, dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; %s 60 IN A 192.0.2.%d", name, want))
+		wantA(t, f, name, fmt.Sprintf("NOERROR; %s 60 IN A 192.0.2.%d", name, want))
 	}
 	servers["corp.example."].stop()
-	q := query("other.corp.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	wantA(t, f, "other.corp.example", "SERVFAIL; EDE 22")
 }

@@ -112,8 +112,7 @@ func TestFormErrWithEDNS(t *testing.T) {
 		send(m.SetEdns0(1232, false))
 	}}).start(t, nil)
 	f := forwardTo(t, s)
-	q := query("a.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	wantA(t, f, "a.example", "SERVFAIL; EDE 22")
 	if n := asked.Load(); n != 1 || value(f.at(0).metrics.mismatched) != 3 {
 		t.Errorf("%d queries, %v mismatched", n, value(f.at(0).metrics.mismatched))
 	}
@@ -124,8 +123,7 @@ func TestFormErrAlways(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: says(dns.RcodeFormatError)}
 		f := newFaked(t, Config{}, u)
-		q := query("a.example", dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+		wantA(t, f, "a.example", "SERVFAIL; EDE 22")
 		if u.count() != 2 || !f.at(0).plain.IsZero() {
 			t.Errorf("%d queries, asked without EDNS until %s", u.count(), f.at(0).plain)
 		}
@@ -360,14 +358,12 @@ func TestUpdate(t *testing.T) {
 	ask := func(want int) {
 		t.Helper()
 		n++
-		q := query(fmt.Sprintf("n%d.example", n), dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.%d", n, want))
+		wantA(t, f, fmt.Sprintf("n%d.example", n), fmt.Sprintf("NOERROR; n%d.example. 60 IN A 192.0.2.%d", n, want))
 	}
 	ask(0)
 	var g sync.WaitGroup
 	g.Go(func() {
-		q := query("slow.example", dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; slow.example. 60 IN A 192.0.2.0")
+		wantA(t, f, "slow.example", "NOERROR; slow.example. 60 IN A 192.0.2.0")
 	})
 	first := f.at(0)
 	eventually(t, "the question is on its way", func() bool { return value(first.metrics.requests) == 2 })
@@ -389,8 +385,7 @@ func TestUpdate(t *testing.T) {
 	if f.at(2) == first {
 		t.Error("one that was gone came back with what it was")
 	}
-	q := query("www.corp.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "NOERROR; www.corp.example. 60 IN A 192.0.2.1")
+	wantA(t, f, "www.corp.example", "NOERROR; www.corp.example. 60 IN A 192.0.2.1")
 	if got := servers[1].accepts.Load(); got != 1 {
 		t.Errorf("%d connections to the upstream that stayed", got)
 	}
@@ -405,8 +400,7 @@ func TestUpdate(t *testing.T) {
 	if err := f.Update(nil); err != nil {
 		t.Fatal(err)
 	}
-	q = query("nobody.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	wantA(t, f, "nobody.example", "SERVFAIL; EDE 22")
 }
 
 // TestRemovedUpstream: it is probed no more, and its connections and its metrics go.
