@@ -113,8 +113,8 @@ type rawRecord struct {
 	start, ttl, data int
 }
 
-// hopByHop says whether the record is meant for dnsd alone. SIG is only in the additional
-// section (RFC 2931, section 3).
+// hopByHop says whether the record is meant for dnsd alone, as SIG is in the additional
+// section only (RFC 2931, section 3).
 func (r rawRecord) hopByHop(section int) bool {
 	return r.typ == dns.TypeOPT || r.typ == dns.TypeTSIG || r.typ == dns.TypeSIG && section == wire.Additional
 }

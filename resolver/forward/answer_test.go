@@ -368,9 +368,7 @@ func TestZeroTTL(t *testing.T) {
 // TestDenialIsOfTheName: NXDOMAIN answers for all types, with the flags that it was asked
 // with; at the end of an alias it denies another name; and it ends when the name exists.
 func TestDenialIsOfTheName(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: says(dns.RcodeNameError, "--", "example. 60"+soa+"60")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, says(dns.RcodeNameError, "--", "example. 60"+soa+"60"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("gone.example", dns.TypeA)
 		wantText(t, q, resolve(t.Context(), f, q), "NXDOMAIN")
 		for _, typ := range []uint16{dns.TypeAAAA, dns.TypeMX, dns.TypeANY, 65280} {
@@ -405,9 +403,7 @@ func TestDenialIsOfTheName(t *testing.T) {
 
 // TestDenialYounger: of an answer and a denial that are both over, the younger is given.
 func TestDenialYounger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 3600 IN A 192.0.2.1")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, says(dns.RcodeSuccess, "a.example. 3600 IN A 192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
 		time.Sleep(59 * time.Minute)

@@ -31,7 +31,7 @@ const (
 	stalePatience = 1800 * time.Millisecond
 
 	// Names in use are asked for again in the last tenth of their time, unless they live
-	// so briefly that this saves little. Failures do.
+	// for less than refreshMinTTL, as failures do.
 	refreshPart   = 10
 	refreshMinTTL = 10 * time.Second
 )
@@ -209,7 +209,7 @@ func (c *cache) add(e *entry, network netip.Prefix) {
 	head.Store(e)
 }
 
-// drop removes an entry. Who has found it may go on reading it.
+// drop removes an entry. Readers that have found it may go on reading it.
 func (c *cache) drop(e *entry) {
 	at := c.bucket(e.key)
 	for at.Load() != e {

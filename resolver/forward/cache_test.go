@@ -41,9 +41,7 @@ func TestLifetimes(t *testing.T) {
 		{"nodata without soa", dns.RcodeSuccess, nil, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				u := &fakeNet{answer: says(c.rcode, c.records...)}
-				f := newFaked(t, Config{}, u)
+			withFake(t, says(c.rcode, c.records...), func(t *testing.T, f *Forwarder, u *fakeNet) {
 				q := query("a.example", dns.TypeA)
 				resolve(t.Context(), f, q)
 				if c.want > 0 {
@@ -69,9 +67,7 @@ func TestLifetimes(t *testing.T) {
 }
 
 func TestServeStale(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, after(0, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		const fresh, stale = "NOERROR; a.example. 60 IN A 192.0.2.1", "NOERROR; a.example. 30 IN A 192.0.2.1; EDE 3"
 		wantText(t, q, resolve(t.Context(), f, q), fresh)
@@ -121,9 +117,7 @@ func TestStaleEnds(t *testing.T) {
 		{"negative", says(dns.RcodeNameError, "--", "example. 60"+soa+"60"), time.Hour, dns.ExtendedErrorCodeStaleNXDOMAINAnswer},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				u := &fakeNet{answer: c.answer}
-				f := newFaked(t, Config{}, u)
+			withFake(t, c.answer, func(t *testing.T, f *Forwarder, u *fakeNet) {
 				q := query("a.example", dns.TypeA)
 				resolve(t.Context(), f, q)
 				u.set(says(dns.RcodeServerFailure))
@@ -142,9 +136,7 @@ func TestStaleEnds(t *testing.T) {
 }
 
 func TestRefreshAhead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, after(time.Millisecond, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
 		time.Sleep(54 * time.Second)

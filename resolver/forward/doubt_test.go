@@ -40,9 +40,7 @@ func doubted(probe, answer answerFunc) answerFunc {
 // TestDoubtIsNoVerdict: an error of the network that anybody can forge has the upstream
 // probed, and nothing else where that lives.
 func TestDoubtIsNoVerdict(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: doubted(says(dns.RcodeRefused), after(time.Second, "192.0.2.1"))}
-		f := newFaked(t, Config{}, u)
+	withFake(t, doubted(says(dns.RcodeRefused), after(time.Second, "192.0.2.1")), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		service := &countedContext{Context: t.Context(), done: make(chan struct{})}
 		f.at(0).service = service
 		start := time.Now()
@@ -92,17 +90,15 @@ func TestDoubtStartsTheNext(t *testing.T) {
 		f := newFaked(t, Config{}, u, other)
 		q, start := query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, q), "NOERROR; a.example. 60 IN A 192.0.2.2")
-		if took := time.Since(start); took != time.Millisecond {
-			t.Errorf("took %s", took)
+		if took := time.Since(start); took != time.Millisecond || value(f.at(1).metrics.raced) != 1 {
+			t.Errorf("took %s, raced %v", took, value(f.at(1).metrics.raced))
 		}
 	})
 }
 
 // TestDoubtProven: where the probe finds it true, nothing is waited for.
 func TestDoubtProven(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: doubted(fails(errRefused), silent)}
-		f := newFaked(t, Config{}, u)
+	withFake(t, doubted(fails(errRefused), silent), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q, start := query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
 		if took := time.Since(start); took != 0 || !f.at(0).isDown() || u.count() != 1 {

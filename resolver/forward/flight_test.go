@@ -180,9 +180,7 @@ func TestPanicOnTheWay(t *testing.T) {
 // TestLateRenewal: who asks for an answer that expired while it was being renewed
 // gets the stale one as well.
 func TestLateRenewal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, after(0, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
 		u.set(silent)

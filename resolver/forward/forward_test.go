@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -230,6 +231,14 @@ func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) *Forwarder {
 	f := faked(t, cfg, nets...)
 	run(t, f)
 	return f
+}
+
+// withFake runs a test of a forwarder with one fake upstream, by a fake clock.
+func withFake(t *testing.T, answer answerFunc, test func(t *testing.T, f *Forwarder, u *fakeNet)) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: answer}
+		test(t, newFaked(t, Config{}, u), u)
+	})
 }
 
 // faked is newFaked without running it.

@@ -128,9 +128,7 @@ func TestLoopOfDnsd(t *testing.T) {
 // TestNoLoop: two clients that ask the same slow name are no loop, even while
 // one of them guesses at the probe and knows all of it but a letter.
 func TestNoLoop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(time.Second, "192.0.2.1")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, after(time.Second, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		var g sync.WaitGroup
 		for range 3 {
 			q := query("slow.example", dns.TypeA)

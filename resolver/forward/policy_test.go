@@ -110,9 +110,7 @@ func TestFailuresAreCached(t *testing.T) {
 		{"silent", silent, "SERVFAIL; EDE 22"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				u := &fakeNet{answer: c.answer}
-				f := newFaked(t, Config{}, u)
+			withFake(t, c.answer, func(t *testing.T, f *Forwarder, u *fakeNet) {
 				q := query("a.example", dns.TypeA)
 				wantText(t, q, resolve(t.Context(), f, q), c.want)
 				asked := u.count()
@@ -213,9 +211,7 @@ func TestSilenceIsProven(t *testing.T) {
 }
 
 func TestLocalTroubleIsNobodysFault(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: fails(fmt.Errorf("udp: %w", syscall.EMFILE))}
-		f := newFaked(t, Config{}, u)
+	withFake(t, fails(fmt.Errorf("udp: %w", syscall.EMFILE)), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		for i := range 10 {
 			resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", i), dns.TypeA))
 		}
@@ -237,9 +233,7 @@ func TestLocalTroubleIsNobodysFault(t *testing.T) {
 
 // TestShared: identical questions cost one query, and others one each.
 func TestShared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(50*time.Millisecond, "192.0.2.1")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, after(50*time.Millisecond, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		var g sync.WaitGroup
 		for i := range 100 {
 			q := query("a.example", dns.TypeA)
@@ -284,9 +278,7 @@ func TestPerNetwork(t *testing.T) {
 }
 
 func TestLeaderGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: silent}
-		f := newFaked(t, Config{}, u)
+	withFake(t, silent, func(t *testing.T, f *Forwarder, u *fakeNet) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(errors.New("shutting down")) })
 		q, start := query("a.example", dns.TypeA), time.Now()

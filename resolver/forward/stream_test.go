@@ -324,17 +324,18 @@ func (c lingering) Write([]byte) (int, error) {
 	return 0, net.ErrClosed
 }
 
-// TestWriterIsWaitedFor: nothing of a connection is left when its pool says so.
+// TestWriterIsWaitedFor: nothing of a connection is left when Run returns.
 func TestWriterIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		end := make(chan struct{})
-		p := pooled(t, func(context.Context) (net.Conn, error) { return lingering{here, end}, nil })
-		exchangeFor(p, "a.example", time.Second)
-		p.close()
+		f, stop := newPiped(t, Config{}, func(context.Context) (net.Conn, error) { return lingering{here, end}, nil })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		resolve(ctx, f, query("a.example", dns.TypeA))
 		gone := false
 		go func() {
-			p.group.Wait()
+			stop()
 			gone = true
 		}()
 		synctest.Wait()

@@ -120,9 +120,7 @@ func TestFormErrWithEDNS(t *testing.T) {
 
 // TestFormErrAlways: one that says FORMERR to everything is asked twice, and nothing is concluded.
 func TestFormErrAlways(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: says(dns.RcodeFormatError)}
-		f := newFaked(t, Config{}, u)
+	withFake(t, says(dns.RcodeFormatError), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		wantA(t, f, "a.example", "SERVFAIL; EDE 22")
 		if u.count() != 2 || !f.at(0).plain.IsZero() {
 			t.Errorf("%d queries, asked without EDNS until %s", u.count(), f.at(0).plain)
@@ -182,9 +180,7 @@ func TestBogusIsNoOutage(t *testing.T) {
 
 // TestBogusIsNotAskedByWhoChecks: a client that set CD has the answer to that question.
 func TestBogusIsNotAskedByWhoChecks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f := newFaked(t, Config{}, u)
+	withFake(t, after(0, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		q.CD = true
 		resolve(t.Context(), f, q)
