@@ -290,8 +290,8 @@ func TestOneSampleAQuestion(t *testing.T) {
 	})
 }
 
-// TestSilenceInARow: two queries in a row without an answer are none too few to be probed,
-// and one answer between them begins a new row.
+// TestSilenceInARow: an upstream is probed after three queries in a row without an answer, and
+// an answer between them begins a new row.
 func TestSilenceInARow(t *testing.T) {
 	f, err := New(Config{Upstreams: []Upstream{{Domain: ".", Addr: netip.MustParseAddrPort("192.0.2.1:53")}}})
 	if err != nil {
@@ -306,18 +306,22 @@ func TestSilenceInARow(t *testing.T) {
 			return false
 		}
 	}
-	for _, answered := range []bool{true, false} {
+	for name, between := range map[string]func(){
+		"nothing":  func() {},
+		"SERVFAIL": func() { u.answered(time.Second, false, usualWeight) }, // an answer, too
+		"a probe":  u.up,
+	} {
 		for i := range 3 {
 			if kicked() {
 				t.Errorf("probed after %d silent queries", i)
 			}
 			u.unanswered(time.Second, timeoutError{time.Second})
-			if answered && i == 1 {
-				u.answered(time.Second, false, usualWeight) // SERVFAIL is an answer, too
+			if i == 1 {
+				between()
 			}
 		}
-		if kicked() == answered {
-			t.Errorf("answered in between %v: probed %v", answered, !answered)
+		if want := name == "nothing"; kicked() != want {
+			t.Errorf("%s in between: probed %v", name, !want)
 		}
 		u.answered(time.Second, true, usualWeight)
 	}
