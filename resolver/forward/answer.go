@@ -12,16 +12,16 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// answer is an upstream's response: a reply, and what only dnsd needs to know of it.
+// answer is an upstream's response.
 type answer struct {
 	Reply
-	life lifetime // for answers that are good
+	life lifetime // of a good one
 	edns bool     // the upstream sent an OPT
 }
 
 func (a *answer) good() bool { return isGood(a.Rcode) }
 
-// isGood says whether a response code is an answer. All others may be the fault of
+// isGood says whether a response code answers the question. Any other may be the fault of
 // the upstream.
 func isGood(rcode uint16) bool {
 	return rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError || rcode == dns.RcodeYXDomain
@@ -29,18 +29,17 @@ func isGood(rcode uint16) bool {
 
 var errMalformed = errors.New("malformed answer")
 
-// What is kept at most of an upstream's extended errors.
+// Bounds on an upstream's extended errors.
 const (
 	maxEDEs    = 4   // more than any resolver sends for one question
 	maxEDEText = 200 // bytes; a sentence
 )
 
-// read reads a response to m in one pass and keeps b: the reply's records are b's own
-// bytes, so that record data pass unchanged, whatever their type. Compressed names
-// stay right, since they point backwards, and a client's message begins as b does,
-// with a header and the same question. For that reason the additional section ends
-// at the first record that does not go to clients (OPT, TSIG, SIG(0)); servers put
-// those last.
+// read reads a response to m in one pass and keeps b: the reply's records are bytes of b, so
+// that record data of every type pass unchanged. Compressed names stay right, since
+// they point backwards, and a client's message begins as b does, with a header and the same
+// question. Therefore the additional section ends at the first record that does not go to
+// clients (OPT, TSIG, SIG(0)); servers put those last.
 //
 // Every name, every length and the data of the usual types are checked.
 func read(b []byte, m *message, now time.Time) (*answer, error) {
@@ -54,7 +53,7 @@ func read(b []byte, m *message, now time.Time) (*answer, error) {
 		a.counts[i] = binary.BigEndian.Uint16(b[6+2*i:])
 		all += int(a.counts[i])
 	}
-	r := reader{b: b, off: start, start: start, read: make([]record, 0, min(all, (len(b)-start)/minRecord))}
+	r := reader{b: b, off: start, start: start, read: make([]record, 0, min(all, len(b)/minRecord))}
 	for section, n := range a.counts {
 		for i := range n {
 			rec, ok := r.next()
@@ -70,7 +69,7 @@ func read(b []byte, m *message, now time.Time) (*answer, error) {
 			case section != wire.Additional || rec.typ == dns.TypeOPT && !a.readOPT(b, rec, r.off):
 				return nil, errMalformed
 			}
-			a.counts[section] = min(a.counts[section], i) // it ends here
+			a.counts[section] = min(a.counts[section], i)
 		}
 	}
 	a.records = r.read
@@ -83,8 +82,8 @@ func read(b []byte, m *message, now time.Time) (*answer, error) {
 	return a, nil
 }
 
-// readOPT reads the OPT record whose data end at end: the upper bits of the
-// response code, and the extended errors (RFC 8914). False: it is malformed.
+// readOPT reads the OPT record whose data end at end: the upper bits of the response code,
+// and the extended errors (RFC 8914). False: it is malformed.
 func (a *answer) readOPT(b []byte, rec rawRecord, end int) bool {
 	if a.edns || b[rec.start] != 0 { // RFC 6891, section 6.1.1
 		return false
@@ -114,9 +113,8 @@ type rawRecord struct {
 	start, ttl, data int
 }
 
-// hopByHop says whether the record is between us and the upstream. In other
-// sections than the additional one an OPT or TSIG is a mistake, and SIG a record
-// like any other (RFC 2931, section 3).
+// hopByHop says whether the record is meant for dnsd alone, as SIG is in the additional
+// section only (RFC 2931, section 3).
 func (r rawRecord) hopByHop(section int) bool {
 	return r.typ == dns.TypeOPT || r.typ == dns.TypeTSIG || r.typ == dns.TypeSIG && section == wire.Additional
 }
@@ -132,14 +130,14 @@ type reader struct {
 	ttl   int      // of the record whose data are being checked
 	read  []record // the records before it that are kept
 
-	// The target of the last pointer that was followed, and how long the name is
-	// from there: of a set, all records point to one name.
+	// The target of the last pointer that was followed, and the length of the name there:
+	// the records of an RRset all point to one name.
 	target, length int
 }
 
-// next reads the record at off and moves behind it.
+// next reads the record at off and moves to the one after it.
 func (r *reader) next() (rec rawRecord, ok bool) {
-	rec.start, r.ttl = r.off, 0
+	rec.start = r.off
 	off, ok := r.nameEnd(r.off, len(r.b))
 	if !ok || off+10 > len(r.b) {
 		return rec, false
@@ -153,10 +151,9 @@ func (r *reader) next() (rec rawRecord, ok bool) {
 // maxPointers is more than the labels of any name.
 const maxPointers = 127
 
-// nameEnd returns where the name at off ends, at most at limit. False: it cannot
-// be read. What a pointer points to must end before the name that holds it (RFC
-// 1035, section 4.1.4), so that a name never depends on what stands behind it,
-// nor on what changes.
+// nameEnd returns where the name at off ends, at most at limit. False: it cannot be read.
+// What a pointer points to must end before the pointer (RFC 1035, section 4.1.4) and must
+// not change, so that a name means the same in every response.
 func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 	target, before, length := 0, off, 0
 	for pointers := 0; off < limit; {
@@ -197,8 +194,8 @@ func (r *reader) nameEnd(off, limit int) (end int, ok bool) {
 	return 0, false
 }
 
-// changes says whether bytes of the message may differ in a client's response: the
-// question's type and class, since a denial is given for all types, and TTLs.
+// changes says whether bytes of the message may differ in a client's response: TTLs, and the
+// question's type and class, since a denial is given for all types.
 func (r *reader) changes(from, to int) bool {
 	if to <= r.start-4 {
 		return false
@@ -210,43 +207,34 @@ func (r *reader) changes(from, to int) bool {
 	return i < len(r.read) && int(r.read[i].ttl) < to-r.start
 }
 
-// layout says what data consist of: so many bytes, so many names, so many bytes,
-// or any.
+// layout says what the data of a type consist of: so many bytes, so many names, and so many
+// bytes, or any number of bytes.
 type layout struct {
 	before, names, after int
+	exact                bool
 }
 
-const anyBytes = -1
-
-// layoutOf returns the layout of the types that nearly all records have. Of the
-// others only their length is known here (RFC 3597).
-func layoutOf(typ uint16) layout {
-	switch typ {
-	case dns.TypeA:
-		return layout{4, 0, 0}
-	case dns.TypeAAAA:
-		return layout{16, 0, 0}
-	case dns.TypeNS, dns.TypeCNAME, dns.TypePTR, dns.TypeDNAME:
-		return layout{0, 1, 0}
-	case dns.TypeSOA:
-		return layout{0, 2, 20}
-	case dns.TypeMX:
-		return layout{2, 1, 0}
-	case dns.TypeSRV:
-		return layout{6, 1, 0}
-	case dns.TypeRRSIG:
-		return layout{18, 1, anyBytes}
-	case dns.TypeNSEC:
-		return layout{0, 1, anyBytes}
-	case dns.TypeSVCB, dns.TypeHTTPS:
-		return layout{2, 1, anyBytes}
-	case dns.TypeDS, dns.TypeDNSKEY:
-		return layout{4, 0, anyBytes}
-	}
-	return layout{0, 0, anyBytes}
+// layouts holds, by type, those of nearly all records. Of other types only the length is
+// checked (RFC 3597).
+var layouts = [...]layout{
+	dns.TypeA:      {4, 0, 0, true},
+	dns.TypeAAAA:   {16, 0, 0, true},
+	dns.TypeNS:     {0, 1, 0, true},
+	dns.TypeCNAME:  {0, 1, 0, true},
+	dns.TypePTR:    {0, 1, 0, true},
+	dns.TypeDNAME:  {0, 1, 0, true},
+	dns.TypeSOA:    {0, 2, 20, true},
+	dns.TypeMX:     {2, 1, 0, true},
+	dns.TypeSRV:    {6, 1, 0, true},
+	dns.TypeRRSIG:  {18, 1, 0, false},
+	dns.TypeNSEC:   {0, 1, 0, false},
+	dns.TypeSVCB:   {2, 1, 0, false},
+	dns.TypeHTTPS:  {2, 1, 0, false},
+	dns.TypeDS:     {4, 0, 0, false},
+	dns.TypeDNSKEY: {4, 0, 0, false},
 }
 
-// dataFits says whether a record's data, which end at off, are what its type asks for.
+// dataFits says whether a record's data, which end at r.off, have the form of its type.
 func (r *reader) dataFits(rec rawRecord) bool {
 	off, end := rec.data, r.off
 	if rec.typ == dns.TypeTXT { // one string or more
@@ -255,7 +243,10 @@ func (r *reader) dataFits(rec rawRecord) bool {
 		}
 		return off == end && off > rec.data
 	}
-	l := layoutOf(rec.typ)
+	var l layout
+	if int(rec.typ) < len(layouts) {
+		l = layouts[rec.typ]
+	}
 	off += l.before
 	for range l.names {
 		next, ok := r.nameEnd(off, end)
@@ -264,17 +255,14 @@ func (r *reader) dataFits(rec rawRecord) bool {
 		}
 		off = next
 	}
-	if l.after == anyBytes {
-		return off <= end
-	}
-	return off+l.after == end
+	off += l.after
+	return off == end || off < end && !l.exact
 }
 
-// boundTTLs brings the records' TTLs within bounds and says for how long the answer
-// may be kept: as long as the shortest lived record of its answer and authority
-// sections, and a negative one no longer than its SOA says (RFC 2308, section 5).
-// Additional records that expire earlier are left out from then on.
-// body holds the records and may be written to.
+// boundTTLs brings the TTLs in body, which holds the records, within bounds and sets for how
+// long the answer may be kept: for the shortest TTL of its answer and authority sections,
+// and a negative one no longer than its SOA says (RFC 2308, section 5). Additional records
+// that expire earlier are left out from then on.
 func (a *answer) boundTTLs(body []byte, qtype uint16, now time.Time) {
 	first, rest := int(a.counts[0]), int(a.counts[0]+a.counts[1]) // where the authority and the additional section begin
 	negative := a.Rcode == dns.RcodeNameError || !slices.ContainsFunc(a.records[:first], func(r record) bool {
@@ -304,11 +292,10 @@ func (a *answer) boundTTLs(body []byte, qtype uint16, now time.Time) {
 		}
 	}
 	if shortest == 0 || negative && soa < 0 || a.partial {
-		// A TTL of 0 is for the transaction in progress (RFC 1035, section
-		// 3.2.1); nothing says how long a denial without SOA holds; and a
-		// part is not the whole.
+		// A TTL of 0 is for the transaction in progress (RFC 1035, section 3.2.1), and
+		// nothing says how long a denial without SOA holds.
 		return
 	}
-	a.life = lifetime{fresh: time.Duration(shortest) * time.Second, renew: true}
+	a.life.fresh = time.Duration(shortest) * time.Second
 	a.life.usable = now.Add(a.life.fresh + hold)
 }

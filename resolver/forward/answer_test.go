@@ -53,6 +53,8 @@ func TestReadRecords(t *testing.T) {
 		{"TSIG", [3][]string{{rawA}, {}, {rawGlue, rawOPT, "00 00fa 00ff 00000000 0001 00"}}, [3]uint16{1, 0, 1}},
 		{"SIG(0)", [3][]string{{rawA}, {}, {rawGlue, "00 0018 00ff 00000000 0001 00"}}, [3]uint16{1, 0, 1}},
 		{"SIG", [3][]string{{rawA, "c00c 0018 0001 00000000 0001 00"}}, [3]uint16{2, 0, 0}},
+		{"empty option", [3][]string{{rawA}, {}, {"00 0029 04d0 00000000 0004 0003 0000"}}, [3]uint16{1, 0, 0}},
+		{"EDE of one byte", [3][]string{{rawA}, {}, {"00 0029 04d0 00000000 0005 000f 0001 00"}}, [3]uint16{1, 0, 0}},
 		{"empty data at the end", [3][]string{{rawA, rawEmpty}}, [3]uint16{2, 0, 0}},
 		{"empty data alone", [3][]string{{rawEmpty}}, [3]uint16{1, 0, 0}},
 		{"empty data before OPT", [3][]string{{rawA}, {}, {rawEmpty, rawOPT}}, [3]uint16{1, 0, 1}},
@@ -79,20 +81,29 @@ func TestReadRecords(t *testing.T) {
 		{"owner points to itself", [3][]string{{"c01d 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"owner points ahead", [3][]string{{"c020 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"owner points into the header", [3][]string{{"c004 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
-		{"label type", [3][]string{{"41 61 00 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
-		{"name too long", [3][]string{{strings.Repeat("3f"+strings.Repeat("61", 63), 4) + "00 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
+		{"label of 64", [3][]string{{"40" + strings.Repeat("61", 64) + "00 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
+		{"longest name", [3][]string{{strings.Repeat("3f"+strings.Repeat("61", 63), 3) + "3d" + strings.Repeat("61", 61) + "00 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{1, 0, 0}},
+		{"name too long", [3][]string{{strings.Repeat("3f"+strings.Repeat("61", 63), 3) + "3e" + strings.Repeat("61", 62) + "00 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"owner points to the question's class", [3][]string{{"c01b 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
+		{"owner points to the question's type", [3][]string{{"c019 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"owner points to the question's root", [3][]string{{"c018 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{1, 0, 0}},
 		// A name inside a TTL would change with the seconds.
 		{"owner in a TTL", [3][]string{{"c00c 0001 0001 00016100 0004 c0000201", "c024 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
+		{"owner is a TTL's last byte", [3][]string{{"c00c 0001 0001 00000100 0004 c0000201", "c026 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
+		{"owner right behind a TTL", [3][]string{{"c00c 0001 0001 00000101 0004 c0000201", "c027 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{2, 0, 0}},
+		{"owner right before a TTL", [3][]string{{"c00c 0001 0100 0000003c 0004 c0000201", "c022 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{2, 0, 0}},
+		{"owner reaches into a TTL", [3][]string{{"c00c 0001 0101 01000000 0004 c0000201", "c022 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"pointer to what runs on", [3][]string{{"c00c ff14 0001 0000003c 0001 05", "c029 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"too long by a known pointer", [3][]string{{
 			strings.Repeat("3f"+strings.Repeat("61", 63), 3) + "00 0001 0001 0000003c 0004 c0000201",
 			"c01d 0001 0001 0000003c 0004 c0000201", "3f" + strings.Repeat("61", 63) + "c01d 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{}},
 		{"long by a known pointer", [3][]string{{
 			strings.Repeat("3f"+strings.Repeat("61", 63), 3) + "00 0001 0001 0000003c 0004 c0000201",
-			"c01d 0001 0001 0000003c 0004 c0000201", "3d" + strings.Repeat("61", 61) + "c01d 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{3, 0, 0}},
+			"0161 c01d 0001 0001 0000003c 0004 c0000201", "3d" + strings.Repeat("61", 61) + "c01d 0001 0001 0000003c 0004 c0000201"}}, [3]uint16{3, 0, 0}},
 		{"data in their own TTL", [3][]string{{"c00c 0005 0001 00016100 0002 c024"}}, [3]uint16{}},
+		{"data are their own TTL's last byte", [3][]string{{"c00c 0005 0001 01010100 0002 c026"}}, [3]uint16{}},
+		{"data right behind their own TTL", [3][]string{{"c00c 0005 0001 0000003c 0002 c027"}}, [3]uint16{1, 0, 0}},
+		{"data right before their own TTL", [3][]string{{"c00c 0005 0100 0000003c 0002 c022"}}, [3]uint16{1, 0, 0}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := raw(m, c.sections)
@@ -120,6 +131,35 @@ func TestReadRecords(t *testing.T) {
 	copy(lying[6:], []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	if _, err := read(lying, m, time.Now()); err == nil {
 		t.Error("no error though nearly all records are missing")
+	}
+}
+
+// TestReadData: data of the usual types are read to their end, and no further.
+func TestReadData(t *testing.T) {
+	m := newMessage(query("www.example", dns.TypeA), true)
+	for _, c := range []struct {
+		typ    uint16
+		data   string // the shortest
+		longer bool   // there may be more of them
+	}{
+		{dns.TypeA, "c0000201", false}, {dns.TypeAAAA, strings.Repeat("01", 16), false},
+		{dns.TypeNS, "00", false}, {dns.TypeCNAME, "00", false}, {dns.TypePTR, "00", false}, {dns.TypeDNAME, "00", false},
+		{dns.TypeSOA, "00 00" + strings.Repeat("01", 20), false}, {dns.TypeMX, "0101 00", false}, {dns.TypeSRV, "010101010101 00", false},
+		{dns.TypeRRSIG, strings.Repeat("01", 18) + "00", true}, {dns.TypeNSEC, "00", true},
+		{dns.TypeSVCB, "0101 00", true}, {dns.TypeHTTPS, "0101 00", true},
+		{dns.TypeDS, "01010101", true}, {dns.TypeDNSKEY, "01010101", true}, {dns.TypeKX, "", true}, {65300, "", true},
+	} {
+		data := strings.ReplaceAll(c.data, " ", "")
+		for change, want := range map[int]bool{-1: false, 0: true, 1: c.longer} {
+			n := len(data)/2 + change
+			if n < 0 {
+				continue
+			}
+			record := fmt.Sprintf("c00c %04x 0001 0000003c %04x %.*s", c.typ, n, 2*n, data+"01")
+			if _, err := read(raw(m, [3][]string{{record, rawA}}), m, time.Now()); (err == nil) != want {
+				t.Errorf("%s with %d bytes: %v", dns.Type(c.typ), n, err)
+			}
+		}
 	}
 }
 
@@ -183,6 +223,8 @@ func TestAnsweredBy(t *testing.T) {
 		{"opcode", func(b []byte) []byte { b[2] |= 8; return b }, false},
 		{"no question", func(b []byte) []byte { b[5] = 0; return b }, false},
 		{"two questions", func(b []byte) []byte { b[5] = 2; return b }, false},
+		{"FORMERR, 256 questions", func(b []byte) []byte { b[3], b[4], b[5] = 1, 1, 0; return b }, false},
+		{"only the question", func(b []byte) []byte { return b[:m.end()] }, true},
 		{"cut", func(b []byte) []byte { return b[:m.end()-1] }, false},
 		{"eleven bytes", func(b []byte) []byte { return b[:11] }, false},
 		{"header", func(b []byte) []byte { return b[:12] }, false},
@@ -218,6 +260,43 @@ func TestAnyIsPositive(t *testing.T) {
 	m := newMessage(query("www.example", dns.TypeANY), true)
 	if a, err := read(raw(m, [3][]string{{rawA}}), m, time.Now()); err != nil || a.life.fresh != time.Minute {
 		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// TestNewMessage: every bit of what goes upstream.
+func TestNewMessage(t *testing.T) {
+	for _, c := range []struct {
+		do, cd, recurse bool
+		want            string
+	}{
+		{false, false, false, "0000 0020 0001 0000 0000 0001 0161 00 001c 0001 00 0029 04d0 00000000 0000"},
+		{true, false, true, "0000 0120 0001 0000 0000 0001 0161 00 001c 0001 00 0029 04d0 00008000 0000"},
+		{false, true, true, "0000 0130 0001 0000 0000 0001 0161 00 001c 0001 00 0029 04d0 00000000 0000"},
+	} {
+		q := query("a", dns.TypeAAAA)
+		q.DO, q.CD = c.do, c.cd
+		m := newMessage(q, c.recurse)
+		want := strings.ReplaceAll(c.want, " ", "")
+		if got := fmt.Sprintf("%x", m.bytes); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		plain := want[:22] + "00" + want[24:len(want)-22]
+		if got := fmt.Sprintf("%x", m.plain().append(nil, 0x1234)); got != "1234"+plain[4:] {
+			t.Errorf("plain: got %s, want %s", got, plain)
+		}
+	}
+}
+
+// TestGood: the codes that are answers.
+func TestGood(t *testing.T) {
+	var got []uint16
+	for code := range uint16(24) {
+		if isGood(code) {
+			got = append(got, code)
+		}
+	}
+	if fmt.Sprint(got) != "[0 3 6]" {
+		t.Errorf("%v are answers", got)
 	}
 }
 
@@ -269,8 +348,7 @@ func TestZeroTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 0 IN A 192.0.2.1")}
 		u.set(slowly(10*time.Millisecond, u.answer))
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+		f := newFaked(t, Config{}, u)
 		q := query("a.example", dns.TypeA)
 		results := make(chan *Reply)
 		for range 10 {
@@ -290,10 +368,7 @@ func TestZeroTTL(t *testing.T) {
 // TestDenialIsOfTheName: NXDOMAIN answers for all types, with the flags that it was asked
 // with; at the end of an alias it denies another name; and it ends when the name exists.
 func TestDenialIsOfTheName(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: says(dns.RcodeNameError, "--", "example. 60"+soa+"60")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+	withFake(t, says(dns.RcodeNameError, "--", "example. 60"+soa+"60"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("gone.example", dns.TypeA)
 		wantText(t, q, resolve(t.Context(), f, q), "NXDOMAIN")
 		for _, typ := range []uint16{dns.TypeAAAA, dns.TypeMX, dns.TypeANY, 65280} {
@@ -328,10 +403,7 @@ func TestDenialIsOfTheName(t *testing.T) {
 
 // TestDenialYounger: of an answer and a denial that are both over, the younger is given.
 func TestDenialYounger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 3600 IN A 192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+	withFake(t, says(dns.RcodeSuccess, "a.example. 3600 IN A 192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
 		time.Sleep(59 * time.Minute)

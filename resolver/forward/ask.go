@@ -13,8 +13,8 @@ import (
 // maxTries is how many queries one question may cost its upstreams.
 const maxTries = 3
 
-// largeAnswer is from how many bytes on reading an answer waits for its network's
-// turn. It takes some 10 ns a byte; what UDP carries takes less than waiting does.
+// largeAnswer is the size in bytes from which reading an answer waits for its network's
+// turn. Reading takes some 10 ns a byte; for what UDP carries, waiting would take longer.
 const largeAnswer = 4096
 
 var (
@@ -30,15 +30,14 @@ type outcome struct {
 	err    error
 }
 
-// good says whether the outcome is an answer, or part of one: a response that has TC
-// set here had it over a stream as well, so that its upstream has no more.
+// good says whether the outcome is an answer or a part of one. A part has TC set even over a
+// stream, so that its upstream has no more.
 func (o *outcome) good() bool { return o.answer != nil && o.answer.good() }
 
-// final says whether the outcome is an answer that no other upstream could
-// improve on. Any other outcome may be the fault of this upstream.
+// final says whether no other upstream could give a better answer.
 func (o *outcome) final() bool { return o.good() && !o.answer.partial }
 
-// ask is one question on its way to upstreams. One goroutine uses it.
+// ask is a question on its way to upstreams. One goroutine uses it.
 type ask struct {
 	f       *Forwarder
 	m       *message
@@ -49,13 +48,13 @@ type ask struct {
 	outcomes chan outcome  // one slot a try
 	doubts   chan struct{} // one slot a try
 	untried  []*upstream   // in the order of preference
-	tried    []*upstream
+	tried    []*target
 	pending  int
 }
 
-// ask asks upstreams, in this order, until one gives a final answer, and otherwise
-// returns the part of an answer or the most telling failure. It returns when ctx ends,
-// and leaves no query under way.
+// ask asks upstreams, in this order, until one gives a final answer; otherwise it returns a
+// part of an answer or the most telling failure. It returns when ctx ends, and leaves no
+// query under way.
 func (f *Forwarder) ask(ctx context.Context, upstreams []*upstream, m *message, network netip.Prefix, w *watch) outcome {
 	a := &ask{
 		f: f, m: m, network: network, watch: w, untried: upstreams,
@@ -74,8 +73,8 @@ func (f *Forwarder) ask(ctx context.Context, upstreams []*upstream, m *message, 
 // doubt, the next when one fails, and loop probes when a loop is suspected.
 func (a *ask) wait(ctx context.Context) outcome {
 	var worst outcome
-	race := time.NewTimer(a.tried[0].raceDelay())
-	defer race.Stop()
+	first := a.tried[0].upstream
+	race := time.After(first.raceDelay())
 	again := a.watch.again
 	var suspicion <-chan time.Time
 	for {
@@ -89,26 +88,23 @@ func (a *ask) wait(ctx context.Context) outcome {
 			if !a.try(ctx, false) && (worst.good() || !a.retry(ctx, o)) && a.pending == 0 {
 				return worst
 			}
-		case <-race.C:
+		case <-race:
 			a.try(ctx, true)
 		case <-a.doubts:
 			a.try(ctx, true)
 		case <-again:
 			again, suspicion = nil, time.After(loopDelay)
 		case <-suspicion:
-			suspicion = time.After(loopDelay) // for the tries that are still to come
+			suspicion = time.After(loopDelay) // for tries that come later
 			a.probeLoops(ctx)
 		case <-ctx.Done():
-			if worst.err == nil && worst.answer == nil {
-				worst = outcome{from: a.tried[0], err: context.Cause(ctx)}
-			}
-			return worst
+			return moreTelling(worst, outcome{from: first, err: context.Cause(ctx)})
 		}
 	}
 }
 
-// moreTelling returns the outcome that tells a client more: a part of the answer, then
-// an upstream's response code, then a loop, then any other error.
+// moreTelling returns the outcome that tells a client more: a part of the answer, else an
+// upstream's response code, else a loop, else any other error.
 func moreTelling(a, b outcome) outcome {
 	telling := func(o outcome) int {
 		switch {
@@ -129,8 +125,8 @@ func moreTelling(a, b outcome) outcome {
 	return a
 }
 
-// try sends the question to the next upstream that has not had it, if there is
-// one and the question may still cost a query.
+// try sends the question to the next upstream that has not had it. False: there is none, or
+// the question has had its queries.
 func (a *ask) try(ctx context.Context, raced bool) bool {
 	if len(a.untried) == 0 || len(a.tried) == maxTries {
 		return false
@@ -144,8 +140,8 @@ func (a *ask) try(ctx context.Context, raced bool) bool {
 	return true
 }
 
-// retry sends the question again to an upstream that was silent: a packet may
-// have been lost. One that has answered, or sent it back, would only do the same.
+// retry sends the question again to an upstream that was silent, since a packet may have
+// been lost. One that has answered, or sent the question back, would do the same again.
 func (a *ask) retry(ctx context.Context, o outcome) bool {
 	if o.err == nil || len(a.tried) == maxTries || o.from.isDown() || ctx.Err() != nil {
 		return false
@@ -158,37 +154,32 @@ func (a *ask) retry(ctx context.Context, o outcome) bool {
 }
 
 func (a *ask) start(ctx context.Context, u *upstream) {
-	a.tried = append(a.tried, u)
+	to := a.f.targetOf(a.watch, u)
+	a.tried = append(a.tried, to)
 	a.pending++
 	a.running.Go(func() {
 		o := outcome{from: u, err: errInternal}
-		a.f.guard.run("asking an upstream", func() { o.answer, o.err = a.query(ctx, u) })
+		a.f.guard.run("asking an upstream", func() { o.answer, o.err = a.query(ctx, to) })
 		a.outcomes <- o
 	})
 }
 
 // query sends one query to one upstream and records how it went.
-func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
-	timeout := a.f.cfg.TryTimeout
+func (a *ask) query(ctx context.Context, to *target) (*answer, error) {
+	u, timeout := to.upstream, a.f.cfg.TryTimeout
 	ctx, stop := context.WithTimeoutCause(ctx, timeout, timeoutError{timeout})
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	usable := a.f.usable(a.watch, u)
-	defer context.AfterFunc(usable, func() { cancel(errLoop) })()
-	unhook := func() bool { return true }
-	defer func() { unhook() }()
-	doubted := false
-	doubt := func(err error) {
-		if doubted {
-			return
-		}
-		doubted = true
-		// Only the prober decides that nobody is there. When it does, there is
-		// nothing to wait for.
-		unhook = context.AfterFunc(u.inService(), func() { cancel(err) })
-		u.suspect()
-		a.doubts <- struct{}{}
+	defer context.AfterFunc(to.usable, func() { cancel(errLoop) })()
+	service := u.inService()
+	defer context.AfterFunc(service, func() { cancel(context.Cause(service)) })()
+	var once sync.Once
+	doubt := func() {
+		once.Do(func() {
+			u.suspect() // and the prober decides
+			a.doubts <- struct{}{}
+		})
 	}
 	u.metrics.requests.Inc()
 	start := time.Now()
@@ -198,8 +189,8 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	if err == nil {
 		answer, err = a.read(b)
 	}
-	if usable.Err() != nil && (err != nil || !answer.good()) {
-		err = errLoop // what came is the looped question's own failure
+	if to.usable.Err() != nil && (err != nil || !answer.good()) {
+		err = errLoop // what came is the failure of the question that came back
 	}
 	if err == nil {
 		u.answered(took, answer.good(), usualWeight)
@@ -219,7 +210,7 @@ func (a *ask) query(ctx context.Context, u *upstream) (*answer, error) {
 	return nil, err
 }
 
-// read reads an answer. Large ones take their network's turn.
+// read reads an answer. For a large one it waits for the network's turn.
 func (a *ask) read(b []byte) (*answer, error) {
 	if len(b) >= largeAnswer {
 		a.f.turns.Enter(a.network)
@@ -228,8 +219,8 @@ func (a *ask) read(b []byte) (*answer, error) {
 	return read(b, a.m, time.Now())
 }
 
-// rejectsEDNS says whether a response is what a server says that knows no EDNS. One
-// that does sends an OPT and means something else.
+// rejectsEDNS says whether a response is that of a server that knows no EDNS. One that does
+// sends an OPT and means something else.
 func rejectsEDNS(b []byte) bool {
 	rcode := b[3] & 0xf
 	return (rcode == dns.RcodeFormatError || rcode == dns.RcodeNotImplemented) && (isBare(b) || b[10]|b[11] == 0)

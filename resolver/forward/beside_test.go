@@ -2,15 +2,17 @@ package forward
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -44,52 +46,34 @@ func besideHealthy(t *testing.T, f *Forwarder, n, rounds int) {
 	}
 }
 
-// harmful is what a stream upstream does with each connection, once it is accepted.
-func harmful(t *testing.T, secure *tls.Config, do func(net.Conn)) net.Addr {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if secure != nil {
-		l = tls.NewListener(l, secure)
-	}
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, c)
-			mu.Unlock()
-			all.Go(func() { do(c); c.Close() })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		all.Wait()
-	})
-	return l.Addr()
+type dialFunc = func(context.Context) (net.Conn, error)
+
+// peer is an upstream at the other end of a pipe: what it does with each connection.
+type peer func(net.Conn)
+
+func (p peer) dial(context.Context) (net.Conn, error) {
+	here, there := net.Pipe()
+	go func() {
+		defer there.Close()
+		p(there)
+	}()
+	return here, nil
 }
 
-// blocked reads nothing of a connection until it is closed.
-type blocked struct{ net.Conn }
-
-func (b blocked) Read([]byte) (int, error) {
-	for b.SetReadDeadline(time.Time{}) == nil { // closed, it fails
-		time.Sleep(5 * time.Millisecond)
+// answerEach answers the questions of a connection that are wanted.
+func answerEach(c net.Conn, wanted func(q *dns.Msg) bool) {
+	for {
+		q, err := readQuestion(c)
+		if err != nil {
+			return
+		}
+		if wanted(q) {
+			c.Write(framed(answering(q, "192.0.2.1")))
+		}
 	}
-	return 0, io.EOF
 }
+
+func answerAll(c net.Conn) { answerEach(c, func(*dns.Msg) bool { return true }) }
 
 // readQuestion returns the next question of a stream.
 func readQuestion(c net.Conn) (*dns.Msg, error) {
@@ -112,16 +96,8 @@ func framed(m *dns.Msg) []byte {
 
 // TestHarmfulStreams: streams that trickle, flood, stall, lie and end.
 func TestHarmfulStreams(t *testing.T) {
-	server, pool := certificate(t, "dns.example")
-	for name, do := range map[string]func(c net.Conn){
-		"takes nothing": func(c net.Conn) {
-			c.(*tls.Conn).Handshake()
-			_, _ = io.Copy(io.Discard, blocked{c.(*tls.Conn).NetConn()})
-		},
+	for name, do := range map[string]peer{
 		"says nothing": func(c net.Conn) { io.Copy(io.Discard, c) },
-		"shakes no hands": func(c net.Conn) {
-			io.Copy(io.Discard, c.(*tls.Conn).NetConn())
-		},
 		"trickles": func(c net.Conn) {
 			for {
 				q, err := readQuestion(c)
@@ -158,113 +134,115 @@ func TestHarmfulStreams(t *testing.T) {
 				c.Write(b[:len(b)/2])
 			}
 		},
-		"talks nonsense": func(c net.Conn) {
-			readQuestion(c)
-			c.(*tls.Conn).NetConn().Write([]byte(strings.Repeat("x", 100)))
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			bad := harmful(t, server, do)
-			good := (&scripted{onTCP: onTCP}).start(t, server)
-			f := newReal(t, Config{RootCAs: pool, TryTimeout: 300 * time.Millisecond, Timeout: 10 * time.Second, Upstreams: []Upstream{
-				{Domain: ".", Addr: bad.(*net.TCPAddr).AddrPort(), TLS: true, Name: "dns.example"},
-				{Domain: ".", Addr: good.addr, TLS: true, Name: "dns.example"},
-			}})
-			besideHealthy(t, f, 20, 10)
-			u := f.at(0)
-			if up := f.at(1); up.isDown() {
-				t.Error("the healthy one is down")
-			}
-			u.pool.mu.Lock()
-			defer u.pool.mu.Unlock()
-			if n := len(u.pool.live); n > maxStreams {
-				t.Errorf("%d connections to the other", n)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				f, stop := newPiped(t, Config{TryTimeout: 300 * time.Millisecond, Timeout: 10 * time.Second}, do.dial, peer(answerAll).dial)
+				defer time.Sleep(time.Second) // for a peer that is asleep
+				defer stop()
+				besideHealthy(t, f, 20, 10)
+				if f.at(1).isDown() {
+					t.Error("the healthy one is down")
+				}
+				pool := f.at(0).pool
+				pool.mu.Lock()
+				defer pool.mu.Unlock()
+				if n := len(pool.live); n > maxStreams {
+					t.Errorf("%d connections to the other", n)
+				}
+			})
 		})
 	}
 }
 
-// TestStalledWrite: a peer that takes nothing keeps nobody who has an answer from another.
-func TestStalledWrite(t *testing.T) {
-	good := (&scripted{onTCP: onTCP}).start(t, nil)
-	const forever = 10 * time.Minute
-	f, err := New(Config{TryTimeout: forever, Timeout: forever, Upstreams: []Upstream{
-		{Domain: ".", Addr: good.addr, TLS: true, Name: "stalled"},
-		{Domain: ".", Addr: good.addr, TLS: true, Name: "good"},
-	}})
+// newPiped returns a running forwarder whose connections the functions make.
+func newPiped(t *testing.T, cfg Config, dials ...dialFunc) (f *Forwarder, stop func()) {
+	t.Helper()
+	for i := range dials {
+		cfg.Upstreams = append(cfg.Upstreams, Upstream{
+			Domain: ".", Addr: netip.MustParseAddrPort("192.0.2.1:853"), TLS: true, Name: fmt.Sprint(i),
+		})
+	}
+	f, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	here, there := net.Pipe() // whose writes wait for a reader
-	defer there.Close()
-	f.at(0).pool.dial = func(context.Context) (net.Conn, error) { return here, nil }
-	f.at(1).pool.dial = func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", good.addr.String())
+	for i, dial := range dials {
+		f.at(i).pool.dial = dial
 	}
-	run(t, f)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		besideHealthy(t, f, 2*streamQueue, 2)
-	}()
-	select {
-	case <-done:
-	case <-time.After(forever / 10):
-		t.Fatal("questions wait for a peer that takes nothing")
-	}
+	return f, run(t, f)
 }
 
-// TestRestartOverTLS: 200 clients at once over one connection to an upstream that is restarted
-// meanwhile. With another beside it nobody goes without; alone, it is used again
-// as soon as it is there.
-func TestRestartOverTLS(t *testing.T) {
-	server, pool := certificate(t, "dns.example")
+// TestStalledStreams: a peer that takes nothing, and one that answers no handshake, keep
+// nobody who has an answer from another.
+func TestStalledStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, dial := range []dialFunc{
+			peer(func(net.Conn) { <-t.Context().Done() }).dial, // writes to a pipe wait for a reader
+			func(ctx context.Context) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			},
+		} {
+			const forever = 10 * time.Minute
+			f, stop := newPiped(t, Config{TryTimeout: forever, Timeout: forever}, dial, peer(answerAll).dial)
+			start := time.Now()
+			besideHealthy(t, f, 2*streamQueue, 2)
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("took %s", took)
+			}
+			stop()
+		}
+	})
+}
+
+// TestRestart: 200 clients at once over one connection to an upstream that is restarted. With
+// another beside it nobody goes without; alone, it is used again as soon as it is there.
+func TestRestart(t *testing.T) {
 	for _, alone := range []bool{false, true} {
-		t.Run(fmt.Sprintf("alone %v", alone), func(t *testing.T) {
-			var asked atomic.Int32
-			s := &scripted{}
-			s.onTCP = func(q *dns.Msg, send func(*dns.Msg)) bool {
-				if n := asked.Add(1); n%100 == 0 && n <= 500 {
-					s.closeConns() // what is under way is lost, and new ones are taken at once
-					return false
+		synctest.Test(t, func(t *testing.T) {
+			var asked, opened atomic.Int32
+			var gone atomic.Bool
+			up := peer(func(c net.Conn) {
+				opened.Add(1)
+				answerEach(c, func(*dns.Msg) bool {
+					if n := asked.Add(1); gone.Load() || n%100 == 0 && n <= 500 {
+						c.Close() // what is under way is lost
+						return false
+					}
+					return true
+				})
+			})
+			dials := []dialFunc{func(ctx context.Context) (net.Conn, error) {
+				if gone.Load() {
+					return nil, syscall.ECONNREFUSED
 				}
-				return onTCP(q, send)
-			}
-			s.start(t, server)
-			other := (&scripted{onTCP: onTCP}).start(t, server)
-			ups := []Upstream{{Domain: ".", Addr: s.addr, TLS: true, Name: "dns.example"}}
+				return up.dial(ctx)
+			}}
 			if !alone {
-				ups = append(ups, Upstream{Domain: ".", Addr: other.addr, TLS: true, Name: "dns.example"})
+				dials = append(dials, peer(answerAll).dial)
 			}
-			f := newReal(t, Config{RootCAs: pool, Upstreams: ups})
+			f, _ := newPiped(t, Config{}, dials...)
 			besideHealthy(t, f, 200, 10)
-			if n := s.accepts.Load(); n < 2 {
+			if n := opened.Load(); n < 2 {
 				t.Errorf("%d connections: nothing was restarted", n)
 			}
-			s.stop() // and now nobody is there for a while
+			gone.Store(true)
 			if alone {
 				for i := range 20 {
 					resolve(t.Context(), f, query(fmt.Sprintf("down%d.example", i), dns.TypeA))
+					time.Sleep(probeSpacing)
+				}
+				if !f.at(0).isDown() {
+					t.Error("not down")
 				}
 			} else {
 				besideHealthy(t, f, 200, 2)
 			}
-			eventually(t, "seen to be down", func() bool {
-				resolve(t.Context(), f, query(fmt.Sprintf("n%d.example", time.Now().UnixNano()), dns.TypeA))
-				return f.at(0).isDown() || !alone
-			})
-			l, err := net.Listen("tcp", s.addr.String())
-			if err != nil {
-				t.Skipf("the port is taken: %v", err)
-			}
-			again := &scripted{onTCP: onTCP, tcp: tls.NewListener(l, server), conns: make(map[net.Conn]struct{})}
-			again.group.Go(again.serveTCP)
-			defer again.group.Wait()
-			defer again.closeConns()
-			defer l.Close()
-			if alone {
-				eventually(t, "up again", func() bool { return !f.at(0).isDown() })
+			gone.Store(false)
+			time.Sleep(2 * probeSlowest)
+			if f.at(0).isDown() {
+				t.Error("not up again")
 			}
 			besideHealthy(t, f, 200, 2)
 		})
@@ -274,7 +252,8 @@ func TestRestartOverTLS(t *testing.T) {
 // TestCertificateExpires: a connection outlives its certificate; the next one is refused, and
 // the other upstream has the questions.
 func TestCertificateExpires(t *testing.T) {
-	end := time.Now().Add(3 * time.Second).Truncate(time.Second)
+	t.Parallel()
+	end := time.Now().Add(2500 * time.Millisecond).Truncate(time.Second)
 	server, pool := certificateUntil(t, "dns.example", end)
 	good, goodPool := certificate(t, "dns.example")
 	s := (&scripted{onTCP: onTCP}).start(t, server)

@@ -17,21 +17,21 @@ import (
 // How long answers are kept.
 const (
 	maxTTL      = 24 * 3600 // seconds; RFC 8767, section 4, suggests a week at most
-	maxNegative = 5 * 60    // seconds; a name that comes to exist is seen after that (RFC 2308, section 5: at most 3 h)
+	maxNegative = 5 * 60    // seconds until a new name is seen (RFC 2308, section 5: at most 3 h)
 
-	failureHold = 5 * time.Second // failures are kept too, 1 s to 5 min (RFC 9520, section 3.2)
+	failureHold = 5 * time.Second // of failures; 1 s to 5 min (RFC 9520, section 3.2)
 
 	staleTTL  = 30             // seconds, on stale records (RFC 8767, section 4)
-	staleHold = 24 * time.Hour // how long after its expiry an answer may stand in
-	// staleNegative keeps search lists working through an outage without
-	// denying a new name for a day.
+	staleHold = 24 * time.Hour // how long after its expiry an answer may be given
+	// staleNegative keeps search lists working through an outage without denying a new
+	// name for a day.
 	staleNegative = time.Hour
-	// stalePatience is how long a client waits for the upstream when there is
-	// a stale answer to give (RFC 8767, section 5: the client response timer).
+	// stalePatience is how long a client waits for the upstream when there is a stale
+	// answer (RFC 8767, section 5: the client response timer).
 	stalePatience = 1800 * time.Millisecond
 
-	// Names in use are asked for again in the last tenth of their time, unless
-	// that is so short that the next client's question does as well.
+	// Names in use are asked for again in the last tenth of their time, unless they live
+	// for less than refreshMinTTL, as failures do.
 	refreshPart   = 10
 	refreshMinTTL = 10 * time.Second
 )
@@ -40,11 +40,10 @@ const (
 type lifetime struct {
 	fresh  time.Duration // given without asking; zero: not kept
 	usable time.Time     // until when it may be given although stale; zero: not at all
-	renew  bool          // worth asking for again before it expires
 }
 
-// key finds an answer. The name stands in it as a keyed hash, so that a
-// look-up allocates nothing; the entry holds the name itself.
+// key finds an answer. It has a keyed hash of the name, so that a look-up allocates
+// nothing; the entry holds the name itself.
 type key struct {
 	name    uint64
 	network netip.Prefix // zero unless answers are kept per network
@@ -53,8 +52,8 @@ type key struct {
 	do, cd  bool
 }
 
-// anyType stands for all types: a name that does not exist has records of none
-// (RFC 2308, section 5). It is nobody's (RFC 6895, section 3.1).
+// anyType stands for all types: a name that does not exist has records of none (RFC 2308,
+// section 5). It is reserved (RFC 6895, section 3.1).
 const anyType = 0
 
 // entry is an answer that is kept, with the question it answers.
@@ -63,21 +62,20 @@ type entry struct {
 	name    []byte // wire form, lower case
 	key     key
 	fresh   time.Time // until when it is given without asking
-	usable  time.Time // until when it stands in for an upstream that fails
-	refresh time.Time // from when a hit sends for a newer one; zero: never
+	usable  time.Time // until when it is given although stale
+	refresh time.Time // from when a hit renews it; zero: never
 
 	refreshing atomic.Bool // set by the first such hit
 	used       atomic.Bool // given since it was put or last spared
 
 	next atomic.Pointer[entry] // of the same bucket
 
-	holder  *holder       // guarded by cache.mu, as is element; nil: it has gone
+	holder  *holder       // guarded by cache.mu, as is element
 	element *list.Element // among the holder's
 }
 
-// entryOverhead is what an entry takes beside its variable parts: itself, its
-// place in a bucket and in its holder's list. Measured as heap growth per entry;
-// see TestCacheWeight.
+// entryOverhead is what an entry takes in addition to its variable parts: itself, its place
+// in a bucket and in its holder's list. Measured as heap growth; see TestCacheWeight.
 const entryOverhead = 420
 
 func (e *entry) weight() int {
@@ -88,24 +86,23 @@ func (e *entry) weight() int {
 	return n
 }
 
-// cache keeps answers within a bound of bytes. Look-ups take no lock. Safe for
-// concurrent use.
+// cache keeps answers within a bound of bytes. Look-ups take no lock. Safe for concurrent
+// use.
 //
-// When it is full, the network that holds most loses its oldest answer that has
-// not been given lately. So whatever one network asks for, a network that holds no
-// more than its part of the whole loses nothing. An answer is held by the network
-// whose question fetched it last.
+// An answer counts for the network whose question fetched it last. When the cache is full,
+// the network that holds most loses its oldest answer that has not been given lately. So a
+// network that holds no more than its share loses nothing, whatever others ask for.
 type cache struct {
 	seed       maphash.Seed
 	perNetwork bool
-	max        int
+	max        uint64                  // bytes
 	buckets    []atomic.Pointer[entry] // written with mu held
 
 	mu      sync.Mutex
-	size    int // guarded by mu, as are those below; bytes
+	size    int // guarded by mu, as are those below; in bytes
 	count   int
 	holders map[netip.Prefix]*holder
-	order   holders // a heap: the one that holds most is first
+	order   holders // a heap: the one that holds most comes first
 }
 
 // holder is a network with its answers. All of it is guarded by cache.mu.
@@ -116,15 +113,17 @@ type holder struct {
 	index   int       // in cache.order
 }
 
-// maxSpared bounds how many answers in use are passed over in search of one that is
-// not: a put takes no longer however full the cache is.
+// maxSpared bounds how many answers in use are passed over to find one to evict, and so the
+// time that a put takes.
 const maxSpared = 16
 
+// maxBuckets is enough for 14 GB of answers.
+const maxBuckets = 1 << 24
+
 func newCache(maxBytes uint64, perNetwork bool) *cache {
-	max := int(min(maxBytes, 1<<62))
-	n := 1 << bits.Len(uint(min(max/(2*entryOverhead), 1<<24))) // some one to two entries each
+	n := 1 << bits.Len64(min(maxBytes/(2*entryOverhead), maxBuckets)) // one to two entries each
 	return &cache{
-		seed: maphash.MakeSeed(), perNetwork: perNetwork, max: max,
+		seed: maphash.MakeSeed(), perNetwork: perNetwork, max: maxBytes,
 		buckets: make([]atomic.Pointer[entry], n), holders: make(map[netip.Prefix]*holder),
 	}
 }
@@ -141,8 +140,8 @@ func (c *cache) bucket(k key) *atomic.Pointer[entry] {
 	return &c.buckets[maphash.Comparable(c.seed, k)&uint64(len(c.buckets)-1)]
 }
 
-// get returns the entry for a question, fresh or stale, or nil: that of its type or
-// the denial of its name, whichever is younger.
+// get returns the entry for a question, fresh or stale, or nil: that of its type if it is
+// fresh, or else that or the denial of its name, whichever is younger.
 func (c *cache) get(k key, name []byte) *entry {
 	e := c.find(k, name)
 	if e != nil && time.Now().Before(e.fresh) {
@@ -164,15 +163,15 @@ func (c *cache) find(k key, name []byte) *entry {
 	return nil
 }
 
-// put keeps a reply for as long as life says. network is who holds it.
+// put keeps a reply for as long as life says. It counts for network.
 func (c *cache) put(k key, name []byte, network netip.Prefix, r *Reply, life lifetime, now time.Time) {
 	denied := k
 	denied.qtype = anyType
-	if r.Rcode == dns.RcodeNameError && r.counts[0] == 0 { // else it denies what an alias points to
+	if r.Rcode == dns.RcodeNameError && r.counts[0] == 0 { // with an alias, its target is denied
 		k = denied
 	}
 	e := &entry{Reply: *r, name: name, key: k, fresh: now.Add(life.fresh), usable: life.usable}
-	if life.renew && life.fresh >= refreshMinTTL {
+	if life.fresh >= refreshMinTTL {
 		e.refresh = e.fresh.Add(-life.fresh / refreshPart)
 	}
 	c.mu.Lock()
@@ -186,7 +185,7 @@ func (c *cache) put(k key, name []byte, network netip.Prefix, r *Reply, life lif
 		}
 	}
 	c.add(e, network)
-	for c.size > c.max {
+	for uint64(c.size) > c.max {
 		c.evict()
 	}
 }
@@ -210,7 +209,7 @@ func (c *cache) add(e *entry, network netip.Prefix) {
 	head.Store(e)
 }
 
-// drop takes an entry out. Readers that have found it may go on reading it.
+// drop removes an entry. Readers that have found it may go on reading it.
 func (c *cache) drop(e *entry) {
 	at := c.bucket(e.key)
 	for at.Load() != e {
@@ -260,7 +259,6 @@ func (h holders) Swap(i, j int) {
 	h[i].index, h[j].index = i, j
 }
 
-// Push and Pop are heap's to call.
 func (h *holders) Push(x any) {
 	x.(*holder).index = len(*h)
 	*h = append(*h, x.(*holder))

@@ -27,10 +27,13 @@ func TestLifetimes(t *testing.T) {
 		{"shortest counts", dns.RcodeSuccess, []string{"a.example. 60 IN A 192.0.2.1", "--", "example. 30 IN NS ns.example."}, 30 * time.Second, 60},
 		{"zero", dns.RcodeSuccess, []string{"a.example. 0 IN A 192.0.2.1"}, 0, 0},
 		{"a week", dns.RcodeSuccess, []string{"a.example. 604800 IN A 192.0.2.1"}, 24 * time.Hour, 86400},
+		{"largest", dns.RcodeSuccess, []string{"a.example. 2147483647 IN A 192.0.2.1"}, 24 * time.Hour, 86400},
+		{"with a SOA", dns.RcodeSuccess, []string{"a.example. 60 IN A 192.0.2.1", "--", "example. 3600" + soa + "20"}, time.Minute, 60},
 		{"sign bit", dns.RcodeSuccess, []string{"a.example. 2147483648 IN A 192.0.2.1"}, 0, 0},
 		{"alias", dns.RcodeSuccess, []string{"a.example. 60 IN CNAME b.example.", "b.example. 5 IN A 192.0.2.1"}, 5 * time.Second, 60},
 		{"nxdomain by ttl", dns.RcodeNameError, []string{"--", "example. 20" + soa + "3600"}, 20 * time.Second, 20},
 		{"nxdomain by minimum", dns.RcodeNameError, []string{"--", "example. 3600" + soa + "20"}, 20 * time.Second, 20},
+		{"nxdomain by minimum, after NS", dns.RcodeNameError, []string{"--", "example. 60 IN NS ns.example.", "example. 3600" + soa + "20"}, 20 * time.Second, 60},
 		{"nxdomain at most", dns.RcodeNameError, []string{"--", "example. 3600" + soa + "3600"}, 5 * time.Minute, 300},
 		{"nodata", dns.RcodeSuccess, []string{"--", "example. 20" + soa + "3600"}, 20 * time.Second, 20},
 		{"alias to nodata", dns.RcodeSuccess, []string{"a.example. 10 IN CNAME b.example.", "--", "example. 20" + soa + "3600"}, 10 * time.Second, 10},
@@ -38,10 +41,7 @@ func TestLifetimes(t *testing.T) {
 		{"nodata without soa", dns.RcodeSuccess, nil, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				u := &fakeNet{answer: says(c.rcode, c.records...)}
-				f, stop := newFaked(t, Config{}, u)
-				defer stop()
+			withFake(t, says(c.rcode, c.records...), func(t *testing.T, f *Forwarder, u *fakeNet) {
 				q := query("a.example", dns.TypeA)
 				resolve(t.Context(), f, q)
 				if c.want > 0 {
@@ -67,10 +67,7 @@ func TestLifetimes(t *testing.T) {
 }
 
 func TestServeStale(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+	withFake(t, after(0, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		const fresh, stale = "NOERROR; a.example. 60 IN A 192.0.2.1", "NOERROR; a.example. 30 IN A 192.0.2.1; EDE 3"
 		wantText(t, q, resolve(t.Context(), f, q), fresh)
@@ -116,14 +113,11 @@ func TestStaleEnds(t *testing.T) {
 		hold   time.Duration
 		code   uint16
 	}{
-		{"positive", after(0, "192.0.2.1"), staleHold, dns.ExtendedErrorCodeStaleAnswer},
-		{"negative", says(dns.RcodeNameError, "--", "example. 60"+soa+"60"), staleNegative, dns.ExtendedErrorCodeStaleNXDOMAINAnswer},
+		{"positive", after(0, "192.0.2.1"), 24 * time.Hour, dns.ExtendedErrorCodeStaleAnswer},
+		{"negative", says(dns.RcodeNameError, "--", "example. 60"+soa+"60"), time.Hour, dns.ExtendedErrorCodeStaleNXDOMAINAnswer},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				u := &fakeNet{answer: c.answer}
-				f, stop := newFaked(t, Config{}, u)
-				defer stop()
+			withFake(t, c.answer, func(t *testing.T, f *Forwarder, u *fakeNet) {
 				q := query("a.example", dns.TypeA)
 				resolve(t.Context(), f, q)
 				u.set(says(dns.RcodeServerFailure))
@@ -142,22 +136,19 @@ func TestStaleEnds(t *testing.T) {
 }
 
 func TestRefreshAhead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(time.Millisecond, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+	withFake(t, after(time.Millisecond, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
-		time.Sleep(53 * time.Second)
+		time.Sleep(54 * time.Second)
 		f.Immediate(q)
 		synctest.Wait()
 		if u.count() != 1 {
 			t.Fatal("renewed too early")
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(time.Millisecond)
 		u.set(after(time.Millisecond, "192.0.2.2"))
 		for range 10 {
-			wantText(t, q, f.Immediate(q), "NOERROR; a.example. 5 IN A 192.0.2.1")
+			wantText(t, q, f.Immediate(q), "NOERROR; a.example. 6 IN A 192.0.2.1")
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
@@ -182,7 +173,7 @@ func TestRefreshAhead(t *testing.T) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	f, _ := newFaked(t, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f := newFaked(t, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
 	q := query("www.example.com", dns.TypeA)
 	resolve(t.Context(), f, q)
 	dst := make([]byte, 0, 1232)
@@ -200,7 +191,7 @@ func TestNoAllocations(t *testing.T) {
 
 // TestCacheWeight: what the cache says it takes is what it takes, roughly.
 func TestCacheWeight(t *testing.T) {
-	f, _ := newFaked(t, Config{CacheBytes: 8 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f := newFaked(t, Config{CacheBytes: 2 << 20}, &fakeNet{answer: after(0, "192.0.2.1")})
 	fill := func(from, to int) {
 		for i := from; i < to; i++ {
 			q := query(fmt.Sprintf("name-%d.example.com", i), dns.TypeA)
@@ -216,7 +207,7 @@ func TestCacheWeight(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	before := heap()
-	const n = 5000
+	const n = 2000
 	fill(0, n)
 	_, size := f.cache.stats()
 	real, said := heap()-before, int64(size)
@@ -224,14 +215,18 @@ func TestCacheWeight(t *testing.T) {
 	if !raceEnabled && (real > said*3/2 || real < said/2) {
 		t.Errorf("%d entries take %d bytes, and are said to take %d", n, real, said)
 	}
+	plain, failed := &entry{}, &entry{Reply: *failure(0, 0, string(make([]byte, 1000)))}
+	if n := failed.weight() - plain.weight(); n < 1000 {
+		t.Errorf("an EDE of 1,000 bytes counts for %d", n)
+	}
 	fill(n, 4*n)
-	if _, got := f.cache.stats(); got > 8<<20 {
+	if _, got := f.cache.stats(); got > 2<<20 {
 		t.Errorf("%d bytes kept, more than the bound", got)
 	}
 }
 
 func BenchmarkHit(b *testing.B) {
-	f, _ := newFaked(b, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
+	f := newFaked(b, Config{}, &fakeNet{answer: after(0, "192.0.2.1")})
 	q := query("www.example.com", dns.TypeA)
 	resolve(b.Context(), f, q)
 	dst := append(append(make([]byte, 12, 512), q.Name...), 0, 1, 0, 1)

@@ -1,16 +1,13 @@
-// Package forward resolves the names that dnsd has no authority for: it asks
-// upstream resolvers, keeps their answers, and sees to it that no network's
-// questions crowd out another's.
+// Package forward resolves the names that dnsd has no authority for: it asks upstream
+// resolvers, keeps their answers, and shares its capacity fairly among networks.
 //
-// A question goes through a [Forwarder] in up to three steps. [Forwarder.Immediate]
-// says what can be said without waiting (a kept answer, a special name, a refusal)
-// and allocates nothing on a hit; else it takes a place for the question.
-// [Forwarder.Resolve] waits for an upstream. [Forwarder.Release] gives the place
-// back, when the response is out. Between them and the network stand, in this order:
-// the limiter (fair.go), the flights that let identical questions share one upstream
-// query (flight.go), the policy that picks, races and retries upstreams (ask.go), and
-// the exchanges themselves (udp.go, stream.go). What comes back is read in one pass
-// (answer.go) and kept (cache.go).
+// [Forwarder.Immediate] gives the reply that needs no waiting (a kept answer, a special
+// name, a refusal), or takes a place for the question. Then [Forwarder.Resolve] waits for
+// an upstream, and [Forwarder.Release] gives the place back when the response is sent. A
+// question passes the limiter (fair.go), the flights that let identical questions share one
+// upstream query (flight.go), the policy that picks, races and retries upstreams (ask.go),
+// and the exchanges (udp.go, stream.go). Answers are read in one pass (answer.go) and kept
+// (cache.go).
 package forward
 
 import (
@@ -33,10 +30,10 @@ const (
 	// DefaultTimeout is how long stub resolvers wait before they ask again
 	// (glibc and musl: 5 s); a later answer reaches nobody.
 	DefaultTimeout = 5 * time.Second
-	// DefaultTryTimeout leaves room for two whole tries and half a third.
+	// DefaultTryTimeout leaves room for two and a half tries.
 	DefaultTryTimeout = 2 * time.Second
-	// DefaultMaxInflight is what four threads of Debian's unbound work on by
-	// default (num-queries-per-thread: 1024); beyond that it drops questions.
+	// DefaultMaxInflight is what four threads of Debian's unbound work on by default
+	// (num-queries-per-thread: 1024) before they drop questions.
 	DefaultMaxInflight = 4096
 	// DefaultCacheBytes holds some 100,000 answers of the usual size.
 	DefaultCacheBytes = 64 << 20
@@ -50,15 +47,15 @@ type Config struct {
 
 	Timeout     time.Duration // for a question as a whole
 	TryTimeout  time.Duration // for one query to one upstream
-	MaxInflight int           // questions that are admitted at once, each until its response is out
-	Descriptors int           // file descriptors that forwarding may hold; fewer than MaxInflight needs bound that; zero: any number
-	CacheBytes  uint64        // what kept answers may take, with overhead
+	MaxInflight int           // questions that are admitted at once, each until its response is sent
+	Descriptors int           // file descriptors that forwarding may hold, which may lower MaxInflight; zero: any number
+	CacheBytes  uint64        // bound on the memory of kept answers
 
-	// PerNetwork keeps answers apart by Query.Network, so that no network can
-	// tell from an answer's speed or TTL what another has asked.
+	// PerNetwork keeps a cache for each Query.Network, so that no network can tell from an
+	// answer's speed or TTL what another has asked.
 	PerNetwork bool
 
-	RootCAs *x509.CertPool // certificates that sign tls:// upstreams; nil: the system's
+	RootCAs *x509.CertPool // for the certificates of tls:// upstreams; nil: the system's
 	Logger  *slog.Logger   // nil: nothing is logged
 }
 
@@ -78,7 +75,7 @@ func (u Upstream) String() string {
 	return strings.TrimSuffix(u.Domain, ".") + "=" + u.endpoint()
 }
 
-// endpoint returns the upstream without its domain: one per place to ask.
+// endpoint returns the upstream without its domain.
 func (u Upstream) endpoint() string {
 	if u.TLS {
 		return "tls://" + u.Addr.String() + "#" + u.Name
@@ -86,9 +83,9 @@ func (u Upstream) endpoint() string {
 	return u.Addr.String()
 }
 
-// ParseUpstream reads ADDR, ADDR:PORT, [ADDR]:PORT or tls://ADDR#NAME, each
-// optionally after DOMAIN= for that domain and the names below it. The port is
-// 53, or 853 with tls. Its errors say what to write instead.
+// ParseUpstream reads ADDR, ADDR:PORT, [ADDR]:PORT or tls://ADDR#NAME, each optionally
+// after DOMAIN=, which makes it the upstream of that domain only. The default port is 53,
+// or 853 with tls. Errors say what to write instead.
 func ParseUpstream(s string) (Upstream, error) {
 	u := Upstream{Domain: "."}
 	rest := s
@@ -147,10 +144,9 @@ func parseAddr(s string, port uint16) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// ParseResolvConf returns the nameservers that the text of a resolv.conf(5) lists,
-// without those for which self is true: dnsd must not be its own upstream. An
-// empty result is no error. Lines that cannot be read are passed over, as stub
-// resolvers do, and so is a server that was named before.
+// ParseResolvConf returns the nameservers in the text of a resolv.conf(5), each once and
+// without those for which self is true: dnsd must not be its own upstream. Like stub
+// resolvers it ignores lines that it cannot read.
 func ParseResolvConf(text string, self func(netip.AddrPort) bool) (ups []Upstream) {
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)

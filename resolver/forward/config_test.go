@@ -34,6 +34,7 @@ func TestParseUpstream(t *testing.T) {
 		"":                             "want 10.0.0.1",
 		"dns.example":                  "want 10.0.0.1",
 		"10.0.0.1:0":                   "port 0",
+		"[fd00::1":                     "want 10.0.0.1",
 		"10.0.0.1:99999":               "want 10.0.0.1",
 		"tls://9.9.9.9":                "tls://9.9.9.9#dns.quad9.net",
 		"tls://dns.quad9.net#x":        "want 10.0.0.1",
@@ -74,7 +75,7 @@ nameserver 10.0.0.2 # spare`
 }
 
 func TestNewRejects(t *testing.T) {
-	for _, cfg := range []Config{{Timeout: -1}, {MaxInflight: -1}, {Descriptors: -1}, {Upstreams: []Upstream{{Domain: "."}}}} {
+	for _, cfg := range []Config{{Timeout: -1}, {TryTimeout: -1}, {MaxInflight: -1}, {Descriptors: -1}, {Upstreams: []Upstream{{Domain: "."}}}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("accepted %+v", cfg)
 		}

@@ -6,42 +6,39 @@ import (
 	"sync/atomic"
 )
 
-// renewalShare is the part of the free places that a network's renewals may
-// take: they must never be what a client is refused for.
+// renewalShare is the part of the free places that a network's renewals may take, so that
+// no client is refused because of them.
 const renewalShare = 8
 
-// limiter bounds the questions that are admitted: they wait for upstreams, or their
-// response waits to be sent. Nothing queues: a question gets its place at once or
-// never, so that the client can turn to another server.
+// limiter bounds the questions that are admitted. None queues for a place: one that gets
+// none is refused at once, and its client can ask another server.
 //
-// A network may take a place while it holds fewer than are free (the dynamic
-// thresholds of shared-memory switches). So one busy network ends up with half of
-// the places, two with a third each, n with 1/(n+1) each: as much as each of them
-// holds is left for the next.
+// A network may take a place while it holds fewer than are free (the dynamic thresholds of
+// shared-memory switches). So n busy networks end up with 1/(n+1) of the places each, and
+// as many are left for the next network.
 type limiter struct {
 	mu    sync.Mutex
 	max   int                  // guarded by mu
 	total int                  // guarded by mu
-	held  map[netip.Prefix]int // guarded by mu; no zeros
+	held  map[netip.Prefix]int // guarded by mu; none is zero
 }
 
 func newLimiter(max int) *limiter {
 	return &limiter{max: max, held: make(map[netip.Prefix]int)}
 }
 
-// place is what an admitted question holds. Each goroutine that works for the question
-// has a part in it; the place is free again when all have left.
+// place is held by an admitted question. Each goroutine that works for the question has a
+// part in it; the place is free again when all have left.
 type place struct {
 	limiter *limiter
 	network netip.Prefix
 	parts   atomic.Int32
 }
 
-// take takes a place for a network's question, with one part in it. Nil: there is none.
+// take takes a place, with one part in it. Nil: the network may take none.
 func (l *limiter) take(network netip.Prefix) *place { return l.takeOf(network, 1) }
 
-// takeOf takes a place if the network holds fewer than the share-th part of those that
-// are free.
+// takeOf takes a place if the network holds fewer than 1/share of those that are free.
 func (l *limiter) takeOf(network netip.Prefix, share int) *place {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,7 +52,7 @@ func (l *limiter) takeOf(network netip.Prefix, share int) *place {
 	return p
 }
 
-// share adds a part. The caller has one.
+// share adds a part. The caller must have one.
 func (p *place) share() { p.parts.Add(1) }
 
 // leave ends a part.

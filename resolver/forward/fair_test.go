@@ -175,8 +175,7 @@ func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const inflight, service = 64, time.Millisecond
 		u := &queue{service: service}
-		f, stop := newFaked(t, Config{MaxInflight: inflight}, &fakeNet{answer: u.answer})
-		defer stop()
+		f := newFaked(t, Config{MaxInflight: inflight}, &fakeNet{answer: u.answer})
 		cached := query("cached.example", dns.TypeA)
 		cached.Network = netB
 		resolve(t.Context(), f, cached)
@@ -235,8 +234,7 @@ func TestFlood(t *testing.T) {
 func TestFollowersCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &fakeNet{answer: after(time.Second, "192.0.2.1")}
-		f, stop := newFaked(t, Config{MaxInflight: 10}, u)
-		defer stop()
+		f := newFaked(t, Config{MaxInflight: 10}, u)
 		var g sync.WaitGroup
 		for range 20 {
 			q := query("slow.example", dns.TypeA)
@@ -260,8 +258,7 @@ func TestRenewalsGiveWay(t *testing.T) {
 				}
 				return after(0, "192.0.2.1")(ctx, m)
 			}}
-			f, stop := newFaked(t, Config{MaxInflight: 3 * renewalShare, TryTimeout: DefaultTimeout}, u)
-			defer stop()
+			f := newFaked(t, Config{MaxInflight: 3 * renewalShare, TryTimeout: DefaultTimeout}, u)
 			q := query("a.example", dns.TypeA)
 			resolve(t.Context(), f, q)
 			time.Sleep(55 * time.Second)

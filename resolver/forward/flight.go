@@ -14,24 +14,24 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// flight is one question on its way upstream, with all who wait for it.
+// flight is a question on its way upstream, for everyone who waits for its answer.
 type flight struct {
 	watch   *watch
 	network netip.Prefix  // of the first caller; set once, as are old and late
-	old     *entry        // the kept answer that may stand in, or nil
-	late    time.Time     // when it does
-	done    chan struct{} // closed once reply is set for good
+	old     *entry        // the stale answer, or nil
+	late    time.Time     // when it is given
+	done    chan struct{} // closed when reply is final
 	reply   *Reply
 
 	mu     sync.Mutex
-	landed bool   // guarded by mu; the upstreams' answer is there
-	stale  *Reply // guarded by mu; what old is given as, once the answer is late
+	landed bool   // guarded by mu; the upstreams have answered
+	stale  *Reply // guarded by mu; made of old when the answer is late
 }
 
-// fly resolves a question, together with whoever asks the same meanwhile. The
-// first caller does the work, unless there is a stale answer to give if that takes
-// long: then a goroutine does it, with a part in the question's place, and goes on
-// after the caller has left, so that the answer is kept (RFC 8767, section 5).
+// fly resolves a question, together with everyone who asks the same meanwhile. The first
+// caller does the work. Where there is a stale answer a goroutine does it, with a part in
+// the question's place, and goes on when the caller has gone with the stale answer, so that
+// the late one is kept (RFC 8767, section 5).
 func (f *Forwarder) fly(ctx context.Context, q *Query, renewal bool) *Reply {
 	k := f.cache.keyOf(q)
 	asked := question{string(q.Name), q.Type, q.Class}
@@ -46,11 +46,11 @@ func (f *Forwarder) fly(ctx context.Context, q *Query, renewal bool) *Reply {
 	e := f.cache.get(k, q.Name)
 	if !renewal && e != nil && time.Now().Before(e.fresh) {
 		f.mu.Unlock()
-		return &e.Reply // the flight landed between our look and the lock
+		return &e.Reply // it was kept since Immediate looked
 	}
 	own := &flight{
 		watch: f.watchFor(asked), network: q.Network, done: make(chan struct{}), late: time.Now().Add(f.patience()),
-		reply: failureOf(errInternal), // stays if we panic
+		reply: failureOf(errInternal), // stays in case of a panic
 	}
 	if e != nil && time.Now().Before(e.usable) {
 		own.old = e
@@ -66,49 +66,47 @@ func (f *Forwarder) fly(ctx context.Context, q *Query, renewal bool) *Reply {
 		close(own.done)
 	}
 	if own.old != nil && !renewal {
-		kept := *q // the caller's goes when fly returns
+		kept := *q // the caller may reuse q when fly returns
 		kept.Name = bytes.Clone(q.Name)
 		kept.place.share()
 		if f.spawn("resolving", func() {
 			defer kept.place.leave()
 			defer land()
-			own.reply = f.lead(f.life, &kept, k, own, false)
+			own.reply = f.lead(f.life, &kept, k, own)
 		}) {
 			return f.join(ctx, own)
 		}
 		kept.place.leave()
 	}
 	defer land()
-	own.reply = f.lead(ctx, q, k, own, renewal)
+	own.reply = f.lead(ctx, q, k, own)
 	return own.reply
 }
 
-// join waits for a flight, or until a stale answer has to do.
+// join waits for a flight, or until its stale answer is due.
 func (f *Forwarder) join(ctx context.Context, fl *flight) *Reply {
 	wait := f.cfg.Timeout
 	if fl.old != nil {
 		wait = min(wait, time.Until(fl.late))
 	}
-	timeout := time.NewTimer(wait)
-	defer timeout.Stop()
 	select {
 	case <-fl.done:
-	case <-timeout.C:
+	case <-time.After(wait):
 		if fl.old == nil {
 			return failureOf(timeoutError{wait})
 		}
 		if r := f.standIn(fl); r != nil {
 			return r
 		}
-		<-fl.done // at once: the flight has just landed
+		<-fl.done // the flight has just landed
 	case <-ctx.Done():
 		return failureOf(ctx.Err())
 	}
 	return fl.reply
 }
 
-// standIn returns the stale answer of a flight that is late, and keeps it so that
-// others need not wait. Nil: the flight has just landed.
+// standIn returns the stale answer of a flight that is late, and keeps it so that others
+// need not wait. Nil: the flight has just landed.
 func (f *Forwarder) standIn(fl *flight) *Reply {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
@@ -123,7 +121,7 @@ func (f *Forwarder) standIn(fl *flight) *Reply {
 func (f *Forwarder) patience() time.Duration { return min(stalePatience, f.cfg.Timeout) }
 
 // lead asks the upstreams and keeps what they say.
-func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, renewal bool) *Reply {
+func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight) *Reply {
 	ctx, cancel := context.WithTimeoutCause(parent, f.cfg.Timeout, timeoutError{f.cfg.Timeout})
 	defer cancel()
 
@@ -131,7 +129,7 @@ func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, re
 	m := newMessage(q, true)
 	o := f.resolve(ctx, m, q, fl.watch)
 	now := time.Now()
-	better := renewal && (fl.old == nil || now.Before(fl.old.fresh)) // what is kept is better than a failure
+	better := fl.old != nil && now.Before(fl.old.fresh) // in a renewal: the kept answer is better than a failure
 	bogus := fl.old != nil && !better && !o.good() && f.isBogus(ctx, q, &o)
 	fl.mu.Lock()
 	fl.landed = true
@@ -152,9 +150,9 @@ func (f *Forwarder) lead(parent context.Context, q *Query, k key, fl *flight, re
 		r, life.usable = old.stale(r.EDE[0].Text), old.usable
 	}
 	if parent.Err() != nil || better {
-		return r // the end of parent says nothing about the upstreams
+		return r // an end of parent says nothing about the upstreams
 	}
-	if !errors.Is(o.err, errAllDown) && !isLocal(o.err) { // those cost nothing to find out, and may end at any moment
+	if !errors.Is(o.err, errAllDown) && !isLocal(o.err) { // both cost no query, and may end at any moment
 		f.cache.put(k, name, q.Network, r, life, now)
 	}
 	return r
@@ -171,9 +169,8 @@ func (f *Forwarder) resolve(ctx context.Context, m *message, q *Query, w *watch)
 	return f.ask(ctx, order, m, q.Network, w)
 }
 
-// isBogus finds out whether an upstream that failed without saying why did so because
-// the data failed validation: then it has them for those who check themselves
-// (RFC 4035, section 3.2.2).
+// isBogus finds out whether an upstream that failed without a reason did so because the data
+// failed validation: then it gives them to clients that set CD (RFC 4035, section 3.2.2).
 func (f *Forwarder) isBogus(ctx context.Context, q *Query, o *outcome) bool {
 	if o.answer == nil || o.answer.Rcode != dns.RcodeServerFailure || q.CD || slices.ContainsFunc(o.answer.EDE, func(e wire.EDE) bool {
 		return e.Code != dns.ExtendedErrorCodeOther
@@ -188,12 +185,12 @@ func (f *Forwarder) isBogus(ctx context.Context, q *Query, o *outcome) bool {
 	return second.good()
 }
 
-// sample has one of the upstreams that are not the first choice asked as well, now
-// and then: beside the question, which waits for none of it.
+// sample sends a question to one of the upstreams that are not the first choice, too, if one
+// is to be measured. Nobody waits for it.
 func (f *Forwarder) sample(order []*upstream, m *message) {
 	for i, u := range order {
 		if i > 0 && u.wantsSample(m.name) {
-			f.spawn("sampling an upstream", func() { u.sample(m, f.cfg.TryTimeout) })
+			f.spawn("sampling an upstream", func() { u.sample(m) })
 			return
 		}
 	}

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,13 +18,18 @@ const (
 
 // newAged returns a forwarder that keeps a stale answer for a.example, and then asks an
 // upstream that does as answer says.
-func newAged(t *testing.T, answer answerFunc) (f *Forwarder, u *fakeNet, stop func()) {
-	u = &fakeNet{answer: says(dns.RcodeSuccess, "a.example. 1 IN A 192.0.2.1")}
-	f, stop = newFaked(t, Config{}, u)
+func newAged(t *testing.T, answer answerFunc) (f *Forwarder, u *fakeNet) {
+	u = &fakeNet{}
+	f = newFaked(t, Config{}, u)
+	age(t, f, u, answer)
+	return f, u
+}
+
+func age(t *testing.T, f *Forwarder, u *fakeNet, answer answerFunc) {
+	u.set(says(dns.RcodeSuccess, "a.example. 1 IN A 192.0.2.1"))
 	resolve(t.Context(), f, query("a.example", dns.TypeA))
 	time.Sleep(agedAfter)
 	u.set(answer)
-	return f, u, stop
 }
 
 // evict makes the forwarder forget the answer to a question.
@@ -47,11 +53,10 @@ func wantIdle(t *testing.T, f *Forwarder) {
 // it, within the time of a try, is what the next client gets.
 func TestLateAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, u, stop := newAged(t, after(lateAnswer, "192.0.2.9"))
-		defer stop()
+		f, u := newAged(t, after(lateAnswer, "192.0.2.9"))
 		q, mine, start := query("a.example", dns.TypeA), query("a.example", dns.TypeA), time.Now()
 		wantText(t, q, resolve(t.Context(), f, mine), agedStale)
-		if took := time.Since(start); took != stalePatience {
+		if took := time.Since(start); took != 1800*time.Millisecond {
 			t.Errorf("took %s", took)
 		}
 		clear(mine.Name) // it is the caller's again
@@ -66,7 +71,13 @@ func TestLateAnswer(t *testing.T) {
 		}
 		time.Sleep(time.Until(start.Add(lateAnswer)))
 		synctest.Wait()
-		wantText(t, q, f.Immediate(q), "NOERROR; a.example. 60 IN A 192.0.2.9")
+		q.Hits = new(atomic.Uint64)
+		for want := range uint64(3) {
+			if n := q.Hits.Load(); n != want {
+				t.Errorf("%d hits counted, want %d", n, want)
+			}
+			wantText(t, q, f.Immediate(q), "NOERROR; a.example. 60 IN A 192.0.2.9")
+		}
 		if n := u.count(); n != 2 {
 			t.Errorf("%d queries", n)
 		}
@@ -77,14 +88,26 @@ func TestLateAnswer(t *testing.T) {
 	})
 }
 
+// TestStandIn: a stale answer is made once, and not when the fresh one is there.
+func TestStandIn(t *testing.T) {
+	f := faked(t, Config{})
+	e := &entry{Reply: *sized(0)}
+	if r := f.standIn(&flight{old: e, landed: true}); r != nil {
+		t.Errorf("%v, though there is an answer", r)
+	}
+	late := &flight{old: e}
+	if first := f.standIn(late); first == nil || f.standIn(late) != first {
+		t.Error("made twice")
+	}
+}
+
 // TestLateVerdict: what the upstream finds forged ends the stale answer.
 func TestLateVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, _, stop := newAged(t, func(ctx context.Context, m *message) (*dns.Msg, error) {
+		f, _ := newAged(t, func(ctx context.Context, m *message) (*dns.Msg, error) {
 			time.Sleep(lateAnswer)
 			return withEDE(answerTo(m, dns.RcodeServerFailure), dns.ExtendedErrorCodeDNSBogus, ""), nil
 		})
-		defer stop()
 		q := query("a.example", dns.TypeA)
 		wantText(t, q, resolve(t.Context(), f, q), agedStale)
 		time.Sleep(lateAnswer - stalePatience)
@@ -97,8 +120,7 @@ func TestLateVerdict(t *testing.T) {
 // TestAskerGone: who asked first may go; the answer is kept all the same.
 func TestAskerGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, _, stop := newAged(t, after(time.Second, "192.0.2.9"))
-		defer stop()
+		f, _ := newAged(t, after(time.Second, "192.0.2.9"))
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		q := query("a.example", dns.TypeA)
@@ -114,7 +136,10 @@ func TestAskerGone(t *testing.T) {
 // that comes after starts nothing.
 func TestRunEndsFlights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, _, stop := newAged(t, silent)
+		u := &fakeNet{}
+		f := faked(t, Config{}, u)
+		stop := run(t, f)
+		age(t, f, u, silent)
 		q := query("a.example", dns.TypeA)
 		wantText(t, q, resolve(t.Context(), f, q), agedStale)
 		start := time.Now()
@@ -137,15 +162,13 @@ func TestRunEndsFlights(t *testing.T) {
 func TestPanicOnTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f *Forwarder
-		f, _, stop := newAged(t, func(_ context.Context, m *message) (*dns.Msg, error) {
+		f, _ = newAged(t, func(_ context.Context, m *message) (*dns.Msg, error) {
 			f.cache.mu.Lock()
 			defer f.cache.mu.Unlock()
 			f.cache.order = nil // where the holder of every entry must be
 			return answerTo(m, dns.RcodeSuccess, "a.example. 60 IN A 192.0.2.1"), nil
 		})
-		defer stop()
-		q := query("a.example", dns.TypeA)
-		wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 0")
+		wantA(t, f, "a.example", "SERVFAIL; EDE 0")
 		synctest.Wait()
 		wantIdle(t, f)
 		if n := f.Panics(); n != 1 {
@@ -157,10 +180,7 @@ func TestPanicOnTheWay(t *testing.T) {
 // TestLateRenewal: who asks for an answer that expired while it was being renewed
 // gets the stale one as well.
 func TestLateRenewal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := &fakeNet{answer: after(0, "192.0.2.1")}
-		f, stop := newFaked(t, Config{}, u)
-		defer stop()
+	withFake(t, after(0, "192.0.2.1"), func(t *testing.T, f *Forwarder, u *fakeNet) {
 		q := query("a.example", dns.TypeA)
 		resolve(t.Context(), f, q)
 		u.set(silent)

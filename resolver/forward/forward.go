@@ -14,8 +14,8 @@ import (
 	"dnsd/resolver/internal/turns"
 )
 
-// Forwarder resolves names through upstreams. Its methods are safe for
-// concurrent use. It is also a prometheus.Collector of its metrics.
+// Forwarder resolves names through upstreams. It is safe for concurrent use, and a
+// prometheus.Collector of its metrics.
 type Forwarder struct {
 	cfg     Config // set once, as are those down to turns
 	log     *slog.Logger
@@ -23,13 +23,13 @@ type Forwarder struct {
 	metrics *metrics
 	cache   *cache
 	limits  *limiter
-	turns   *turns.Queue // of reading large answers
+	turns   *turns.Queue // for reading large answers
 
 	routes atomic.Pointer[routes]
 
 	life        context.Context // of background work; set once, as is end
 	end         context.CancelFunc
-	apart       sync.WaitGroup // counts background work; added to under mu, and not after ended
+	apart       sync.WaitGroup // background work; added to with mu held, and not after ended
 	connections sync.WaitGroup // to upstreams
 
 	mu       sync.Mutex
@@ -38,10 +38,10 @@ type Forwarder struct {
 	probes   loopProbes            // guarded by mu
 	loopSeen bool                  // guarded by mu
 	running  bool                  // guarded by mu; Run has begun
-	ended    bool                  // guarded by mu; nothing may be started any more
+	ended    bool                  // guarded by mu; nothing more may be started
 }
 
-// New returns a forwarder after cfg. It starts nothing and opens nothing.
+// New returns a forwarder. It starts nothing and opens nothing.
 func New(cfg Config) (*Forwarder, error) {
 	if cfg.Timeout < 0 || cfg.TryTimeout < 0 || cfg.MaxInflight < 0 || cfg.Descriptors < 0 {
 		return nil, errors.New("forwarding: time-outs and bounds must not be negative")
@@ -59,10 +59,13 @@ func New(cfg Config) (*Forwarder, error) {
 		flights: make(map[flightKey]*flight), watches: make(map[question]*watch),
 	}
 	f.life, f.end = context.WithCancel(context.Background())
-	f.metrics.gauges(
-		func() float64 { n, _ := f.cache.stats(); return float64(n) },
-		func() float64 { _, size := f.cache.stats(); return float64(size) },
-		func() float64 { return float64(f.limits.inflight()) },
+	f.metrics.gauge("cache_entries", "Answers kept, expired ones included.",
+		func() float64 { n, _ := f.cache.stats(); return float64(n) })
+	f.metrics.gauge("cache_bytes", "What the kept answers take, with overhead.",
+		func() float64 { _, size := f.cache.stats(); return float64(size) })
+	f.metrics.gauge("inflight", "Questions admitted whose response is not out yet, renewals included.",
+		func() float64 { return float64(f.limits.inflight()) })
+	f.metrics.gauge("places", "How many questions may be admitted at once.",
 		func() float64 { return float64(f.limits.size()) })
 	f.routes.Store(&routes{})
 	if err := f.Update(cfg.Upstreams); err != nil {
@@ -71,21 +74,19 @@ func New(cfg Config) (*Forwarder, error) {
 	return f, nil
 }
 
-// Run probes upstreams and renews answers until ctx ends, and returns nil when
-// everything that the forwarder started has ended. Resolve may be called only
-// before that.
+// Run probes upstreams and renews answers until ctx ends. It returns nil when everything that
+// the forwarder started has ended. Resolve must not be called after that.
 func (f *Forwarder) Run(ctx context.Context) error {
 	f.mu.Lock()
 	f.running = true
-	upstreams := f.routes.Load().all
-	f.mu.Unlock()
-	for _, u := range upstreams {
-		f.spawn("probing an upstream", u.keepProbing)
+	for _, u := range f.routes.Load().all {
+		f.start("probing an upstream", u.keepProbing)
 	}
+	f.mu.Unlock()
 	<-ctx.Done()
 	f.mu.Lock()
 	f.ended = true
-	upstreams = f.routes.Load().all
+	upstreams := f.routes.Load().all
 	f.mu.Unlock()
 	f.end()
 	f.apart.Wait()
@@ -100,6 +101,11 @@ func (f *Forwarder) Run(ctx context.Context) error {
 func (f *Forwarder) spawn(doing string, fn func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.start(doing, fn)
+}
+
+// start is spawn for a caller that holds mu.
+func (f *Forwarder) start(doing string, fn func()) bool {
 	if f.ended {
 		return false
 	}
@@ -107,21 +113,19 @@ func (f *Forwarder) spawn(doing string, fn func()) bool {
 	return true
 }
 
-// Panics returns how many panics have been survived. Those of Immediate and Resolve
-// are their callers' to recover.
+// Panics returns how many panics were recovered. Callers recover those of Immediate and
+// Resolve.
 func (f *Forwarder) Panics() uint64 { return f.guard.panics.Load() }
 
-// Places returns how many questions may be admitted at once: Config.MaxInflight, or
-// what Config.Descriptors allows where that is less.
+// Places returns how many questions may be admitted at once: Config.MaxInflight, or fewer
+// where Config.Descriptors requires it.
 func (f *Forwarder) Places() int { return f.limits.size() }
 
-// Immediate returns the reply that can be given without waiting: a kept answer, that
-// of a name that is never forwarded, a refusal. Nil: the question has taken a place;
-// Resolve may answer it, and Release must follow when it is done. Immediate neither
-// blocks nor, when the answer is kept, allocates.
+// Immediate returns the reply that needs no waiting: a kept answer, that to a special name,
+// or a refusal. Nil: the question has taken a place; Resolve may answer it, and Release must
+// follow. Immediate neither blocks nor, for a kept answer, allocates.
 //
-// It must see every question that dnsd would forward, since this is where one
-// that comes back in a loop is noticed.
+// Every question that dnsd would forward must come here first, since loops are noticed here.
 func (f *Forwarder) Immediate(q *Query) *Reply {
 	if r := f.kept(q); r != nil {
 		return r
@@ -145,12 +149,11 @@ func (f *Forwarder) Immediate(q *Query) *Reply {
 	return nil
 }
 
-// Release gives back the place that Immediate took for q or what q is a copy of.
-// It is called when nothing of the question is left: its response is sent, or given up.
+// Release gives back the place that Immediate took for q, which may be a copy. It is called
+// when the response is sent or given up.
 func (f *Forwarder) Release(q *Query) { q.place.leave() }
 
-// kept returns a fresh answer from the cache, or nil, and has it renewed when
-// it is about to expire.
+// kept returns a fresh answer from the cache, or nil. It renews one that is about to expire.
 func (f *Forwarder) kept(q *Query) *Reply {
 	e := f.cache.get(f.cache.keyOf(q), q.Name)
 	if e == nil {
@@ -174,8 +177,7 @@ func (f *Forwarder) kept(q *Query) *Reply {
 	return &e.Reply
 }
 
-// renew asks again for an answer in use that is about to expire, where the network
-// that uses it has a place for that.
+// renew asks again for an answer, if the network that uses it has a place for that.
 func (f *Forwarder) renew(e *entry, q *Query) {
 	p := f.limits.takeOf(q.Network, renewalShare)
 	if p == nil {
@@ -183,21 +185,18 @@ func (f *Forwarder) renew(e *entry, q *Query) {
 	}
 	again := *q
 	again.Name, again.RD, again.place = e.name, true, p
-	if !f.spawn("renewing an answer", func() {
+	f.spawn("renewing an answer", func() {
 		defer p.leave()
 		r := f.fly(f.life, &again, true)
 		if r.Rcode != dns.RcodeServerFailure && !r.fixed && !r.partial {
 			f.metrics.refreshed.Inc()
 		}
-	}) {
-		p.leave()
-	}
+	})
 }
 
-// Resolve answers a question for which Immediate has taken a place. It takes at
-// most Config.Timeout and never returns nil: failures are SERVFAIL with an EDE that
-// says why. After a stale answer the question goes on upstream, and keeps its place,
-// for the rest of that time.
+// Resolve answers a question for which Immediate has taken a place. It takes at most
+// Config.Timeout and never returns nil: failures are SERVFAIL with an EDE that says why.
+// After a stale answer the query goes on, in the question's place, for the rest of that time.
 func (f *Forwarder) Resolve(ctx context.Context, q *Query) *Reply {
 	f.metrics.misses.Inc()
 	r := f.fly(ctx, q, false)
@@ -209,9 +208,9 @@ func (f *Forwarder) Resolve(ctx context.Context, q *Query) *Reply {
 
 // route returns the upstreams of the longest configured domain that a name lies in.
 func (f *Forwarder) route(name []byte) []*upstream {
-	domains := f.routes.Load().domains
-	for off := 0; off < len(name); off += 1 + int(name[off]) {
-		if ups, ok := domains[string(name[off:])]; ok {
+	routes := f.routes.Load().domains
+	for domain := range domains(name) {
+		if ups, ok := routes[string(domain)]; ok {
 			return ups
 		}
 	}

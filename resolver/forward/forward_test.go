@@ -3,18 +3,25 @@ package forward
 import (
 	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
+
+	"dnsd/resolver/internal/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "8") // what runs in parallel here mostly waits
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	netA = netip.MustParsePrefix("fdaa:0:18::/48")
@@ -24,6 +31,14 @@ var (
 // query returns the question for a name as the resolver hands it over.
 func query(name string, qtype uint16) *Query {
 	return &Query{Name: mustName(dns.CanonicalName(name)), Type: qtype, Class: dns.ClassINET, RD: true, Network: netA}
+}
+
+func mustName(name string) []byte {
+	b, err := wire.PackName(name)
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 // resolve asks f as the resolver does.
@@ -94,6 +109,13 @@ func wantText(t testing.TB, q *Query, r *Reply, want string) {
 	}
 }
 
+// wantA asks f for a name's address.
+func wantA(t testing.TB, f *Forwarder, name, want string) {
+	t.Helper()
+	q := query(name, dns.TypeA)
+	wantText(t, q, resolve(t.Context(), f, q), want)
+}
+
 // answerTo returns an upstream's answer to m with records in zone file form; those
 // after a "--" are authority.
 func answerTo(m *message, rcode int, records ...string) *dns.Msg {
@@ -132,7 +154,7 @@ type fakeNet struct {
 	answer func(ctx context.Context, m *message) (*dns.Msg, error) // guarded by mu
 }
 
-func (n *fakeNet) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+func (n *fakeNet) exchange(ctx context.Context, m *message, doubt func()) ([]byte, error) {
 	n.mu.Lock()
 	if len(m.name) == 1 {
 		n.probes++
@@ -183,15 +205,10 @@ type answerFunc = func(ctx context.Context, m *message) (*dns.Msg, error)
 
 // after answers an A question with addr after a while.
 func after(d time.Duration, addr string) answerFunc {
-	return func(ctx context.Context, m *message) (*dns.Msg, error) {
-		select {
-		case <-time.After(d):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	return slowly(d, func(_ context.Context, m *message) (*dns.Msg, error) {
 		name, _, _ := dns.UnpackDomainName(m.name, 0)
 		return answerTo(m, dns.RcodeSuccess, name+" 60 IN A "+addr), nil
-	}
+	})
 }
 
 func silent(ctx context.Context, _ *message) (*dns.Msg, error) {
@@ -207,9 +224,25 @@ func says(rcode int, records ...string) answerFunc {
 	return func(_ context.Context, m *message) (*dns.Msg, error) { return answerTo(m, rcode, records...), nil }
 }
 
-// newFaked returns a forwarder whose upstreams 10.0.0.1, 10.0.0.2 … are nets. It
-// runs until the test ends, or stop is called.
-func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) (f *Forwarder, stop func()) {
+// newFaked returns a forwarder whose upstreams 10.0.0.1, 10.0.0.2 … are nets. It runs until
+// the test ends.
+func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) *Forwarder {
+	t.Helper()
+	f := faked(t, cfg, nets...)
+	run(t, f)
+	return f
+}
+
+// withFake runs a test of a forwarder with one fake upstream, by a fake clock.
+func withFake(t *testing.T, answer answerFunc, test func(t *testing.T, f *Forwarder, u *fakeNet)) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{answer: answer}
+		test(t, newFaked(t, Config{}, u), u)
+	})
+}
+
+// faked is newFaked without running it.
+func faked(t testing.TB, cfg Config, nets ...*fakeNet) *Forwarder {
 	t.Helper()
 	for i := range nets {
 		cfg.Upstreams = append(cfg.Upstreams, Upstream{
@@ -223,7 +256,7 @@ func newFaked(t testing.TB, cfg Config, nets ...*fakeNet) (f *Forwarder, stop fu
 	for i, n := range nets {
 		f.at(i).net = n
 	}
-	return f, run(t, f)
+	return f
 }
 
 // run runs a forwarder until stop, at the latest at the test's end.

@@ -10,15 +10,14 @@ import (
 // errInternal is the outcome of work that has panicked.
 var errInternal = errors.New("internal error")
 
-// guard keeps a panic from ending the process: it costs only the work that caused it.
-// All goroutines of the forwarder run under it. Safe for concurrent use.
+// guard recovers panics, so that one ends only the work that caused it. Every goroutine of
+// the forwarder runs under it. Safe for concurrent use.
 type guard struct {
 	log    *slog.Logger
 	panics atomic.Uint64
 }
 
-// run runs fn. A panic ends fn and is counted; the more there are, the more rarely they
-// are logged.
+// run runs fn. A panic ends fn and is counted; the 1st, 2nd, 4th, 8th … are logged.
 func (g *guard) run(doing string, fn func()) {
 	defer func() {
 		if p := recover(); p != nil {

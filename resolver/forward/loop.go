@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -13,31 +14,21 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// Loops. An upstream that forwards to dnsd sends a question back to where it
-// came from, and there the two would wait for each other until both give up.
+// An upstream that forwards to dnsd sends a question back to where it came from, and the two
+// would wait for each other until both give up.
 //
-// What proves a loop must survive the upstream, and little does: a resolver sends
-// queries of its own making, with its own id, port, flags and EDNS options, often
-// from another address than it listens on, and some change the case of the
-// name. An address proves nothing either, since on one host a genuine client and
-// the upstream share it. The name does survive every resolver and forwarder, or
-// they could not do their work; and forwarders choose an upstream by a domain and
-// all below it.
+// What proves a loop must survive the upstream. A resolver sends queries of its own, with
+// another id, port, flags, EDNS options, case and often address; only the name stays the
+// same, and where a name goes is decided by its domain. So when a question arrives that is
+// already on its way to upstreams, which may also be another client's, and is still
+// unanswered after loopDelay, dnsd asks these upstreams for a name below it, of 64 random
+// bits. If that name arrives here, the loop is proven, since nobody else can know it. Then
+// the tries at that upstream end, and the question goes to the next one. If none is left,
+// the answer is SERVFAIL with an EDE that says so, which is kept like any failure.
 //
-// So a question that arrives while it is itself on its way to an upstream is no more
-// than a suspicion: two clients may well ask the same. If it is still unanswered loopDelay later, dnsd asks the upstreams that have it for a name
-// below it, of 64 random bits. The upstream takes that for a new question and sends
-// it where it sends the name. When it arrives here, the loop is proven, for nobody
-// else can know that name: a client that guesses would have to guess all of it.
-// Then the tries at that upstream end, and the question goes on to the
-// next one. When none is left, everybody who waits is answered SERVFAIL
-// with an EDE that says so, and the cache of failures keeps that for 5 s.
-//
-// It finds loops over several hops, of single domains, and whatever the flags
-// on the returned question. It misses what never returns: an upstream that asks
-// with RD=0 (which is refused anyway and so ends the loop by itself), or one that
-// sends back a single name and not what is below. Then the question fails
-// after Config.Timeout.
+// This finds loops over several hops, of single domains, and with any flags. It misses an
+// upstream that asks with RD=0, which is refused and so is no loop, and one that sends back
+// a single name but not those below it: then the question fails after Config.Timeout.
 
 const (
 	// loopDelay is longer than a loop takes, and than most genuine answers.
@@ -46,8 +37,8 @@ const (
 	// probeLabel is the length of a probe's own label.
 	probeLabel = 13 // 64 bits, five a letter
 
-	// maxLoopProbes is how many wait at a time. A loop comes back within
-	// milliseconds, so that loopProbeTime is plenty.
+	// maxLoopProbes is how many wait at a time. Loops take milliseconds, so that
+	// loopProbeTime is plenty.
 	maxLoopProbes = 32
 	loopProbeTime = 500 * time.Millisecond
 
@@ -55,29 +46,29 @@ const (
 	loopMemory = 10 * time.Second
 )
 
-// errLoop says that an upstream cannot answer a question; it may answer others.
 var errLoop = errors.New("forwarding loop: an upstream sends this question back to dnsd")
 
-// watch is a question that is on its way to upstreams, in one flight or in
-// several that differ in DO, CD or network. All but again is guarded by Forwarder.mu.
+// watch is a question on its way to upstreams, in one flight or in several that differ in
+// DO, CD or network.
 type watch struct {
-	flights int
-	again   chan struct{} // closed when the question arrives a second time
-	targets map[*upstream]*target
+	again     chan struct{}         // closed when the question arrives a second time
+	seenAgain func()                // closes it
+	flights   int                   // guarded by Forwarder.mu
+	targets   map[*upstream]*target // guarded by Forwarder.mu
 }
 
 // target is an upstream that a watched question was sent to.
 type target struct {
-	upstream   *upstream       // set once
-	probed     bool            // a probe was sent to it; guarded by Forwarder.mu
-	usable     context.Context // ends when the probe has come back; set once, as is setLooping
+	upstream   *upstream       // set once, as are usable and setLooping
+	usable     context.Context // ends when the probe has come back
 	setLooping context.CancelFunc
+	probed     bool // guarded by Forwarder.mu; a probe was sent to it
 }
 
 // loopProbe is a probe that was sent.
 type loopProbe struct {
 	target *target
-	name   []byte // of the question that it was sent for
+	name   []byte // of the question
 }
 
 // loopProbes are the probes of the last while. All of it is guarded by Forwarder.mu.
@@ -102,106 +93,86 @@ func (p *loopProbes) find(name []byte) (probe loopProbe, ok bool) {
 }
 
 func newWatch() *watch {
-	return &watch{again: make(chan struct{}), targets: make(map[*upstream]*target)}
+	again := make(chan struct{})
+	return &watch{again: again, seenAgain: sync.OnceFunc(func() { close(again) }), targets: make(map[*upstream]*target)}
 }
 
-// at returns an upstream as the question's target. The caller holds Forwarder.mu.
-func (w *watch) at(u *upstream) *target {
-	a := w.targets[u]
-	if a == nil {
-		a = &target{upstream: u}
-		a.usable, a.setLooping = context.WithCancel(context.Background())
-		w.targets[u] = a
-	}
-	return a
-}
-
-// watchFor returns the watch of a question, counting a new flight. The caller holds f.mu.
+// watchFor returns the watch of a question, for one more flight. The caller holds f.mu.
 func (f *Forwarder) watchFor(q question) *watch {
 	w := f.watches[q]
 	if w == nil {
 		w = newWatch()
 		f.watches[q] = w
-	}
-	w.flights++
-	if w.flights > 1 {
+	} else {
 		w.seenAgain()
 	}
+	w.flights++
 	return w
 }
 
-// seenAgain records that the question has arrived once more. The caller holds Forwarder.mu.
-func (w *watch) seenAgain() {
-	select {
-	case <-w.again:
-	default:
-		close(w.again)
-	}
-}
-
-// unwatch ends a flight's interest in its question. The caller holds f.mu.
+// unwatch ends what watchFor began. The caller holds f.mu.
 func (f *Forwarder) unwatch(q question, w *watch) {
 	if w.flights--; w.flights == 0 {
 		delete(f.watches, q)
 	}
 }
 
-// usable returns a context that ends when an upstream turns out to send the question
-// back.
-func (f *Forwarder) usable(w *watch, u *upstream) context.Context {
+// targetOf returns an upstream as a target of the watched question.
+func (f *Forwarder) targetOf(w *watch, u *upstream) *target {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return w.at(u).usable
+	to := w.targets[u]
+	if to == nil {
+		to = &target{upstream: u}
+		to.usable, to.setLooping = context.WithCancel(context.Background())
+		w.targets[u] = to
+	}
+	return to
 }
 
-// probeLoops sends a probe to every upstream that has the question and has had no
-// probe. What the probe's answer is does not matter, only whether it arrives here.
+// probeLoops sends a probe to every upstream that has the question and has had no probe.
+// Only whether it arrives here matters, and not its answer.
 func (a *ask) probeLoops(ctx context.Context) {
-	for _, u := range a.tried {
-		m := a.f.loopProbe(a.m, a.watch, u)
+	for _, to := range a.tried {
+		m := a.f.loopProbe(a.m, to)
 		if m == nil {
 			continue
 		}
 		a.running.Go(func() {
-			defer a.f.loopProbeEnds()
 			a.f.guard.run("probing for a loop", func() {
 				ctx, cancel := context.WithTimeout(ctx, loopProbeTime)
 				defer cancel()
-				_, _ = u.exchange(ctx, m, nil)
+				_, _ = to.upstream.exchange(ctx, m, nil)
 			})
+			a.f.mu.Lock()
+			defer a.f.mu.Unlock()
+			a.f.probes.waiting--
 		})
 	}
 }
 
-// loopProbe returns a new probe for a question at an upstream. Nil: it has had one,
-// or none can be sent now.
-func (f *Forwarder) loopProbe(m *message, w *watch, to *upstream) *message {
+// loopProbe returns a new probe for a question at an upstream. Nil: it has had one, or none
+// can be sent now.
+func (f *Forwarder) loopProbe(m *message, to *target) *message {
 	q := Query{Name: probeName(m), Type: m.qtype, Class: m.class}
 	if m.qtype == dns.TypeDS {
-		q.Type = dns.TypeA // which is asked for where the name itself is, as is what lies below
+		q.Type = dns.TypeA // which goes where the name itself does
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	a := w.at(to)
-	if q.Name == nil || f.probes.waiting == maxLoopProbes || a.probed {
+	if q.Name == nil || f.probes.waiting == maxLoopProbes || to.probed {
 		return nil
 	}
 	f.probes.waiting++
-	f.probes.add(string(q.Name), loopProbe{a, m.name})
-	a.probed = true
+	f.probes.add(string(q.Name), loopProbe{to, m.name})
+	to.probed = true
 	return newMessage(&q, true)
-}
-
-func (f *Forwarder) loopProbeEnds() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.probes.waiting--
 }
 
 var probeLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// probeName returns a new name below that of a question, or beside it for DS, whose
-// place is at the parent's (RFC 4035, section 3.1.4.1). Nil: there can be none.
+// probeName returns a new name below that of a question, or beside it for DS, which is asked
+// of the parent zone (RFC 4035, section 3.1.4.1). Nil: there can be none.
 func probeName(m *message) []byte {
 	below := m.name
 	if m.qtype == dns.TypeDS {
@@ -215,8 +186,8 @@ func probeName(m *message) []byte {
 	return append(label, below...)
 }
 
-// returned returns the reply to a question that is a loop probe come back, and ends
-// the tries at the upstream that it was sent to. Nil: it is none.
+// returned returns the reply to a question that is a loop probe come back, and ends the
+// tries at the upstream that it was sent to. Nil: it is none.
 func (f *Forwarder) returned(q *Query) *Reply {
 	if q.Name[0] != probeLabel {
 		return nil
@@ -227,22 +198,17 @@ func (f *Forwarder) returned(q *Query) *Reply {
 	if !ok {
 		return nil
 	}
-	f.loopFound(probe)
-	return failureOf(errLoop)
-}
-
-// loopFound ends the tries at an upstream of a question that it sends back. The
-// caller holds f.mu.
-func (f *Forwarder) loopFound(p loopProbe) {
-	if p.target.usable.Err() != nil {
-		return
+	reply, to := failureOf(errLoop), probe.target
+	if to.usable.Err() != nil {
+		return reply
 	}
-	p.target.setLooping()
-	p.target.upstream.loopsAt(p.name)
+	to.setLooping()
+	to.upstream.loopsAt(probe.name)
 	f.metrics.loops.Inc()
 	if !f.loopSeen {
 		f.loopSeen = true
-		f.log.Error("forwarding loop: an upstream sends questions back to dnsd; others are asked instead, or the answer is SERVFAIL; further ones are only counted",
-			"upstream", p.target.upstream.label)
+		f.log.Error("forwarding loop: an upstream sends questions back to dnsd; others are asked instead, or the answer is SERVFAIL; further loops are only counted",
+			"upstream", to.upstream.label)
 	}
+	return reply
 }

@@ -3,32 +3,30 @@ package forward
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"math/rand/v2"
 	"net/netip"
 
 	"github.com/miekg/dns"
 )
 
-// udpSize is the largest UDP answer asked for: it passes every IPv6 link
-// without fragments, whose parts an attacker could replace (RFC 9715).
+// udpSize is the largest UDP answer asked for: it passes every IPv6 link without
+// fragments, which an attacker could replace (RFC 9715).
 const udpSize = 1232
 
-// optSize is an OPT record without options.
-const optSize = 11
-
-// message is a question as it goes upstream. It holds nothing of the client's
-// but name, type, class, DO and CD.
+// message is a question as it goes upstream. Of the client's message it holds only name,
+// type, class, DO and CD.
 type message struct {
 	name  []byte // wire form, lower case
 	qtype uint16
 	class uint16
-	bytes []byte // the whole message, its id zero; not written to
+	bytes []byte // the whole message, with id zero; not written to
 }
 
 // newMessage writes the question of q. Its AD bit asks the upstream to say
 // whether the data are authentic without sending signatures (RFC 6840, section 5.7).
 func newMessage(q *Query, recurse bool) *message {
-	b := make([]byte, 12, 12+len(q.Name)+4+optSize)
+	b := make([]byte, 12, 128)
 	if recurse {
 		b[2] |= 0x01
 	}
@@ -40,13 +38,11 @@ func newMessage(q *Query, recurse bool) *message {
 	b = append(b, q.Name...)
 	b = binary.BigEndian.AppendUint16(b, q.Type)
 	b = binary.BigEndian.AppendUint16(b, q.Class)
-	b = append(b, 0, 0, byte(dns.TypeOPT))
-	b = binary.BigEndian.AppendUint16(b, udpSize)
 	var do byte
 	if q.DO {
 		do = 0x80
 	}
-	b = append(b, 0, 0, do, 0, 0, 0)
+	b = append(b, 0, 0, byte(dns.TypeOPT), byte(udpSize>>8), udpSize&0xff, 0, 0, do, 0, 0, 0)
 	return &message{name: b[12 : 12+len(q.Name)], qtype: q.Type, class: q.Class, bytes: b}
 }
 
@@ -62,7 +58,7 @@ func (m *message) plain() *message {
 	return &p
 }
 
-// append appends the message under an id of its own to dst.
+// append appends the message with an id to dst.
 func (m *message) append(dst []byte, id uint16) []byte {
 	start := len(dst)
 	dst = append(dst, m.bytes...)
@@ -70,8 +66,8 @@ func (m *message) append(dst []byte, id uint16) []byte {
 	return dst
 }
 
-// newID returns an id that nobody can guess: the top-level generator is ChaCha8,
-// seeded by the system.
+// newID returns an unpredictable id: the top-level generator is ChaCha8, seeded by the
+// system.
 func newID() uint16 { return uint16(rand.Uint32()) }
 
 // answeredBy says whether b is a response to the message under id: the id, the
@@ -91,8 +87,8 @@ func (m *message) answeredBy(b []byte, id uint16) bool {
 		binary.BigEndian.Uint16(b[end-4:]) == m.qtype && binary.BigEndian.Uint16(b[end-2:]) == m.class
 }
 
-// sameName says whether two names in wire form are equal but for the case of A to
-// Z (RFC 4343, section 3). Lengths of labels are no letters.
+// sameName says whether two names in wire form are equal apart from the case of A to Z
+// (RFC 4343, section 3). No length of a label is a letter.
 func sameName(a, b []byte) bool {
 	if len(a) != len(b) {
 		return false
@@ -112,8 +108,8 @@ func lower(c byte) byte {
 	return c
 }
 
-// isBare says whether a response is a header without its question, as servers
-// send that could not read the query (RFC 1035, section 4.1.1).
+// isBare says whether a response lacks the question, as from a server that could not read
+// the query (RFC 1035, section 4.1.1).
 func isBare(b []byte) bool {
 	rcode := b[3] & 0xf
 	return (rcode == dns.RcodeFormatError || rcode == dns.RcodeNotImplemented) &&
@@ -123,15 +119,23 @@ func isBare(b []byte) bool {
 // truncated says whether a response has TC set.
 func truncated(b []byte) bool { return b[2]&0x02 != 0 }
 
-// question is what identical questions have in common, whoever asks and with
-// whatever flags.
+// domains yields a name in wire form and every domain that it lies in, the longest first.
+func domains(name []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for len(name) > 0 && yield(name) {
+			name = name[1+int(name[0]):]
+		}
+	}
+}
+
+// question identifies a question, whoever asks it and with whatever flags.
 type question struct {
 	name  string // wire form, lower case
 	qtype uint16
 	class uint16
 }
 
-// flightKey is what questions that may share one upstream query have in common.
+// flightKey identifies the questions that may share one upstream query.
 type flightKey struct {
 	question
 	do, cd  bool

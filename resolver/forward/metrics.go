@@ -5,8 +5,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are the forwarder's. Their labels come from closed sets: configured
-// upstreams, response codes, and the reasons of failure below.
+// metrics are the forwarder's. Their labels come from closed sets: configured upstreams,
+// response codes, and the reasons of failures.
 type metrics struct {
 	requests, raced, reused, mismatched *prometheus.CounterVec // by upstream
 	responses                           *prometheus.CounterVec // by upstream and rcode
@@ -41,7 +41,7 @@ func newMetrics() *metrics {
 	m.duration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "dnsd_forward_upstream_duration_seconds",
 		Help: "Time from a query to the upstream's answer.",
-		// From an answer out of a local resolver's cache to the longest try.
+		// From an answer of a local resolver's cache to the longest try.
 		Buckets: prometheus.ExponentialBuckets(100e-6, 2.5, 12),
 	}, []string{"upstream"})
 	m.up = prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -58,18 +58,11 @@ func newMetrics() *metrics {
 	return m
 }
 
-// gauges adds what is read when scraped.
-func (m *metrics) gauges(entries, bytes, inflight, places func() float64) {
-	gauge := func(name, help string, read func() float64) {
-		m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dnsd_forward_" + name, Help: help}, read))
-	}
-	gauge("cache_entries", "Answers kept, expired ones included.", entries)
-	gauge("cache_bytes", "What the kept answers take, with overhead.", bytes)
-	gauge("inflight", "Questions admitted whose response is not out yet, renewals included.", inflight)
-	gauge("places", "How many questions may be admitted at once.", places)
+// gauge adds a gauge that is read at a scrape.
+func (m *metrics) gauge(name, help string, read func() float64) {
+	m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dnsd_forward_" + name, Help: help}, read))
 }
 
-// upstreamMetrics are those of one upstream.
 type upstreamMetrics struct {
 	requests, raced, reused, mismatched prometheus.Counter
 	duration                            prometheus.Observer
@@ -89,7 +82,7 @@ func (m *metrics) of(upstream string) *upstreamMetrics {
 	return u
 }
 
-// remove drops the series of an upstream that is no more.
+// remove removes the series of an upstream.
 func (m *metrics) remove(upstream string) {
 	label := prometheus.Labels{"upstream": upstream}
 	for _, c := range m.all {

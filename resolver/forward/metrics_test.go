@@ -21,7 +21,7 @@ func value(m prometheus.Metric) float64 {
 
 // TestMetrics: names as Prometheus wants them, labels from closed sets only.
 func TestMetrics(t *testing.T) {
-	f, _ := newFaked(t, Config{}, &fakeNet{answer: says(dns.RcodeNameError)}, &fakeNet{answer: silent})
+	f := newFaked(t, Config{}, &fakeNet{answer: says(dns.RcodeNameError)}, &fakeNet{answer: silent})
 	q := query("secret-name.example", dns.TypeA)
 	resolve(t.Context(), f, q)
 	reg := prometheus.NewPedanticRegistry()
@@ -41,6 +41,12 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s lacks the prefix", family.GetName())
 		}
 		for _, m := range family.Metric {
+			if family.GetName() == "dnsd_forward_upstream_up" && m.GetGauge().GetValue() != 1 {
+				t.Errorf("%s", m)
+			}
+			if h := m.GetHistogram(); h != nil && h.GetSampleCount() != 1 && m.Label[0].GetValue() == "10.0.0.1:53" {
+				t.Errorf("%s: %d answers", family.GetName(), h.GetSampleCount())
+			}
 			for _, l := range m.Label {
 				switch l.GetName() {
 				case "upstream":

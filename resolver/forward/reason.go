@@ -15,7 +15,6 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// timeoutError says that there was no answer for as long as one was waited for.
 type timeoutError struct{ after time.Duration }
 
 func (e timeoutError) Error() string { return fmt.Sprintf("no answer within %s", e.after) }
@@ -53,8 +52,8 @@ func reasonOf(err error) string {
 	return reasonNetwork
 }
 
-// sentence says what a client may know of an error. The error itself may hold
-// addresses of this host, which are nobody's business: it goes to the log.
+// sentence says what a client may know of an error. The error itself, which may hold
+// addresses of this host, goes to the log.
 func sentence(err error) string {
 	var timeout timeoutError
 	switch {
@@ -99,8 +98,8 @@ func failureOf(err error) *Reply {
 	return failure(dns.RcodeServerFailure, code, sentence(err))
 }
 
-// failureReply turns the outcome of a question without an answer into a reply:
-// the upstream's own failure, with its reasons, if it named any.
+// failureReply returns the reply to a question without an answer: the upstream's own
+// failure, with its reasons, if it named any.
 func failureReply(o *outcome) *Reply {
 	if o.answer == nil {
 		return failureOf(o.err)
@@ -113,9 +112,9 @@ func failureReply(o *outcome) *Reply {
 	return r
 }
 
-// isVerdict says whether a failure is what the upstream thinks of the data, and
-// not an outage that a stale answer may bridge: DNSSEC validation failed (codes
-// 5 to 12, 25 and 27 of the registry of RFC 8914) or the name is blocked (15 to 18).
+// isVerdict says whether a failure is about the data, and so not an outage that a stale
+// answer may bridge: DNSSEC validation failed (codes 5 to 12, 25 and 27 of the registry of
+// RFC 8914), or the name is blocked (15 to 18).
 func isVerdict(edes []wire.EDE) bool {
 	for _, e := range edes {
 		if c := e.Code; c >= 5 && c <= 12 || c >= 15 && c <= 18 || c == 25 || c == 27 {

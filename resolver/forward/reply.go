@@ -22,31 +22,30 @@ type Query struct {
 	CD      bool           // the client checks signatures itself (RFC 4035, section 3.2.2)
 	RD      bool           // recursion desired; without it only the cache answers
 	Network netip.Prefix   // whose question it is, for fairness; zero: a client without a network
-	Hits    *atomic.Uint64 // counts answers that were kept; the caller's, so that its sockets share no counter; nil: not counted
+	Hits    *atomic.Uint64 // the caller's count of fresh kept answers, so that its sockets share none; nil: not counted
 
 	place *place // taken by Immediate
 }
 
-// Reply is what a question outside dnsd's own zones is answered with. It is
-// immutable and may be appended to any number of responses at once.
+// Reply answers a question outside dnsd's own zones. It is immutable and may be appended to
+// several responses at once.
 type Reply struct {
 	Rcode uint16
-	// AD says that the upstream found the data authentic. It goes to clients
-	// that set AD or DO in their query and to no other (RFC 6840, section 5.8).
+	// AD says that the upstream found the data authentic. Only clients that set AD or
+	// DO in their query are told (RFC 6840, section 5.8).
 	AD  bool
 	EDE []wire.EDE // sent only to clients that sent OPT
 
-	// body is the three sections as they stand in a message right after its
-	// question. Names are compressed against that message's start, which holds
-	// for every question of the same name length.
+	// body is the three sections as they stand in a message right after its question.
+	// Pointers in it are right in every message whose question is as long.
 	body    []byte
 	records []record
 	counts  [3]uint16 // answer, authority, additional
 	born    time.Time // when body's TTLs were right
 	extra   uint32    // seconds after which the additional records are left out
-	fixed   bool      // TTLs leave as they are: stale and special answers
-	partial bool      // the upstream itself had no more than a part (TC over a stream); never kept
-	spelled bool      // the question's name may stand in records as it is, without a pointer
+	fixed   bool      // TTLs are not counted down: stale and special answers
+	partial bool      // the upstream had only a part of it (TC over a stream); never kept
+	spelled bool      // owner names may repeat the question's name without compression
 }
 
 // record marks a record's places in the body, which is shorter than 64 KiB.
@@ -57,15 +56,17 @@ type record struct {
 
 func (r record) typeIn(body []byte) uint16 { return binary.BigEndian.Uint16(body[r.ttl-4:]) }
 
-// Append appends the reply's records to dst, which must hold a header and the
-// question the reply was given for and nothing else, as many whole records as limit
-// bytes allow. TTLs are counted down to now (RFC 1035, section 3.2.1). counts says
-// how many records of each section went out; truncated, that answer or authority
-// records did not, or that the upstream lacked some, so that TC must be set
-// (additional ones may be left out silently, RFC 2181, section 9). There is never an
-// OPT among them. Append allocates nothing where dst has room.
+// Append appends the reply's records to dst, which must hold a header and the reply's
+// question and nothing else: as many whole records as limit bytes allow, with TTLs
+// counted down to now (RFC 1035, section 3.2.1). None is an OPT. counts says how many
+// records of each section were appended. truncated says that TC must be set, because
+// records of the answer or authority section are missing (RFC 2181, section 9). Append
+// allocates nothing where dst has room.
 func (r *Reply) Append(dst []byte, limit int) (out []byte, counts [3]uint16, truncated bool) {
-	age := r.age()
+	var age uint32 // for how many whole seconds TTLs have been running
+	if !r.fixed {
+		age = uint32(time.Since(r.born) / time.Second)
+	}
 	n, room := len(r.records), limit-len(dst)
 	if age > 0 && age >= r.extra {
 		n -= int(r.counts[2])
@@ -79,7 +80,11 @@ func (r *Reply) Append(dst []byte, limit int) (out []byte, counts [3]uint16, tru
 	}
 	start := len(dst)
 	out = append(dst, r.body[:r.records[n-1].end]...)
-	countDown(out[start:], r.records[:n], age)
+	for _, rec := range r.records[:n] {
+		field := out[start+int(rec.ttl):]
+		ttl := binary.BigEndian.Uint32(field)
+		binary.BigEndian.PutUint32(field, ttl-min(ttl, age))
+	}
 	if r.spelled {
 		takeCase(out[start:], r.records[:n], out[12:start-4])
 	}
@@ -91,28 +96,8 @@ func (r *Reply) Append(dst []byte, limit int) (out []byte, counts [3]uint16, tru
 	return out, counts, truncated
 }
 
-// age returns for how many whole seconds the TTLs have been running.
-func (r *Reply) age() uint32 {
-	if r.fixed {
-		return 0
-	}
-	return uint32(time.Since(r.born) / time.Second)
-}
-
-// countDown takes the age off the records' TTLs.
-func countDown(body []byte, records []record, age uint32) {
-	if age == 0 {
-		return
-	}
-	for _, rec := range records {
-		field := body[rec.ttl : rec.ttl+4]
-		ttl := binary.BigEndian.Uint32(field)
-		binary.BigEndian.PutUint32(field, ttl-min(ttl, age))
-	}
-}
-
-// takeCase writes the question's name, with its case, over owner names that are equal
-// to it. Owner names that point to it have its case anyway.
+// takeCase writes the question's name, with its case, over owner names that are equal to
+// it. Those that point to it have its case already.
 func takeCase(body []byte, records []record, name []byte) {
 	start := 0
 	for _, rec := range records {
@@ -128,9 +113,8 @@ func failure(rcode int, code uint16, text string) *Reply {
 	return &Reply{Rcode: uint16(rcode), EDE: []wire.EDE{{Code: code, Text: text}}}
 }
 
-// stale returns the reply as it is given after it has expired because no
-// upstream could renew it (RFC 8767, section 4). Nobody vouches for it any more,
-// so it has no AD.
+// stale returns the reply as it is given after it has expired (RFC 8767, section 4). It has
+// no AD, since its signatures may have expired as well.
 func (r *Reply) stale(why string) *Reply {
 	code := uint16(dns.ExtendedErrorCodeStaleAnswer)
 	if r.Rcode == dns.RcodeNameError {

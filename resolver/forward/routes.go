@@ -9,22 +9,21 @@ import (
 	"dnsd/resolver/internal/wire"
 )
 
-// routes say where names go. They are replaced as a whole.
+// routes are the upstreams by domain. They are replaced as a whole.
 type routes struct {
 	domains map[string][]*upstream // by domain in wire form
 	all     []*upstream
 }
 
-// File descriptors that forwarding takes beside those of questions: for each upstream
-// its connections, a probe and a sample, and for all together the loop probes.
+// File descriptors that forwarding takes in addition to those of questions: the loop probes,
+// and for each upstream its connections, a probe and a sample.
 const (
 	ownDescriptors      = maxLoopProbes
 	upstreamDescriptors = maxStreams + 2
 )
 
-// Update replaces the upstreams. Those that stay keep their connections and what is
-// known of their health. Upstreams that differ only in their domain are one place
-// with one health. Safe for concurrent use with all else.
+// Update replaces the upstreams. Those that stay keep their connections and their health,
+// which upstreams that differ only in their domain share. Safe for concurrent use.
 func (f *Forwarder) Update(upstreams []Upstream) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -59,25 +58,22 @@ func (f *Forwarder) Update(upstreams []Upstream) error {
 			f.retire(u)
 		}
 	}
-	if f.running && !f.ended {
-		for _, u := range after.all {
-			if !slices.Contains(before.all, u) {
-				f.apart.Go(func() { f.guard.run("probing an upstream", u.keepProbing) })
-			}
+	for _, u := range after.all {
+		if f.running && !slices.Contains(before.all, u) {
+			f.start("probing an upstream", u.keepProbing)
 		}
 	}
 	return nil
 }
 
-// retire ends an upstream that was removed: questions under way are still answered,
-// and then its connections are closed and its metrics removed. The caller holds mu.
+// retire ends an upstream that was removed: first the questions under way are answered, and
+// then its connections are closed and its metrics removed. The caller holds mu.
 func (f *Forwarder) retire(u *upstream) {
 	u.end()
-	if !f.running || f.ended {
-		u.pool.close()
+	if !f.running {
 		return
 	}
-	f.apart.Go(func() {
+	f.start("retiring an upstream", func() {
 		sleep(f.life, f.cfg.Timeout)
 		u.pool.close()
 		f.mu.Lock()
@@ -88,8 +84,8 @@ func (f *Forwarder) retire(u *upstream) {
 	})
 }
 
-// places returns how many questions may be admitted: each may hold a socket for
-// every upstream that it can be sent to at once.
+// places returns how many questions may be admitted: each may hold a socket for every
+// upstream that it is sent to at once.
 func (f *Forwarder) places(r *routes) int {
 	if f.cfg.Descriptors == 0 {
 		return f.cfg.MaxInflight

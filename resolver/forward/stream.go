@@ -14,26 +14,25 @@ import (
 
 // Connections over TCP and TLS.
 const (
-	// streamMaxAge makes every connection new now and then, so that an upstream
-	// behind a balancer or a moved address is not held on to for ever.
+	// streamMaxAge bounds how long an upstream behind a balancer or a moved address is
+	// kept.
 	streamMaxAge = 5 * time.Minute
-	// streamIdle is how long a connection without answers stays: longer than
-	// any try waits, and what RFC 7766, section 6.2.3, calls a few seconds.
+	// streamIdle is how long a connection without answers stays: longer than any try
+	// waits, and what RFC 7766, section 6.2.3, calls a few seconds.
 	streamIdle = 10 * time.Second
-	// streamMaxPending leaves most ids free, so that a random one is found at
-	// once; more questions get a connection of their own.
+	// streamMaxPending leaves most ids free, so that a random one is found at once;
+	// further questions get another connection.
 	streamMaxPending = 16384
-	// streamQueue is how many questions wait to be written. Further ones wait for a
-	// place among them until their time is up.
+	// streamQueue is how many questions wait to be written; further ones wait for a
+	// place among them.
 	streamQueue = 64
-	// streamMaxStray is how many messages that answer nothing a connection may bring
-	// beyond one for each question, which is what late answers can be.
+	// streamMaxStray is how many messages that answer nothing a connection may bring in
+	// addition to one for each question, which may be a late answer.
 	streamMaxStray = 64
 	// maxStreams bounds the connections to one upstream. One is used at a time;
 	// the others only wait for their last answers.
 	maxStreams = 8
-	// streamAttempts bounds the work for an upstream that closes after every answer,
-	// whatever else it was asked.
+	// streamAttempts bounds the work for an upstream that closes after every answer.
 	streamAttempts = 3
 )
 
@@ -44,8 +43,8 @@ var (
 	errStrays      = errors.New("the upstream sends what nobody asked for")
 )
 
-// streams keeps the connections to one upstream: one that takes questions, and
-// older ones that only wait for their last answers.
+// streams keeps the connections to one upstream: one that takes questions, and older ones
+// that only wait for their last answers.
 type streams struct {
 	dial    func(ctx context.Context) (net.Conn, error) // set once
 	timeout time.Duration                               // set once; for connecting, and for a write
@@ -59,38 +58,34 @@ type streams struct {
 	closed bool                 // guarded by mu
 }
 
-// dialer returns how to connect to an upstream. Over TLS the certificate must
-// hold its name.
+// dialer returns the function that connects to an upstream.
 func dialer(u Upstream, cfg *Config) func(context.Context) (net.Conn, error) {
-	address := u.Addr.String()
-	if !u.TLS {
-		return func(ctx context.Context) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
-		}
+	var d interface {
+		DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	} = new(net.Dialer)
+	if u.TLS {
+		d = &tls.Dialer{Config: &tls.Config{
+			ServerName: u.Name, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12,
+			NextProtos:         []string{"dot"}, // RFC 7858, section 3.1, as registered
+			ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		}}
 	}
-	d := &tls.Dialer{Config: &tls.Config{
-		ServerName: u.Name, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12,
-		NextProtos:         []string{"dot"}, // RFC 7858, section 3.1, as registered
-		ClientSessionCache: tls.NewLRUClientSessionCache(1),
-	}}
-	return func(ctx context.Context) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", address)
-	}
+	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", u.Addr.String()) }
 }
 
-// exchange sends the message over the connection at hand. When that turns out
-// to have been closed by the upstream in the meantime, as it may at any time, a
-// new one is tried (RFC 7766, section 6.2.4).
+// exchange sends the message over the current connection. If the upstream has closed that
+// meanwhile, as it may, a new one is tried (RFC 7766, section 6.2.4).
 func (p *streams) exchange(ctx context.Context, m *message) ([]byte, error) {
 	for attempt := 1; ; attempt++ {
-		s, reused, err := p.take()
+		w := &waiter{m: m, answer: make(chan []byte, 1)}
+		s, reused, err := p.take(w)
 		if err != nil {
 			return nil, err
 		}
 		if reused {
 			p.metrics.reused.Inc()
 		}
-		answer, err := s.exchange(ctx, m)
+		answer, err := s.exchange(ctx, w)
 		if reused && attempt < streamAttempts && errors.Is(err, errStreamGone) && ctx.Err() == nil {
 			continue
 		}
@@ -98,15 +93,15 @@ func (p *streams) exchange(ctx context.Context, m *message) ([]byte, error) {
 	}
 }
 
-// take returns the connection for the next question and whether it was there
-// before; if not, it is being opened.
-func (p *streams) take() (s *stream, reused bool, err error) {
+// take registers a question at a connection, and says whether that was there before; if not,
+// it is being opened.
+func (p *streams) take(w *waiter) (s *stream, reused bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, false, net.ErrClosed
 	}
-	if s := p.cur; s != nil && s.reserve() {
+	if s := p.cur; s != nil && s.register(w) {
 		return s, true, nil
 	}
 	if len(p.live) >= maxStreams {
@@ -115,108 +110,86 @@ func (p *streams) take() (s *stream, reused bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
 	s = &stream{
 		pool: p, born: time.Now(), out: make(chan *waiter, streamQueue), gone: make(chan struct{}),
-		stopDial: cancel, pending: make(map[uint16]*waiter), reserved: 1,
+		stopDial: cancel, pending: make(map[uint16]*waiter), strays: streamMaxStray,
 	}
+	s.register(w)
 	p.cur = s
 	p.live[s] = struct{}{}
 	p.group.Go(func() { p.guard.run("keeping a connection", func() { s.run(ctx) }) })
 	return s, false, nil
 }
 
-// drop forgets a connection that has ended or takes no more questions.
-func (p *streams) drop(s *stream, ended bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cur == s {
-		p.cur = nil
-	}
-	if ended {
-		delete(p.live, s)
-	}
-}
-
 // close ends all connections; no new ones can be opened.
 func (p *streams) close() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.closed = true
-	var live []*stream
 	for s := range p.live {
-		live = append(live, s)
-	}
-	p.mu.Unlock()
-	for _, s := range live {
 		s.end(net.ErrClosed)
 	}
 }
 
-// stream is one connection, with a goroutine that reads and one that writes. Nobody
-// else waits for its peer beyond their own deadline.
+// stream is one connection, with a goroutine that reads and one that writes. Only these wait
+// for its peer beyond a question's deadline.
 type stream struct {
 	pool     *streams
 	born     time.Time
 	out      chan *waiter  // to be written
-	gone     chan struct{} // closed with err set
+	gone     chan struct{} // closed when the stream has ended
+	err      error         // why; set before gone is closed
 	stopDial context.CancelFunc
 
-	mu       sync.Mutex
-	conn     net.Conn           // guarded by mu; nil: not connected yet
-	err      error              // guarded by mu; why the stream ended
-	pending  map[uint16]*waiter // guarded by mu
-	reserved int                // guarded by mu; questions being asked
-	retired  bool               // guarded by mu; takes no more questions, as an ended one
-	heard    time.Time          // guarded by mu; the last answer, or when it was connected
-	asked    int                // guarded by mu; questions that were registered
-	strays   int                // guarded by mu; messages that were no answer
+	mu      sync.Mutex
+	conn    net.Conn           // guarded by mu; nil: not connected yet
+	pending map[uint16]*waiter // guarded by mu
+	retired bool               // guarded by mu; takes no more questions
+	heard   time.Time          // guarded by mu; the last answer, or when it was connected
+	strays  int                // guarded by mu; how many more messages may answer nothing
 }
 
-// waiter is a question whose answer is waited for.
+// waiter waits for the answer to a question.
 type waiter struct {
 	m      *message
 	id     uint16
 	answer chan []byte // one slot
 }
 
-// reserve takes the stream for one question, unless it is not to be used again.
-func (s *stream) reserve() bool {
+// register gives a question an id that no other of the stream has. False: the stream is to
+// take no more questions.
+func (s *stream) register(w *waiter) bool {
 	s.mu.Lock()
-	use := !s.retired && s.reserved < streamMaxPending && time.Since(s.born) <= streamMaxAge
-	if use {
-		s.reserved++
-	} else {
+	defer s.mu.Unlock()
+	if s.retired || len(s.pending) == streamMaxPending || time.Since(s.born) > streamMaxAge {
 		s.retired = true
+		return false
 	}
-	unused := s.reserved == 0
-	s.mu.Unlock()
-	if unused {
-		s.end(errStreamGone)
+	s.strays++
+	for {
+		w.id = newID()
+		if _, taken := s.pending[w.id]; !taken {
+			s.pending[w.id] = w
+			return true
+		}
 	}
-	return use
 }
 
-// release ends what reserve began. A retired stream ends with its last question.
+// release ends what register began.
 func (s *stream) release(w *waiter) {
 	s.mu.Lock()
-	if s.pending[w.id] == w { // once answered, the id may be another's
+	defer s.mu.Unlock()
+	if s.pending[w.id] == w { // an id that was answered may be another's
 		delete(s.pending, w.id)
-	}
-	s.reserved--
-	last := s.retired && s.reserved == 0
-	s.mu.Unlock()
-	if last {
-		s.end(errStreamGone)
 	}
 }
 
-// exchange asks over the stream, which the caller has reserved.
-func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
-	w := &waiter{m: m, answer: make(chan []byte, 1)}
-	s.register(w)
+// exchange asks over the stream, at which the question is registered.
+func (s *stream) exchange(ctx context.Context, w *waiter) ([]byte, error) {
 	defer s.release(w)
 	asked := time.Now()
 	select {
 	case s.out <- w:
 	case <-s.gone:
-		return nil, s.reason()
+		return nil, s.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -224,46 +197,32 @@ func (s *stream) exchange(ctx context.Context, m *message) ([]byte, error) {
 	case b := <-w.answer:
 		return b, nil
 	case <-s.gone:
-		return nil, s.reason()
+		return nil, s.err
 	case <-ctx.Done():
 		s.silentSince(asked)
 		return nil, context.Cause(ctx)
 	}
 }
 
-// register gives a question an id that no other of the stream has.
-func (s *stream) register(w *waiter) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.asked++
-	for {
-		w.id = newID()
-		if _, taken := s.pending[w.id]; !taken {
-			s.pending[w.id] = w
-			return
-		}
-	}
-}
-
-// silentSince keeps further questions off a stream that has brought nothing
-// since a question that had most of a try's time: its peer may be gone.
+// silentSince retires a stream that has brought nothing since a question that had most of a
+// try's time: its peer may be gone.
 func (s *stream) silentSince(asked time.Time) {
 	s.mu.Lock()
-	silent := s.conn != nil && s.heard.Before(asked) && time.Since(asked) >= s.pool.timeout/2
-	if silent {
+	defer s.mu.Unlock()
+	if s.conn != nil && s.heard.Before(asked) && time.Since(asked) >= s.pool.timeout/2 {
 		s.retired = true
-	}
-	s.mu.Unlock()
-	if silent {
-		s.pool.drop(s, false)
 	}
 }
 
-// run connects while ctx lasts, and then writes questions and hands out answers
-// until the stream ends.
+// run connects while ctx lasts, and then writes questions and hands out answers until the
+// stream ends.
 func (s *stream) run(ctx context.Context) {
-	defer s.pool.drop(s, true)
-	defer s.end(errInternal) // has an effect only after a panic
+	defer func() {
+		s.end(errInternal) // has an effect only after a panic
+		s.pool.mu.Lock()
+		defer s.pool.mu.Unlock()
+		delete(s.pool.live, s)
+	}()
 	conn, err := s.pool.dial(ctx)
 	s.stopDial()
 	if err != nil {
@@ -272,11 +231,12 @@ func (s *stream) run(ctx context.Context) {
 	}
 	defer conn.Close()
 	s.mu.Lock()
-	ended := s.err != nil
 	s.conn, s.heard = conn, time.Now()
 	s.mu.Unlock()
-	if ended {
+	select {
+	case <-s.gone: // nobody else closes conn
 		return
+	default:
 	}
 	var writer sync.WaitGroup
 	writer.Go(func() {
@@ -334,8 +294,7 @@ func (s *stream) read(conn net.Conn) error {
 	}
 }
 
-// deliver gives an answer to the question that it matches. False: there have been
-// too many that match none.
+// deliver gives an answer to the question that it matches. False: too many match none.
 func (s *stream) deliver(b []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,9 +307,9 @@ func (s *stream) deliver(b []byte) bool {
 			return true
 		}
 	}
-	s.strays++
+	s.strays--
 	s.pool.metrics.mismatched.Inc()
-	return s.strays <= s.asked+streamMaxStray
+	return s.strays >= 0
 }
 
 // end closes the stream for the first reason given.
@@ -366,10 +325,4 @@ func (s *stream) end(err error) {
 	if s.conn != nil {
 		_ = s.conn.Close()
 	}
-}
-
-func (s *stream) reason() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
 }

@@ -52,6 +52,7 @@ func certificateUntil(t testing.TB, name string, end time.Time) (*tls.Config, *x
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	server, pool := certificate(t, "dns.example")
 	s := (&scripted{onTCP: onTCP}).start(t, server)
 	for _, c := range []struct {
@@ -79,6 +80,7 @@ func TestTLS(t *testing.T) {
 // TestShutdown: Run returns while a connection is open, one is being opened to
 // somebody who never answers, and questions wait.
 func TestShutdown(t *testing.T) {
+	t.Parallel()
 	asked := make(chan struct{}, 10)
 	s := (&scripted{onUDP: truncating, onTCP: func(*dns.Msg, func(*dns.Msg)) bool {
 		asked <- struct{}{}
@@ -106,42 +108,44 @@ func TestShutdown(t *testing.T) {
 	cancel()
 	g.Wait()
 	stop()
-	q := query("late.tls.example", dns.TypeA)
-	wantText(t, q, resolve(t.Context(), f, q), "SERVFAIL; EDE 22")
+	wantA(t, f, "late.tls.example", "SERVFAIL; EDE 22")
 }
 
 // TestStreamAge: connections are not kept for ever, nor is one that fell silent.
 func TestStreamAge(t *testing.T) {
-	var mute atomic.Bool
-	s := (&scripted{onUDP: truncating, onTCP: func(q *dns.Msg, send func(*dns.Msg)) bool {
-		if !mute.Load() {
-			send(answering(q, "192.0.2.1"))
+	synctest.Test(t, func(t *testing.T) {
+		var mute atomic.Bool
+		var dials atomic.Int32
+		up := peer(func(c net.Conn) {
+			dials.Add(1)
+			answerEach(c, func(*dns.Msg) bool { return !mute.Load() })
+		})
+		p := pooled(t, up.dial)
+		defer p.close()
+		p.timeout = time.Second
+		ask := func(want error, connections int32) {
+			t.Helper()
+			if err := exchangeFor(p, "a.example", time.Second); !errors.Is(err, want) || dials.Load() != connections {
+				t.Errorf("%v over %d connections, want %v over %d", err, dials.Load(), want, connections)
+			}
 		}
-		return true
-	}}).start(t, nil)
-	f := newReal(t, Config{TryTimeout: 200 * time.Millisecond, Timeout: time.Second, Upstreams: []Upstream{{Domain: ".", Addr: s.addr}}})
-	ask := func(name string) *Reply { return resolve(t.Context(), f, query(name, dns.TypeA)) }
-	ask("a.example")
-	f.at(0).pool.mu.Lock()
-	f.at(0).pool.cur.born = time.Now().Add(-2 * streamMaxAge)
-	f.at(0).pool.mu.Unlock()
-	ask("b.example")
-	if n := s.accepts.Load(); n != 2 {
-		t.Errorf("%d connections after the first grew old", n)
-	}
-	mute.Store(true)
-	ask("c.example")
-	mute.Store(false)
-	if r := ask("d.example"); r.Rcode != dns.RcodeSuccess {
-		t.Errorf("after a silent connection: %v", r)
-	}
-	if n := s.accepts.Load(); n < 3 {
-		t.Errorf("%d connections: the silent one is still used", n)
-	}
-	eventually(t, "without the old connections", func() bool {
-		f.at(0).pool.mu.Lock()
-		defer f.at(0).pool.mu.Unlock()
-		return len(f.at(0).pool.live) == 1
+		ask(nil, 1)
+		for range int(streamMaxAge/streamIdle) * 2 {
+			time.Sleep(streamIdle / 2)
+			ask(nil, 1)
+		}
+		time.Sleep(time.Second)
+		ask(nil, 2)
+		time.Sleep(time.Second)
+		mute.Store(true)
+		ask(context.DeadlineExceeded, 2)
+		mute.Store(false)
+		ask(nil, 3)
+		time.Sleep(streamIdle)
+		synctest.Wait()
+		if len(p.live) != 0 {
+			t.Errorf("%d idle connections", len(p.live))
+		}
 	})
 }
 
@@ -176,14 +180,14 @@ func TestStreamsAreBounded(t *testing.T) {
 		})
 		defer p.close()
 		for range 3 * maxStreams { // questions that nobody wants to end
-			s, _, err := p.take()
+			s, _, err := p.take(&waiter{})
 			if err != nil {
 				if !errors.Is(err, errManyStreams) {
 					t.Error(err)
 				}
 				continue
 			}
-			p.drop(s, false)
+			s.retired = true
 		}
 		synctest.Wait()
 		if n := dials.Load(); n != maxStreams {
@@ -197,23 +201,13 @@ func TestStreamsAreBounded(t *testing.T) {
 func TestStreamOfADeadName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dials := 0
+		up := peer(func(c net.Conn) {
+			answerEach(c, func(q *dns.Msg) bool { return q.Question[0].Name != "dead.example." })
+		})
 		p := pooled(t, func(ctx context.Context) (net.Conn, error) {
 			dials++
-			here, there := net.Pipe()
-			go func() {
-				defer there.Close()
-				for {
-					q, err := readQuestion(there)
-					if err != nil {
-						return
-					}
-					if q.Question[0].Name != "dead.example." {
-						there.Write(framed(answering(q, "192.0.2.1")))
-					}
-				}
-			}()
 			time.Sleep(40 * time.Second)
-			return here, nil
+			return up.dial(ctx)
 		})
 		defer p.close()
 		if err := exchangeFor(p, "early.example", 35*time.Second); err == nil {
@@ -295,6 +289,30 @@ func TestStraysAreBounded(t *testing.T) {
 	})
 }
 
+// TestClosedWhileOpening: a connection that comes after its pool was closed is closed, too.
+func TestClosedWhileOpening(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := peer(answerAll)
+		p := pooled(t, func(ctx context.Context) (net.Conn, error) {
+			time.Sleep(2 * time.Second)
+			if ctx.Err() == nil {
+				t.Error("closing does not end what opens a connection")
+			}
+			return up.dial(ctx)
+		})
+		exchangeFor(p, "a.example", time.Second)
+		p.close()
+		start := time.Now()
+		p.group.Wait()
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("took %s", took)
+		}
+		if err := exchangeFor(p, "a.example", time.Second); !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+}
+
 // lingering is a connection whose writes end only when the test says so.
 type lingering struct {
 	net.Conn
@@ -306,17 +324,18 @@ func (c lingering) Write([]byte) (int, error) {
 	return 0, net.ErrClosed
 }
 
-// TestWriterIsWaitedFor: nothing of a connection is left when its pool says so.
+// TestWriterIsWaitedFor: nothing of a connection is left when Run returns.
 func TestWriterIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		end := make(chan struct{})
-		p := pooled(t, func(context.Context) (net.Conn, error) { return lingering{here, end}, nil })
-		exchangeFor(p, "a.example", time.Second)
-		p.close()
+		f, stop := newPiped(t, Config{}, func(context.Context) (net.Conn, error) { return lingering{here, end}, nil })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		resolve(ctx, f, query("a.example", dns.TypeA))
 		gone := false
 		go func() {
-			p.group.Wait()
+			stop()
 			gone = true
 		}()
 		synctest.Wait()

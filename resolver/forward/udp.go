@@ -6,41 +6,30 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 )
 
-// errNeedsTCP says that there was an answer that UDP cannot carry, and that asking over
-// TCP failed.
+// errNeedsTCP says that the answer is too large for UDP, and that asking over TCP failed.
 var errNeedsTCP = errors.New("the answer needs TCP")
 
-// maxMismatched is how many answers to something else a query over UDP reads. A
-// server sends one only by mistake; so many are an attempt to forge its answer or to
-// keep dnsd busy, and neither works over TCP.
+// maxMismatched is how many answers to something else a query over UDP reads. So many are
+// an attempt to forge its answer or to keep dnsd busy, and neither works over TCP.
 const maxMismatched = 64
 
 // past is a deadline that ends a pending read at once.
 var past = time.Unix(1, 0)
 
-// asker asks an upstream over UDP, and over TCP what UDP cannot carry; or, with
-// TLS, over that alone.
+// asker asks an upstream over UDP, and over TCP for what UDP cannot carry; with TLS, over
+// TLS only.
 type asker struct {
 	addr    netip.AddrPort
 	metrics *upstreamMetrics
 	streams *streams
 	useUDP  bool
-	buffers sync.Pool // of *[udpSize + 1]byte
 }
 
-func newAsker(addr netip.AddrPort, m *upstreamMetrics, s *streams, useUDP bool) *asker {
-	return &asker{
-		addr: addr, metrics: m, streams: s, useUDP: useUDP,
-		buffers: sync.Pool{New: func() any { return new([udpSize + 1]byte) }},
-	}
-}
-
-func (s *asker) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+func (s *asker) exchange(ctx context.Context, m *message, doubt func()) ([]byte, error) {
 	if !s.useUDP {
 		return s.streams.exchange(ctx, m)
 	}
@@ -55,10 +44,10 @@ func (s *asker) exchange(ctx context.Context, m *message, doubt func(error)) ([]
 	return answer, nil
 }
 
-// udp sends the message from a socket of its own, whose port the kernel picks at
-// random, and waits for its answer; others are counted and ignored. Neither
-// answer nor error: the answer needs TCP.
-func (s *asker) udp(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+// udp sends the message from a socket of its own, whose port the kernel picks at random,
+// and waits for its answer; others are counted and ignored. If it returns neither answer
+// nor error, the answer needs TCP.
+func (s *asker) udp(ctx context.Context, m *message, doubt func()) ([]byte, error) {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(s.addr))
 	if err != nil {
 		return nil, fmt.Errorf("udp: %w", err)
@@ -66,20 +55,19 @@ func (s *asker) udp(ctx context.Context, m *message, doubt func(error)) ([]byte,
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })()
 
-	buf := s.buffers.Get().(*[udpSize + 1]byte)
-	defer s.buffers.Put(buf)
+	buf := make([]byte, udpSize+1)
 	id := newID()
 	if _, err := conn.Write(m.append(buf[:0], id)); err != nil {
 		return nil, failed(ctx, fmt.Errorf("udp: %w", err))
 	}
 	for mismatched := 0; mismatched < maxMismatched; {
-		n, err := conn.Read(buf[:])
+		n, err := conn.Read(buf)
 		if err != nil {
 			err = readError(fmt.Errorf("udp: %w", err))
-			if ctx.Err() != nil || doubt == nil || !errors.As(err, new(refusedError)) {
+			if ctx.Err() != nil || doubt == nil || !errors.Is(err, errReported) {
 				return nil, failed(ctx, err)
 			}
-			doubt(err)
+			doubt()
 			continue
 		}
 		if !m.answeredBy(buf[:n], id) {
@@ -90,24 +78,21 @@ func (s *asker) udp(ctx context.Context, m *message, doubt func(error)) ([]byte,
 		if truncated(buf[:n]) || n > udpSize {
 			return nil, nil
 		}
-		return append(make([]byte, 0, n), buf[:n]...), nil
+		return append(make([]byte, 0, n), buf[:n]...), nil // it may be kept for long
 	}
 	return nil, nil
 }
 
-// refusedError is an ICMP message that says that nobody is there. Whoever guesses the
-// port of a query can forge it.
-type refusedError struct{ err error }
+// errReported marks an error that an ICMP message reports: nobody is there. It can be forged
+// by guessing the port of a query.
+var errReported = errors.New("reported by the network")
 
-func (e refusedError) Error() string { return e.err.Error() }
-func (e refusedError) Unwrap() error { return e.err }
-
-// readError finds out whether reading failed because of an ICMP message: what Linux
-// makes of those in both families (icmp_err_convert, icmpv6_err_convert).
+// readError marks an error of reading if it comes from an ICMP message, as do these on Linux
+// (icmp_err_convert, icmpv6_err_convert).
 func readError(err error) error {
 	if isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN,
 		syscall.ENOPROTOOPT, syscall.EACCES) {
-		return refusedError{err}
+		return fmt.Errorf("%w: %w", errReported, err)
 	}
 	return err
 }

@@ -14,59 +14,55 @@ import (
 	"github.com/miekg/dns"
 )
 
-// exchanger carries one message to one upstream and brings its answer.
+// exchanger carries messages to one upstream. Safe for concurrent use.
 type exchanger interface {
-	// exchange returns the first answer that matches, or an error once ctx
-	// ends or it is certain that there will be none. An error that anybody could
-	// have forged goes to doubt, and the answer is waited for; where doubt is
-	// nil the error ends the exchange. It does not retry.
-	// Safe for concurrent use.
-	exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error)
+	// exchange returns the first answer that matches, or an error when ctx ends or
+	// there can be none. It does not retry. On an error that could be forged it calls
+	// doubt and goes on waiting; where doubt is nil the error ends the exchange.
+	exchange(ctx context.Context, m *message, doubt func()) ([]byte, error)
 }
 
 // Health and latency of an upstream.
 const (
-	// suspectAfter is how many queries in a row must end without an answer
-	// before the upstream is probed. Clients can cause that (by names whose own
-	// servers are dead), so it is a suspicion, and the probe decides.
+	// suspectAfter is how many queries in a row must end without an answer before the
+	// upstream is probed. Clients can cause that by names whose own servers are dead.
 	suspectAfter = 3
-	// unwellAfter is how many answers in a row must be SERVFAIL, REFUSED or the
-	// like before other upstreams are preferred. It decides no more than that, since
-	// clients can cause that too.
+	// unwellAfter is how many answers in a row must be SERVFAIL, REFUSED or the like
+	// before other upstreams are preferred. It has no other effect, since clients can
+	// cause that, too.
 	unwellAfter = 10
 
 	probeTimeout  = time.Second
-	probeFirst    = 200 * time.Millisecond // after an upstream went down: a restart is soon over
-	probeSlowest  = 10 * time.Second       // one small query; recovery is noticed this late at worst
-	probeSpacing  = 20 * time.Millisecond  // between probes of one that is up, whoever gives reasons for them
+	probeFirst    = 200 * time.Millisecond // after an upstream went down: restarts are short
+	probeSlowest  = 10 * time.Second       // the longest until a recovery is noticed
+	probeSpacing  = 20 * time.Millisecond  // between probes of one that is up, however often it is doubted
 	raceDelayMin  = 20 * time.Millisecond  // less, and a garbage collection starts a race
 	raceDelayMax  = 400 * time.Millisecond // more, and the race comes too late to help
 	raceDelayOpen = 200 * time.Millisecond // while nothing is measured
 
-	// sampleEvery is how often an upstream that is not the first choice gets a
-	// question beside it, so that what it can do now is known.
+	// sampleEvery is how often an upstream that is not the first choice gets a question
+	// to measure it, and how long the answer is waited for.
 	sampleEvery = time.Second
 
-	// plainFor is how long an upstream that knows no EDNS is asked without. It
-	// costs one query more in a quarter of an hour to find out whether it still is so.
+	// plainFor is how long an upstream that knows no EDNS is asked without. Finding out
+	// whether that has changed costs one query.
 	plainFor = 15 * time.Minute
 
 	// loopsFor is how long an upstream comes last for names that it sent back, and
-	// maxLoops for how many domains that is remembered. It is only an order of
-	// preference, and may be forgotten.
+	// maxLoops for how many domains that is remembered: it is only a preference.
 	loopsFor = time.Minute
 	maxLoops = 1024
 )
 
-// Weights of one sample of the latency, as divisors.
+// Weights of one measurement of the latency, as divisors.
 const (
 	usualWeight  = 8 // RFC 6298, section 2
 	sampleWeight = 2 // there is one a second
 )
 
-// upstream is one place to ask, shared by all domains that it serves.
+// upstream is an address to ask, shared by all domains that it serves.
 type upstream struct {
-	label   string // as configured, for people
+	label   string // as configured
 	net     exchanger
 	pool    *streams
 	metrics *upstreamMetrics
@@ -74,23 +70,20 @@ type upstream struct {
 	guard   *guard
 	kick    chan struct{} // asks the prober for a probe; one slot
 
-	// life is the prober's; end ends it, and the samples.
-	life context.Context
+	life context.Context // of the prober and of samples
 	end  context.CancelFunc
 
-	mu       sync.Mutex
-	srtt     time.Duration // guarded by mu; smoothed latency (RFC 6298); zero: not measured
-	rttvar   time.Duration // guarded by mu; its mean deviation
-	silent   int           // guarded by mu; queries in a row without an answer
-	unwell   int           // guarded by mu; answers in a row that were failures
-	sampled  time.Time     // guarded by mu; when the last sample was taken
-	sampling bool          // guarded by mu; one is being taken
-	plain    time.Time     // guarded by mu; until when it is asked without EDNS
+	mu      sync.Mutex
+	srtt    time.Duration // guarded by mu; smoothed latency (RFC 6298); zero: not measured
+	rttvar  time.Duration // guarded by mu; its mean deviation
+	silent  int           // guarded by mu; queries in a row without an answer
+	unwell  int           // guarded by mu; answers in a row that were failures
+	sampled time.Time     // guarded by mu; when the last sample was sent
+	plain   time.Time     // guarded by mu; until when it is asked without EDNS
 
 	loops map[string]time.Time // guarded by mu; domains that it sends back, and until when that is remembered
 
-	// service ends while the upstream is down, and is then asked by the prober only.
-	service context.Context         // guarded by mu
+	service context.Context         // guarded by mu; ended while the upstream is down
 	setDown context.CancelCauseFunc // guarded by mu
 }
 
@@ -102,8 +95,9 @@ func (f *Forwarder) newUpstream(up Upstream) *upstream {
 		group: &f.connections, guard: f.guard, live: make(map[*stream]struct{}),
 	}
 	u := &upstream{
-		label: label, net: newAsker(up.Addr, m, pool, !up.TLS), pool: pool, metrics: m, log: f.log, guard: f.guard,
-		kick: make(chan struct{}, 1), loops: make(map[string]time.Time),
+		label: label, net: &asker{addr: up.Addr, metrics: m, streams: pool, useUDP: !up.TLS}, pool: pool,
+		metrics: m, log: f.log, guard: f.guard, kick: make(chan struct{}, 1),
+		loops: make(map[string]time.Time),
 	}
 	u.life, u.end = context.WithCancel(f.life)
 	u.service, u.setDown = context.WithCancelCause(context.Background())
@@ -112,7 +106,7 @@ func (f *Forwarder) newUpstream(up Upstream) *upstream {
 
 // exchange asks the upstream. A server that knows no EDNS may say FORMERR or
 // NOTIMP to it, and is asked again without (RFC 6891, section 7).
-func (u *upstream) exchange(ctx context.Context, m *message, doubt func(error)) ([]byte, error) {
+func (u *upstream) exchange(ctx context.Context, m *message, doubt func()) ([]byte, error) {
 	u.mu.Lock()
 	plain := time.Now().Before(u.plain)
 	u.mu.Unlock()
@@ -143,11 +137,11 @@ func (u *upstream) answered(d time.Duration, good bool, weight time.Duration) {
 	u.measure(d, weight)
 }
 
-// unanswered records a query that had no answer for d, because of err. One
-// that was cancelled because another upstream was faster counts as well: otherwise a
-// silent upstream that is always overtaken would stay the first choice.
+// unanswered records a query that had no answer for d, because of err. One that ended because
+// another upstream was faster counts, too: otherwise a silent upstream that is always
+// overtaken would stay the first choice.
 func (u *upstream) unanswered(d time.Duration, err error) {
-	if isLocal(err) || errors.Is(err, errNeedsTCP) { // in which case it has answered
+	if isLocal(err) || errors.Is(err, errNeedsTCP) { // with which it has answered
 		return
 	}
 	u.mu.Lock()
@@ -210,8 +204,8 @@ func (u *upstream) inService() context.Context {
 
 func (u *upstream) isDown() bool { return u.inService().Err() != nil }
 
-// raceDelay returns how long the upstream is waited for before another is asked
-// as well: about as long as all but its slowest answers take.
+// raceDelay returns how long the upstream is waited for before another is asked as well:
+// about as long as all but its slowest answers take.
 func (u *upstream) raceDelay() time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -221,8 +215,8 @@ func (u *upstream) raceDelay() time.Duration {
 	return min(max(u.srtt+4*u.rttvar, raceDelayMin), raceDelayMax)
 }
 
-// keepProbing probes the upstream until its life ends: when told to, and
-// while the upstream is down, ever more slowly, until there is an answer.
+// keepProbing probes the upstream until its life ends: when told to and, ever more rarely,
+// while it is down.
 func (u *upstream) keepProbing() {
 	for {
 		select {
@@ -233,7 +227,7 @@ func (u *upstream) keepProbing() {
 		u.prove()
 		pause := probeSpacing
 		for wait := probeFirst; u.isDown(); wait = min(2*wait, probeSlowest) {
-			// Jitter, lest every dnsd of a platform asks in step.
+			// Random, so that the dnsd of a platform do not all ask at once.
 			if pause = 0; !sleep(u.life, wait/2+rand.N(wait/2)) {
 				return
 			}
@@ -247,19 +241,17 @@ func (u *upstream) keepProbing() {
 
 // sleep pauses and reports whether ctx goes on.
 func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	}
 }
 
-// prove finds out whether the upstream is up. Nothing else decides that. An error that
-// says that nobody is there is believed when two probes get it: to forge that, one
-// would have to guess two ports in the moment for which they are open.
+// prove finds out whether the upstream is up; nothing else decides that. A refusal by the
+// network is believed when two probes get one: to forge it, one would have to guess the
+// ports of both during the moment for which they are open.
 func (u *upstream) prove() {
 	u.guard.run("probing an upstream", func() {
 		err := u.probe()
@@ -275,8 +267,8 @@ func (u *upstream) prove() {
 	})
 }
 
-// probe asks for the root's nameservers without recursion: a resolver answers that
-// at once from what it has, or refuses, and either shows that it lives.
+// probe asks for the root's nameservers without recursion. A resolver answers that at once,
+// or refuses; either shows that it lives.
 func (u *upstream) probe() error {
 	ctx, cancel := context.WithTimeoutCause(u.life, probeTimeout, timeoutError{probeTimeout})
 	defer cancel()
@@ -287,28 +279,22 @@ func (u *upstream) probe() error {
 	return err
 }
 
-// wantsSample reports whether a question for a name is to be sent to the upstream as a
-// sample, and if so marks one as being taken. An upstream that was not measured yet
-// needs none: it is preferred anyway.
+// wantsSample says whether a question for a name is to be sent to the upstream as a sample,
+// and counts it as sent. An upstream that is not measured yet is preferred anyway.
 func (u *upstream) wantsSample(name []byte) bool {
 	now := time.Now()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.srtt == 0 || u.sampling || now.Sub(u.sampled) < sampleEvery || u.mayLoop(name) {
+	if u.srtt == 0 || now.Sub(u.sampled) < sampleEvery || u.mayLoop(name) {
 		return false
 	}
-	u.sampling, u.sampled = true, now
+	u.sampled = now
 	return true
 }
 
 // sample measures the upstream with a question whose answer nobody waits for.
-func (u *upstream) sample(m *message, timeout time.Duration) {
-	defer func() {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.sampling = false
-	}()
-	ctx, cancel := context.WithTimeoutCause(u.life, timeout, timeoutError{timeout})
+func (u *upstream) sample(m *message) {
+	ctx, cancel := context.WithTimeoutCause(u.life, sampleEvery, timeoutError{sampleEvery})
 	defer cancel()
 	start := time.Now()
 	u.metrics.requests.Inc()
@@ -321,8 +307,7 @@ func (u *upstream) sample(m *message, timeout time.Duration) {
 	}
 }
 
-// loopsAt records that the upstream sends a name back, and the names around it
-// in all likelihood.
+// loopsAt records that the upstream sends back a name, and probably those around it.
 func (u *upstream) loopsAt(name []byte) {
 	if len(name) == 1 {
 		return // the root says nothing about other names
@@ -340,19 +325,16 @@ func (u *upstream) loopsAt(name []byte) {
 
 // mayLoop says whether the upstream probably sends a name back. The caller holds mu.
 func (u *upstream) mayLoop(name []byte) bool {
-	if len(u.loops) == 0 {
-		return false
-	}
-	for off := 0; off < len(name); off += 1 + int(name[off]) {
-		if until, ok := u.loops[string(name[off:])]; ok {
+	for domain := range domains(name) {
+		if until, ok := u.loops[string(domain)]; ok {
 			return time.Now().Before(until)
 		}
 	}
 	return false
 }
 
-// preferred returns the upstreams in the order in which they are to be asked for a
-// name: those that answer it properly, by latency; those that are down not at all.
+// preferred returns the upstreams that are not down in the order in which they are to be
+// asked for a name: by latency, and last those that fail or send the name back.
 func preferred(route []*upstream, name []byte) []*upstream {
 	type candidate struct {
 		u    *upstream
@@ -384,16 +366,16 @@ func preferred(route []*upstream, name []byte) []*upstream {
 	return ups
 }
 
-// isLocal says whether an error is this machine's own, such as a lack of file
-// descriptors or ports, and so says nothing about the upstream.
+// isLocal says whether an error is a lack of file descriptors, ports or the like on this
+// host, and so says nothing about the upstream.
 func isLocal(err error) bool {
-	return !errors.As(err, new(refusedError)) && isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+	return !errors.Is(err, errReported) && isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
 		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN, syscall.EACCES, syscall.EPERM)
 }
 
 // isRefusal says whether the network reported that nobody is there.
 func isRefusal(err error) bool {
-	return errors.As(err, new(refusedError)) || isUnreachable(err) || errors.Is(err, syscall.ECONNREFUSED)
+	return errors.Is(err, errReported) || isUnreachable(err) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 func isUnreachable(err error) bool { return isAny(err, syscall.ENETUNREACH, syscall.EHOSTUNREACH) }
