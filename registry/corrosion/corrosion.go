@@ -239,11 +239,11 @@ func (s *Source) connect(ctx context.Context) (*agent, error) {
 
 // reach asks the agent for a sign of life over one of the protocols.
 func (s *Source) reach(ctx context.Context, http1 bool) (*agent, error) {
-	a, err := newAgent(ctx, s.cfg.Addr, s.token, http1)
+	a, err := newAgent(ctx, s.cfg.Addr, s.token, http1, s.proveTimeout)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.alive(ctx, s.proveTimeout); err != nil {
+	if err := a.alive(ctx); err != nil {
 		a.close()
 		return nil, err
 	}

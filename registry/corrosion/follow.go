@@ -92,7 +92,7 @@ func (s *Source) prove(ctx context.Context, a *agent, out chan<- message) error 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := a.alive(ctx, s.proveTimeout); err != nil {
+		if err := a.alive(ctx); err != nil {
 			if failures++; failures == proveFailures {
 				return fmt.Errorf("corrosion agent at %s gives no sign of life: %w", s.cfg.Addr, err)
 			}

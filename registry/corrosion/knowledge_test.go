@@ -33,7 +33,7 @@ func TestNewAgentLearnsOfSites(t *testing.T) {
 		}
 		k := &knowledge{Self: "B", Members: 2, Sites: map[string]site{}}
 		look(k)
-		if d := w.patience(k); d != standstillEmpty {
+		if d := w.patience(k); d != defaultPace.standstillEmpty {
 			t.Errorf("an empty database is waited for for %v", d)
 		}
 		for i := range 5 {
@@ -65,13 +65,13 @@ func TestSettled(t *testing.T) {
 			}
 		}
 		after(0, false)
-		after(standstill-time.Second, false)
+		after(defaultPace.standstill-time.Second, false)
 		after(time.Second, true)
 		w.since = waiting{}
 		after(0, false)
 		k.Sites["A"] = site{Head: 12, Gaps: []span{{11, 11}}}
 		after(time.Second, false)
-		after(settle-time.Second, false)
+		after(defaultPace.settle-time.Second, false)
 		after(time.Second, false) // there is a gap
 		k.Sites["A"] = site{Head: 12}
 		after(0, true)
@@ -79,7 +79,7 @@ func TestSettled(t *testing.T) {
 		after(0, false)
 		k.Sites["A"] = site{Head: 13}
 		after(0, false)
-		after(settle-time.Second, false)
+		after(defaultPace.settle-time.Second, false)
 		after(time.Second, true)
 	})
 }

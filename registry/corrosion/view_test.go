@@ -18,6 +18,7 @@ func TestMuteAgent(t *testing.T) {
 	f.wait("a listing in doubt, or the guard's chance", func() bool { return f.world.Listings() > 1 })
 	f.agent.Forget()
 	f.wait("doubt", func() bool { return f.lastDoubt() == doubt })
+	f.waitTrouble("lacks")
 	f.agent.Refill(100)
 	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.Get(known) == 20 })
 }

@@ -239,9 +239,9 @@ func TestSlowRefill(t *testing.T) {
 	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v != nil })
 	f.wait("a comparison", func() bool { return f.agent.Counts().Selects > 0 })
 	f.agent.Wipe()
-	compared := f.agent.Counts().Selects
 	f.start()
 	f.waitTrouble("lacks")
+	compared := f.agent.Counts().Selects
 	for f.world.Listings() < 2 && f.agent.Refill(1) > 0 {
 		time.Sleep(20 * time.Millisecond)
 	}
