@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -232,10 +231,7 @@ func (a *agent) subscribe(ctx context.Context, sql string) (origin, io.ReadClose
 // resume opens the stream of a subscription after change id last, or from its
 // listing if last is 0. The error is errLost if the subscription is gone.
 func (a *agent) resume(ctx context.Context, want origin, last uint64) (io.ReadCloser, error) {
-	path := "/v1/subscriptions/" + url.PathEscape(want.id)
-	if last > 0 {
-		path += "?from=" + strconv.FormatUint(last, 10)
-	}
+	path := fmt.Sprintf("/v1/subscriptions/%s?from=%d", url.PathEscape(want.id), last)
 	resp, err := a.do(ctx, http.MethodGet, path, "", answerTimeout)
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusNotFound {

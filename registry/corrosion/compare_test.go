@@ -79,6 +79,9 @@ func TestNoDrift(t *testing.T) {
 	}
 	f.compared(2)
 	f.wait("a time of comparison", func() bool { return f.src.subs[0].compared.Load() > 0 })
+	if at := metrics(t, f.src)["compared_timestamp_seconds machine"]; time.Since(time.UnixMilli(int64(at*1000))).Abs() > time.Minute {
+		t.Errorf("compared at %v", at)
+	}
 	if n := f.drifted(); n != 0 || f.world.Listings() != 1 || f.failed() != "" {
 		t.Errorf("%d rows were found to differ; %d listings; Follow returned %q", n, f.world.Listings(), f.failed())
 	}
