@@ -78,6 +78,7 @@ func TestConform(t *testing.T) {
 }
 
 func TestRealAgentConforms(t *testing.T) {
+	realBin(t)
 	followtest.Conform(t, func(t *testing.T) followtest.Fixture {
 		agent := startReal(t, 1).Agents[0]
 		src, err := New(Config{Addr: agent.Addr(), Token: corrosiontest.Token}, testLog(t))

@@ -84,13 +84,18 @@ CREATE TABLE vms (name TEXT NOT NULL PRIMARY KEY, net TEXT NOT NULL DEFAULT '', 
   grp TEXT NOT NULL DEFAULT '', ip TEXT NOT NULL DEFAULT '', vm_state TEXT NOT NULL DEFAULT '', hidden INTEGER NOT NULL DEFAULT 0);`
 }
 
-// startReal starts a cluster of real agents, where there is a program.
-func startReal(t *testing.T, n int) *corrosiontest.Cluster {
+// realBin returns the program of a real agent, or skips the test.
+func realBin(t *testing.T) string {
 	bin := os.Getenv(corrosiontest.RealBin)
 	if bin == "" {
 		t.Skip(corrosiontest.RealBin + " does not name a Corrosion agent to test against")
 	}
-	c := corrosiontest.NewCluster(bin, t.TempDir(), realSchema(t), n, func(err error) { t.Fatal(err) })
+	return bin
+}
+
+// startReal starts a cluster of real agents, where there is a program.
+func startReal(t *testing.T, n int) *corrosiontest.Cluster {
+	c := corrosiontest.NewCluster(realBin(t), t.TempDir(), realSchema(t), n, func(err error) { t.Fatal(err) })
 	t.Cleanup(c.Close)
 	return c
 }

@@ -126,7 +126,7 @@ func TestCheck(t *testing.T) {
 	if err != nil || len(mistakes) != 4 {
 		t.Fatalf("%d mistakes: %q, %v", len(mistakes), mistakes, err)
 	}
-	for i, want := range []string{"lacks the output column network", "names no column of the table machines", "refuses the query for apps: no such column: nope", "refuses the query for peers: no such table"} {
+	for i, want := range []string{"lacks the output column network", "names no column of the table machines but its key, so that the agent announces no new row of it: select one of app, metadata, network, private_ip, process_group, region, state, updated_at as well", "refuses the query for apps: no such column: nope", "refuses the query for peers: no such table"} {
 		if !strings.Contains(mistakes[i], want) {
 			t.Errorf("%q, want %q", mistakes[i], want)
 		}
