@@ -97,10 +97,8 @@ func (s *Source) differences(ctx context.Context, a *agent, sub *subscription, o
 		return nil, nil, err
 	}
 	reply := make(chan []uint64, 1)
-	select {
-	case out <- message{what: asked, sub: sub, reply: reply}:
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+	if err := send(ctx, out, message{what: asked, sub: sub, reply: reply}); err != nil {
+		return nil, nil, err
 	}
 	select {
 	case told, ok := <-reply:

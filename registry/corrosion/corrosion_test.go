@@ -50,7 +50,7 @@ func TestParseURL(t *testing.T) {
 }
 
 func TestNewNamesEveryMistake(t *testing.T) {
-	_, err := New(Config{Addr: "nowhere", Token: "secret\n", Queries: Queries{Machines: "SELECT * FROM machines", Apps: "DELETE FROM apps"}}, nil)
+	_, err := New(Config{Addr: "nowhere", Token: "secret\n", Queries: Queries{Machines: "SELECT *", Apps: "DELETE FROM apps", Peers: "select"}}, nil)
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -260,7 +260,7 @@ func TestCutListing(t *testing.T) {
 // What changes between the two tries at a listing must not come out as the
 // first try had it.
 func TestCutListingThenChanged(t *testing.T) {
-	for _, gone := range []int{1, maxGhosts + 1} {
+	for _, gone := range []int{1, maxGhosts, maxGhosts + 1} {
 		t.Run(fmt.Sprintf("%d gone", gone), func(t *testing.T) {
 			w := &followtest.Recorder{}
 			src := &Source{subs: []*subscription{{shape: shapes[0]}}}
@@ -270,7 +270,7 @@ func TestCutListingThenChanged(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				items, err := sub.list([]entry{{row: n, item: registry.Put(o), sum: maphash.String(seed, state)}}, nil)
+				items, err := sub.take(&message{what: rows, entries: []entry{{row: n, item: registry.Put(o), sum: maphash.String(seed, state)}}}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

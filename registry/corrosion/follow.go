@@ -62,17 +62,18 @@ func (s *Source) run(ctx context.Context, a *agent, feed follow.Feed, resume boo
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	messages, gate := make(chan message), make(chan struct{})
+	begin := func(do func() error) { wg.Go(func() { cancel(contain.Run(do)) }) }
 	for _, sub := range s.subs {
 		st := &stream{
 			agent: a, sub: sub, log: s.log, out: messages, gate: gate,
 			from: sub.from, binding: sub.binding, last: sub.last,
 		}
-		wg.Go(func() { cancel(contain.Run(func() error { return st.run(inner, resume) })) })
+		begin(func() error { return st.run(inner, resume) })
 	}
-	wg.Go(func() { cancel(contain.Run(func() error { return s.prove(inner, a, messages) })) })
-	wg.Go(func() { cancel(contain.Run(func() error { return s.watch(inner, a, messages) })) })
+	begin(func() error { return s.prove(inner, a, messages) })
+	begin(func() error { return s.watch(inner, a, messages) })
 	if s.whole.doubt == "" { // the tables of an agent that is being filled differ all the time
-		wg.Go(func() { cancel(contain.Run(func() error { return s.compare(inner, a, messages) })) })
+		begin(func() error { return s.compare(inner, a, messages) })
 	}
 	err := s.merge(ctx, inner, feed, messages, gate)
 	if errors.Is(err, errLost) {
@@ -98,10 +99,8 @@ func (s *Source) prove(ctx context.Context, a *agent, out chan<- message) error 
 			continue
 		}
 		failures = 0
-		select { // after what the streams have read already
-		case out <- message{what: alive}:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := send(ctx, out, message{what: alive}); err != nil {
+			return err
 		}
 	}
 }
@@ -133,12 +132,12 @@ func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-
 				close(m.reply)
 			}
 		case m.what == changed:
-			if items, err = m.sub.apply(m.entries, items[:0]); err == nil {
+			if items, err = m.sub.take(&m, items[:0]); err == nil {
 				err = s.change(ctx, feed, items)
 			}
 			m.sub.last = m.last
 		case m.what == rows:
-			if items, err = m.sub.list(m.entries, items[:0]); err == nil {
+			if items, err = m.sub.take(&m, items[:0]); err == nil {
 				err = feed.List(ctx, items)
 			}
 		case m.what == began:
@@ -207,29 +206,16 @@ func (s *Source) ready(ctx context.Context, feed follow.Feed, m *message, gate c
 	return nil
 }
 
-// apply turns changes into items for the feed.
-func (sub *subscription) apply(changes []entry, items []registry.Item) ([]registry.Item, error) {
-	var err error
-	for i := range changes {
-		if items, err = sub.table.apply(&changes[i], items); err != nil {
-			return nil, err
-		}
-	}
-	return items, nil
-}
-
-// list turns rows of a listing into items for the feed. An object that was listed
+// take turns rows or changes into items for the feed. An object that was listed
 // before with another content is put once more when the listing is complete.
-func (sub *subscription) list(rows []entry, items []registry.Item) ([]registry.Item, error) {
-	for i := range rows {
-		e := &rows[i]
-		if o := e.item.Object; o != nil {
-			key := o.Key()
-			if sub.table.other(key, e.sum) || sub.first.other(key, e.sum) {
+func (sub *subscription) take(m *message, items []registry.Item) (_ []registry.Item, err error) {
+	for i := range m.entries {
+		e := &m.entries[i]
+		if o := e.item.Object; o != nil && m.what == rows {
+			if key := o.Key(); sub.table.other(key, e.sum) || sub.first.other(key, e.sum) {
 				sub.mend = append(sub.mend, e.item)
 			}
 		}
-		var err error
 		if items, err = sub.table.apply(e, items); err != nil {
 			return nil, err
 		}

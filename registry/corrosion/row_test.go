@@ -315,6 +315,14 @@ func TestKeyOfBadRow(t *testing.T) {
 		{2, []string{"", "office", "fdaa:0:18::7", "\n"}, registry.Key{Kind: registry.KindPeer, Network: net18, Name: "office"}},
 		{2, []string{"fdaa:0:19::/48", "office", "fdaa:0:18::7", ""}, registry.Key{Kind: registry.KindPeer, Name: "office", AnyNetwork: true}},
 		{3, []string{"fdaa:0:18::/48", "my-app", "nonsense"}, registry.Key{Kind: registry.KindAddress}},
+		{3, []string{"18", "my-app", "fdaa:0:18::0:7"}, registry.Key{Kind: registry.KindAddress, Name: "my-app", ID: "fdaa:0:18::7", AnyNetwork: true}},
+		{3, []string{"", "My-App", "fdaa:0:18::0:7"}, registry.Key{Kind: registry.KindAddress, Network: net18, Name: "my-app", ID: "fdaa:0:18::7"}},
+		{3, []string{"fdaa:0:18::", "my-app", "192.0.2.1"}, registry.Key{Kind: registry.KindAddress, Name: "my-app", ID: "192.0.2.1", AnyNetwork: true}},
+		{2, []string{"fdaa:0:18::", "office", "nonsense", ""}, registry.Key{Kind: registry.KindPeer, Network: net18, Name: "office"}},
+		{2, []string{"18", "office", "fdaa:0:18::7", ""}, registry.Key{Kind: registry.KindPeer, Name: "office", AnyNetwork: true}},
+		{0, []string{"", "fdaa:0:19::", "my-app", "", "", "", "fdaa:0:18::7", "", ""}, registry.Key{Kind: registry.KindMachine, Name: "my-app", AnyNetwork: true}},
+		{0, []string{"", "", "my-app", "", "", "", "fdaa:0:18::7", "", ""}, registry.Key{Kind: registry.KindMachine, Network: net18, Name: "my-app"}},
+		{1, []string{"", "my-app"}, registry.Key{Kind: registry.KindApp, Name: "my-app", AnyNetwork: true}},
 	} {
 		item := shapes[test.shape].reject(test.texts, 1, errors.New("unusable"))
 		if got := item.Key; got.Kind != test.want.Kind || got.Name != test.want.Name || got.ID != test.want.ID || got.AnyNetwork != test.want.AnyNetwork || !got.AnyNetwork && got.Network != test.want.Network {

@@ -321,8 +321,12 @@ func (s *stream) flush(ctx context.Context, as what) error {
 
 func (s *stream) send(ctx context.Context, m message) error {
 	m.sub = s.sub
+	return send(ctx, s.out, m)
+}
+
+func send(ctx context.Context, out chan<- message, m message) error {
 	select {
-	case s.out <- m:
+	case out <- m:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

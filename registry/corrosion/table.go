@@ -50,7 +50,7 @@ func (t *table) apply(e *entry, out []registry.Item) ([]registry.Item, error) {
 		return t.reject(e, old, known, out), nil
 	}
 	key := e.item.Object.Key()
-	if h := t.held[key]; known && old.key == key && h.rows == 1 && h.writer == e.row && h.sum == e.sum {
+	if h := t.held[key]; known && old.key == key && h.rows == 1 && h.sum == e.sum {
 		return out, nil // no column that is read has changed
 	}
 	out, err := t.move(e, key, old, known, out)

@@ -84,17 +84,13 @@ func (s *Source) watch(ctx context.Context, a *agent, out chan<- message) error 
 	if s.whole.doubt != "" {
 		every = min(every, 5*s.whole.pace.wait)
 	}
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
 	learned, unsavable := uint64(0), false
 	if v := s.whole.view.Load(); v != nil {
 		learned = v.known.learned()
 	}
 	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := sleep(ctx, every); err != nil {
+			return err
 		}
 		m := message{what: looked}
 		var err error
@@ -110,10 +106,8 @@ func (s *Source) watch(ctx context.Context, a *agent, out chan<- message) error 
 		if m.known != nil {
 			learned = m.known.learned()
 		}
-		select {
-		case out <- m:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := send(ctx, out, m); err != nil {
+			return err
 		}
 		if k := s.whole.unsaved.Swap(nil); k != nil {
 			err := s.whole.memory.save(k)

@@ -16,8 +16,9 @@ type Fixture struct {
 	Source follow.Source
 
 	// Put writes objects, in place of those with the same keys, and Delete deletes
-	// them. They return when a listing that begins now would tell. An object may be
-	// one that nobody can use: a machine without a state, a peer without an address.
+	// them. They return when the source's first listing, if it begins now, would tell.
+	// An object may be one that nobody can use: a machine without a state, a peer
+	// without an address.
 	// No key comes twice in one call. Not called between Break and Mend.
 	Put    func(objects ...registry.Object)
 	Delete func(keys ...registry.Key)
