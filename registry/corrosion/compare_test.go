@@ -51,6 +51,8 @@ func TestDriftOfContent(t *testing.T) {
 	if n, all := f.src.subs[0].drifted.Load(), f.drifted(); n != 3 || all != 3 { // m2 as it is, m2 as it was, m3
 		t.Errorf("%d rows were found to differ, %d of them machines; want 3", all, n)
 	}
+	f.logged("record of a subscription differs from its table", 1)
+	f.logged("listing the corrosion agent again", 1)
 	// The new subscriptions are as good as any.
 	f.agent.Put("machines", row("m2", "started"), row("m4", "started"))
 	f.waitState("m2", "started")
@@ -111,6 +113,9 @@ func TestComparisonFails(t *testing.T) {
 	f := comparing(t)
 	f.agent.FailSelects(503)
 	f.compared(2)
+	if f.log.count("could not be compared") == 0 {
+		t.Error("it is not logged")
+	}
 	f.agent.FailSelects(0)
 	f.compared(2)
 	if f.drifted() != 0 || f.world.Listings() != 1 || f.failed() != "" {

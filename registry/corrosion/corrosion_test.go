@@ -99,6 +99,9 @@ func TestLists(t *testing.T) {
 			if n := f.agent.Counts(); (n.HTTP2 == 0) != http1 || n.Streams != 4 || n.Subscribed != 4 {
 				t.Errorf("the agent saw %+v", n)
 			}
+			f.relist()
+			f.waitListed(2)
+			f.logged("does not speak HTTP/2", map[bool]int{true: 1}[http1])
 			f.stop()
 			f.wait("no connection left", func() bool { return f.agent.Counts().Conns == 0 })
 		})
@@ -205,6 +208,7 @@ func TestFaults(t *testing.T) {
 			if got := f.failed(); !strings.Contains(got, test.err) || test.err == "" && got != "" {
 				t.Errorf("Follow returned %q, want %q", got, test.err)
 			}
+			f.logged("cannot be resumed; listing again", map[string]int{"killed": 1}[test.name])
 			f.wait("four open streams", func() bool { return f.agent.Counts().Streams == 4 })
 		})
 	}
@@ -238,6 +242,7 @@ func TestCutListing(t *testing.T) {
 	})
 	f.waitListed(1)
 	f.waitState("m3", "started")
+	f.logged("cut short; trying once more", 1)
 	if n := f.agent.Counts().Subscribed; n != 5 {
 		t.Errorf("subscribed %d times, want 4 and once again", n)
 	}

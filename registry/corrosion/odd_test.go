@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"dnsd/registry/follow/followtest"
@@ -52,11 +53,13 @@ func TestOddAnswers(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			var subscribed atomic.Int32
 			agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				request, _ := io.ReadAll(r.Body)
 				a := answer{body: columns + eoq}
 				switch {
 				case r.URL.Path == "/v1/subscriptions":
+					subscribed.Add(1)
 					a = test.listing
 					if !test.noID {
 						w.Header().Set("corro-query-id", "1")
@@ -83,6 +86,8 @@ func TestOddAnswers(t *testing.T) {
 			var world followtest.Recorder
 			if err := world.Follow(t.Context(), src, false); !strings.Contains(err.Error(), test.err) || world.Listings() > 0 {
 				t.Errorf("Follow returned %v, want %q", err, test.err)
+			} else if n := subscribed.Load(); strings.Contains(err.Error(), "listing cut short") && n != 2 || n > 2 || test.noID && n != 1 {
+				t.Errorf("subscribed %d times", n)
 			}
 		})
 	}

@@ -234,8 +234,10 @@ func TestTable(t *testing.T) {
 func TestLineReader(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 3*readBuffer)
-	tooLong := strings.Repeat("y", maxLine+1)
-	text := "a\n\n" + long + "\nb\n" + tooLong + "\nc\nlast"
+	digits := strings.Repeat("0123456789", 10)
+	fits := strings.Repeat("y", maxLine-1)
+	tooLong := digits + strings.Repeat("y", maxLine-2*len(digits)) + digits
+	text := "a\n\n" + long + "\nb\n" + tooLong + "\nc\n" + fits + "\nlast"
 	for name, r := range map[string]io.Reader{
 		"whole":    strings.NewReader(text),
 		"halves":   iotest.HalfReader(strings.NewReader(text)),
@@ -244,11 +246,11 @@ func TestLineReader(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLineReader(r)
-			for _, want := range []string{"a", "", long, "b", "TOO LONG", "c", "last"} {
+			for _, want := range []string{"a", "", long, "b", "TOO LONG", "c", fits, "last"} {
 				line, err := l.next()
 				if want == "TOO LONG" {
 					var over *longLine
-					if !errors.As(err, &over) || string(over.head) != tooLong[:readBuffer] || string(over.tail) != tooLong[:tailSize-1]+"\n" {
+					if !errors.As(err, &over) || string(over.head) != tooLong[:readBuffer] || string(over.tail) != digits[len(digits)-tailSize+1:]+"\n" {
 						t.Fatalf("got %d bytes, %v", len(line), err)
 					}
 				} else if err != nil || string(line) != want {

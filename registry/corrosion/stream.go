@@ -113,7 +113,6 @@ func (s *stream) start(ctx context.Context, resume bool) error {
 
 // list subscribes and reads up to the end-of-query event.
 func (s *stream) list(ctx context.Context) error {
-	s.close()
 	from, body, err := s.agent.subscribe(ctx, s.sub.sql)
 	if err != nil {
 		return err
@@ -167,7 +166,6 @@ var errNoColumns = errors.New("no columns event came before it")
 // has no id to resume from and replays its rows. They are known already, if its
 // end-of-query event still has change id 0.
 func (s *stream) resume(ctx context.Context) error {
-	s.close()
 	body, err := s.agent.resume(ctx, s.from, s.last)
 	if err != nil {
 		return err
@@ -333,7 +331,9 @@ func send(ctx context.Context, out chan<- message, m message) error {
 	}
 }
 
+// open takes the body of another response, in place of the one before.
 func (s *stream) open(from origin, body io.ReadCloser) {
+	s.close()
 	s.from, s.body, s.lines, s.pending, s.replaying = from, body, newLineReader(body), nil, false
 }
 

@@ -19,6 +19,8 @@ func TestMuteAgent(t *testing.T) {
 	f.agent.Forget()
 	f.wait("doubt", func() bool { return f.lastDoubt() == doubt })
 	f.waitTrouble("lacks")
+	f.relist()
+	f.logged("does not tell which versions it has", 1)
 	f.agent.Refill(100)
 	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.Get(known) == 20 })
 }

@@ -3,6 +3,7 @@ package corrosion
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -222,6 +223,7 @@ func TestWipedBeforeItHasSettled(t *testing.T) {
 	f.agent.Wipe()
 	f.start()
 	f.waitTrouble("lacks 2 versions")
+	f.logged("data may be incomplete", 2)
 	if f.lastDoubt() != doubtNew || f.world.Listings() != 1 {
 		t.Errorf("doubt %q, %d listings", f.lastDoubt(), f.world.Listings())
 	}
@@ -289,6 +291,7 @@ func TestDoubtEnds(t *testing.T) {
 			if f.lastDoubt() != "" || f.world.Get(known) != 17 {
 				t.Errorf("doubt %q, %d known", f.lastDoubt(), f.world.Get(known))
 			}
+			f.logged("data is taken as complete", 1)
 			f.relist() // and it is no matter any more
 			f.waitListed(4)
 			if f.lastDoubt() != "" {
@@ -344,7 +347,7 @@ func TestKnowledgeSurvivesARestart(t *testing.T) {
 	f.agent.Refill(10) // from the newest on: there are gaps
 	restart := func() {
 		f.stop()
-		src, err := New(f.src.cfg, testLog(t))
+		src, err := New(f.src.cfg, slog.New(f.log))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -365,6 +368,32 @@ func TestKnowledgeSurvivesARestart(t *testing.T) {
 	restart()
 	if f.lastDoubt() != "" {
 		t.Errorf("without a file: doubt %q", f.lastDoubt())
+	}
+	f.logged("cannot be read; starting without it", 0)
+	f.stop()
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	restart()
+	f.logged("cannot be read; starting without it", 1)
+}
+
+func TestKnowledgeThatCannotBeSaved(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	f := cluster(t, corrosiontest.Options{}, Config{StateDir: dir}, quick)
+	for round := 1; round <= 2; round++ {
+		f.wait("the first try", func() bool { return f.log.count("knowledge of the corrosion agent cannot be saved") == round })
+		looked := f.agent.Counts().Queries
+		f.wait("further ones", func() bool { return f.agent.Counts().Queries > looked+10 })
+		f.logged("knowledge of the corrosion agent cannot be saved", round)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		f.wait("the file", func() bool { _, err := os.Stat(filepath.Join(dir, memoryFile)); return err == nil })
+		if err := os.Rename(dir, fmt.Sprint(dir, round)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
