@@ -129,7 +129,6 @@ func (a *agent) close() {
 	}
 	a.conns = nil
 	a.mu.Unlock()
-	a.transport.CloseIdleConnections()
 }
 
 // body is a response's body. Closing it ends the request.
@@ -153,10 +152,7 @@ func (a *agent) do(ctx context.Context, method, path, content string, timeout ti
 		cancel()
 		return nil, err
 	}
-	if content != "" {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Content-Type", "application/json")
 	if token := a.token.get(); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}

@@ -180,7 +180,7 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 	if !suspect {
 		err = s.resumeOrList(ctx, a, feed, resume)
 	}
-	for errors.Is(err, errAgain) && ctx.Err() == nil {
+	for errors.Is(err, errAgain) {
 		if err != errAgain {
 			s.log.Info("listing the corrosion agent again", "why", err)
 		}
@@ -195,7 +195,7 @@ func (s *Source) resumeOrList(ctx context.Context, a *agent, feed follow.Feed, r
 	if resume && s.listed && s.stuck < maxStuck {
 		s.stuck++
 		err := s.run(ctx, a, feed, true)
-		if !errors.Is(err, errLost) || ctx.Err() != nil {
+		if !errors.Is(err, errLost) {
 			return err
 		}
 		s.log.Warn("corrosion subscription cannot be resumed; listing again", "err", err)

@@ -476,12 +476,38 @@ func TestStuckSubscription(t *testing.T) {
 	t.Parallel()
 	f := start(t, corrosiontest.Options{}, Config{}, put)
 	f.waitListed(1)
+	f.agent.Put("machines", row("m1", "stopped")) // so that there is a change to resume from
+	f.waitState("m1", "stopped")
 	f.stop()
-	f.src.stuck = maxStuck // and not the resumption that would work
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); f.world.Follow(ctx, f.src, true) }()
-	f.waitListed(2)
-	cancel()
-	<-done
+	// follow resumes until a call of Change for which ends holds.
+	follow := func(ends func(items []registry.Item) bool) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f.world.Before = func(_ context.Context, call followtest.Call, items []registry.Item) {
+			if call == followtest.Change && ends(items) {
+				cancel()
+			}
+		}
+		f.world.Follow(ctx, f.src, true)
+	}
+	atOnce := func([]registry.Item) bool { return true }
+	for n := 1; n <= maxStuck; n++ {
+		if follow(atOnce); f.src.stuck != n || f.world.Listings() != 1 {
+			t.Errorf("resumed %d times: stuck %d times, %d listings", n, f.src.stuck, f.world.Listings())
+		}
+	}
+	follow(atOnce)
+	if f.src.stuck != 0 || f.world.Listings() != 2 {
+		t.Errorf("after a listing: stuck %d times, %d listings", f.src.stuck, f.world.Listings())
+	}
+	// A sign of life after the resumption shows that it works, and so does a change.
+	calls := 0
+	follow(func([]registry.Item) bool { calls++; return calls == 2 })
+	if f.src.stuck != 0 {
+		t.Errorf("stuck %d times in spite of a sign of life", f.src.stuck)
+	}
+	f.agent.Put("machines", row("m1", "started"))
+	follow(func(items []registry.Item) bool { return len(items) > 0 })
+	if f.src.stuck != 0 || f.world.Listings() != 2 {
+		t.Errorf("stuck %d times in spite of a change, %d listings", f.src.stuck, f.world.Listings())
+	}
 }

@@ -235,7 +235,7 @@ func (sub *subscription) reconcile() error {
 	}
 	ghosts := 0
 	for key := range sub.first.held {
-		if _, ok := sub.table.held[key]; !ok && named(key) {
+		if _, ok := sub.table.held[key]; !ok {
 			sub.mend = append(sub.mend, registry.Delete(key))
 			ghosts++
 		}

@@ -147,7 +147,7 @@ func union(spans []span) []span {
 	for _, s := range spans {
 		if n := len(joined); n > 0 && s.First <= joined[n-1].Last+1 {
 			joined[n-1].Last = max(joined[n-1].Last, s.Last)
-		} else if s.First <= s.Last {
+		} else {
 			joined = append(joined, s)
 		}
 	}

@@ -155,6 +155,9 @@ func TestCells(t *testing.T) {
 	if want := []string{"-9007199254740993", "aé\n", "fdaa", ""}; err != nil || strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("got %q, %v; want %q", got, err, want)
 	}
+	if sum([]string{"ab", "c"}) == sum([]string{"a", "bc"}) || sum([]string{"a"}) == sum([]string{"b"}) {
+		t.Error("other texts have the same sum")
+	}
 	for _, bad := range []string{`[null,1,2,3]`, `[null,{},1,2,3]`, `{}`, `[1,2,[300],4,5]`, `[1,2,["x"],4,5]`} {
 		if got, err := b.texts([]byte(bad)); err == nil {
 			t.Errorf("%s gave %q", bad, got)

@@ -182,7 +182,7 @@ func (s *stream) follow(ctx context.Context) error {
 		before := s.last
 		err := s.changes(ctx)
 		switch progress := s.last != before; {
-		case ctx.Err() != nil || errors.Is(err, errLost):
+		case errors.Is(err, errLost):
 			return err
 		case retried && !progress && errors.Is(err, errGap):
 			return fmt.Errorf("%w: %w", errLost, err)

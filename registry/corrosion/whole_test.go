@@ -223,7 +223,7 @@ func TestWipedBeforeItHasSettled(t *testing.T) {
 	f.agent.Wipe()
 	f.start()
 	f.waitTrouble("lacks 2 versions")
-	f.logged("data may be incomplete", 2)
+	f.wait("a warning", func() bool { return f.log.count("data may be incomplete") == 2 })
 	if f.lastDoubt() != doubtNew || f.world.Listings() != 1 {
 		t.Errorf("doubt %q, %d listings", f.lastDoubt(), f.world.Listings())
 	}

@@ -39,6 +39,10 @@ func (a *Agent) handler() http.Handler {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
+		if r.Method == http.MethodPost && r.Header.Get("Content-Type") != "application/json" {
+			w.WriteHeader(http.StatusUnsupportedMediaType)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
