@@ -167,7 +167,7 @@ func TestRemember(t *testing.T) {
 		saves("at once", false)
 		time.Sleep(w.pace.remember - 1)
 		saves("soon", false)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.doubt = doubt
 		saves("in doubt", false)
 		w.doubt = ""
