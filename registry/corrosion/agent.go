@@ -10,35 +10,34 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
 const (
-	// answerTimeout bounds the time until an agent begins its answer to a
+	// answerTimeout bounds the time until an agent begins to answer a
 	// subscription, which it does before it runs the query.
 	answerTimeout = 30 * time.Second
 
 	// dialTimeout bounds connecting. The agent is on this host or near it.
 	dialTimeout = 5 * time.Second
 
-	// pingAfter and pingTimeout find a dead HTTP/2 connection within 15 s of
-	// silence. TCP keepalive does so for the connections of HTTP/1.1: it waits
-	// pingAfter and then probes keepProbes times, pingTimeout apart.
+	// pingAfter and pingTimeout find a dead HTTP/2 connection within 15 s. TCP
+	// keepalive does so for the connections of HTTP/1.1: it waits pingAfter and
+	// then probes keepProbes times, pingTimeout apart.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 5 * time.Second
 	keepProbes  = 2
 
-	// errorBody is how much of an error's text is read.
+	// errorBody bounds what is read of an error's text, in bytes.
 	errorBody = 1024
 )
 
 // statusError is an answer other than 200.
 type statusError struct {
 	code int
-	text string // what the agent says about it; may be empty
+	text string // the agent's error message; may be empty
 }
 
 func (e *statusError) Error() string {
@@ -54,9 +53,10 @@ func (e *statusError) Error() string {
 // errEnded says that the agent has ended the one connection of HTTP/2.
 var errEnded = errors.New("the agent has ended the connection: it stops or restarts")
 
-// agent is the connections to one agent, for one call of Follow. Its methods
+// agent holds the connections to one agent, for one call of Follow. Its methods
 // may be called concurrently.
 type agent struct {
+	timeout   time.Duration // of a query and of a health request
 	base      string
 	token     *token
 	client    *http.Client
@@ -64,15 +64,15 @@ type agent struct {
 	h2        *http.ClientConn // nil: HTTP/1.1
 
 	mu     sync.Mutex
-	conns  []net.Conn // all that were dialled
+	conns  []net.Conn // all that were dialed
 	closed bool
 }
 
-// newAgent returns an agent that is reached by HTTP/2 with prior knowledge, on
-// one connection that is made now and never replaced; or by HTTP/1.1, on as
+// newAgent returns an agent that is reached by HTTP/2 with prior knowledge, over
+// one connection that is made now and never replaced; or by HTTP/1.1, over as
 // many as there are requests under way.
-func newAgent(ctx context.Context, addr string, token *token, http1 bool) (*agent, error) {
-	a := &agent{base: "http://" + addr, token: token}
+func newAgent(ctx context.Context, addr string, token *token, http1 bool, timeout time.Duration) (*agent, error) {
+	a := &agent{timeout: timeout, base: "http://" + addr, token: token}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(http1)
 	protocols.SetUnencryptedHTTP2(!http1)
@@ -81,7 +81,7 @@ func newAgent(ctx context.Context, addr string, token *token, http1 bool) (*agen
 		Protocols:          protocols,
 		HTTP2:              &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		DisableCompression: true,
-		// One beside those of the streams: questions seldom meet.
+		// One beside those of the streams: queries seldom overlap.
 		MaxIdleConnsPerHost: 1,
 	}
 	a.client = &http.Client{
@@ -100,7 +100,7 @@ func newAgent(ctx context.Context, addr string, token *token, http1 bool) (*agen
 	return a, nil
 }
 
-// dial connects and remembers the connection, so that close can be sure of it.
+// dial connects and remembers the connection for close.
 func (a *agent) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{
 		Timeout:         dialTimeout,
@@ -120,7 +120,7 @@ func (a *agent) dial(ctx context.Context, network, addr string) (net.Conn, error
 	return c, nil
 }
 
-// close ends every connection, whatever is under way on it.
+// close closes every connection, with the requests that are under way.
 func (a *agent) close() {
 	a.mu.Lock()
 	a.closed = true
@@ -129,10 +129,9 @@ func (a *agent) close() {
 	}
 	a.conns = nil
 	a.mu.Unlock()
-	a.transport.CloseIdleConnections()
 }
 
-// body is a response's body whose request ends with it.
+// body is a response's body. Closing it ends the request.
 type body struct {
 	io.ReadCloser
 	cancel context.CancelFunc
@@ -144,7 +143,7 @@ func (b *body) Close() error {
 }
 
 // do sends a request and returns the response if it is a 200 that began within
-// timeout. Its body has no limit in time; closing it ends the request.
+// timeout, which does not bound its body. The caller closes the body.
 func (a *agent) do(ctx context.Context, method, path, content string, timeout time.Duration) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	timer := time.AfterFunc(timeout, cancel)
@@ -153,10 +152,7 @@ func (a *agent) do(ctx context.Context, method, path, content string, timeout ti
 		cancel()
 		return nil, err
 	}
-	if content != "" {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Content-Type", "application/json")
 	if token := a.token.get(); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -167,7 +163,7 @@ func (a *agent) do(ctx context.Context, method, path, content string, timeout ti
 		switch {
 		case timedOut:
 			return nil, fmt.Errorf("no answer within %s", timeout)
-		case a.h2 != nil && a.h2.Available() == 0: // and not because of too many requests: there are six at most
+		case a.h2 != nil && a.h2.Available() == 0: // six requests at most are under way: it has room for those
 			return nil, fmt.Errorf("%w (%w)", errEnded, withoutURL(err))
 		}
 		return nil, withoutURL(err)
@@ -191,8 +187,8 @@ func withoutURL(err error) error {
 	return err
 }
 
-// errorText returns what an answer that is no 200 says: the text of an error
-// event, or its first line. The agent ends it with no line end.
+// errorText returns the message of an answer other than 200: the text of an error
+// event, which has no line end, or the first line.
 func errorText(r io.Reader) string {
 	text, _ := io.ReadAll(io.LimitReader(r, errorBody))
 	var ev event
@@ -203,7 +199,7 @@ func errorText(r io.Reader) string {
 	return strings.ToValidUTF8(string(line), "")
 }
 
-// origin is which subscription a stream belongs to.
+// origin identifies the subscription of a stream.
 type origin struct{ id, hash string }
 
 func originOf(h http.Header) origin {
@@ -228,13 +224,10 @@ func (a *agent) subscribe(ctx context.Context, sql string) (origin, io.ReadClose
 	return from, resp.Body, nil
 }
 
-// resume opens the stream of a subscription after change id last; or, where
-// last is 0, from its listing. An error that is errLost says that it is gone.
+// resume opens the stream of a subscription after change id last, or from its
+// listing if last is 0. The error is errLost if the subscription is gone.
 func (a *agent) resume(ctx context.Context, want origin, last uint64) (io.ReadCloser, error) {
-	path := "/v1/subscriptions/" + url.PathEscape(want.id)
-	if last > 0 {
-		path += "?from=" + strconv.FormatUint(last, 10)
-	}
+	path := fmt.Sprintf("/v1/subscriptions/%s?from=%d", url.PathEscape(want.id), last)
 	resp, err := a.do(ctx, http.MethodGet, path, "", answerTimeout)
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusNotFound {
@@ -251,31 +244,38 @@ func (a *agent) resume(ctx context.Context, want origin, last uint64) (io.ReadCl
 }
 
 // alive asks the agent for a sign of life that involves its database.
-func (a *agent) alive(ctx context.Context, timeout time.Duration) error {
-	return a.query(ctx, "SELECT 1", timeout, nil)
+func (a *agent) alive(ctx context.Context) error {
+	return a.query(ctx, "SELECT 1", 1, func([]cell) error { return nil })
 }
 
-// query runs a statement that reads, and hands each row's cells to row until
-// that returns an error. All of it must happen within timeout.
-func (a *agent) query(ctx context.Context, sql string, timeout time.Duration, row func(cells json.RawMessage) error) error {
-	return a.events(ctx, sql, timeout, func(ev *event, long *longLine) error {
+// query runs a read-only statement and calls row with the cells of each row,
+// which are as many as there are columns, until that returns an error.
+func (a *agent) query(ctx context.Context, sql string, columns int, row func([]cell) error) error {
+	return a.events(ctx, sql, a.timeout, func(ev *event, long *longLine) error {
 		switch {
 		case long != nil:
 			return long
-		case ev.Row == nil || row == nil:
+		case ev.Row == nil:
 			return nil
 		}
-		_, cells, err := rowOf(ev.Row)
+		_, raw, err := rowOf(ev.Row)
 		if err != nil {
 			return err
+		}
+		var cells []cell
+		if err := json.Unmarshal(raw, &cells); err != nil {
+			return err
+		}
+		if len(cells) != columns {
+			return fmt.Errorf("%d cells, want %d", len(cells), columns)
 		}
 		return row(cells)
 	})
 }
 
-// events runs a statement that reads, and hands its columns and rows to each
-// until that returns an error; a row that is too long as what can be read of it,
-// without an event.
+// events runs a read-only statement and calls each with its events until that
+// returns an error. Of a row that is too long there is a longLine instead. All of
+// it must happen within timeout.
 func (a *agent) events(ctx context.Context, sql string, timeout time.Duration, each func(*event, *longLine) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -9,37 +9,32 @@ import (
 	"time"
 )
 
-// The agent keeps a record of each subscription, from which listings are made
-// and changes are told. What it failed to match is missing there for good, and a
-// listing cannot show it. So each table is compared now and then with its own
-// query, run on the table itself: by the sums of all rows, on either side of
-// which nothing is kept.
+// The agent keeps a record of each subscription, from which it makes listings and
+// changes. What it failed to match is missing there for good, and a listing cannot
+// show it. So each table is compared now and then with its own query, run on the
+// table itself, by the sums of all rows.
 
-const (
-	// compareFirst is when the first comparison is due at the latest: a record
-	// may be older than this dnsd.
-	compareFirst = 5 * time.Minute
+// compareTimeout bounds reading one table. The agent's own bound is the same.
+const compareTimeout = time.Minute
 
-	// compareEvery is the time between comparisons, give or take a half, so that
-	// the hosts of a cluster spread. 100,000 machines cost an agent 0.75 s of
-	// processor each time (v1.0.0), and dnsd 0.5 s.
-	compareEvery = time.Hour
-
-	// compareSettle is how long a difference must last: what has been written is
-	// matched and told within a second, and later only by an agent under stress.
-	compareSettle = 30 * time.Second
-
-	// compareTimeout bounds reading one table. The agent's own bound is the same.
-	compareTimeout = time.Minute
-)
-
-// comparison is when tables are compared, and its times; shorter in tests.
+// comparison is when tables are compared. Its times are shorter in tests.
 type comparison struct {
-	first, every, settle time.Duration
-	next                 time.Time // zero: not yet planned
+	first  time.Duration // the first comparison is due within it
+	every  time.Duration // between two, give or take a half, so that hosts spread
+	settle time.Duration // how long a difference must last
+	next   time.Time     // zero: not yet planned
 }
 
-var defaultComparison = comparison{first: compareFirst, every: compareEvery, settle: compareSettle}
+var defaultComparison = comparison{
+	first: 5 * time.Minute, // the record may be older than this dnsd
+
+	// 100,000 machines cost an agent 0.75 s of processor each time (1.0.0), and
+	// dnsd 0.5 s.
+	every: time.Hour,
+
+	// A write is matched and told within a second, unless the agent is overloaded.
+	settle: 30 * time.Second,
+}
 
 // compare compares all tables, again and again, until ctx ends or there is a
 // difference that lasts: then the error is errAgain.
@@ -52,7 +47,7 @@ func (s *Source) compare(ctx context.Context, a *agent, out chan<- message) erro
 		if err := sleep(ctx, time.Until(c.next)); err != nil {
 			return err
 		}
-		c.next = time.Now().Add(c.first) // if this one comes to no end, or to a new subscription
+		c.next = time.Now().Add(c.first) // unless all tables are found to be equal
 		failed := false
 		for _, sub := range s.subs {
 			err := s.compareOne(ctx, a, sub, out)
@@ -70,10 +65,10 @@ func (s *Source) compare(ctx context.Context, a *agent, out chan<- message) erro
 	}
 }
 
-// compareOne compares one table with what its subscription has told.
+// compareOne compares one table with its subscription.
 func (s *Source) compareOne(ctx context.Context, a *agent, sub *subscription, out chan<- message) error {
 	missing, extra, err := s.differences(ctx, a, sub, out)
-	if err == nil && len(missing)+len(extra) > 0 { // mostly what is under way
+	if err == nil && len(missing)+len(extra) > 0 { // most are changes under way
 		if err := sleep(ctx, s.comparison.settle); err != nil {
 			return err
 		}
@@ -87,30 +82,28 @@ func (s *Source) compareOne(ctx context.Context, a *agent, sub *subscription, ou
 	sub.compared.Store(time.Now().UnixMilli())
 	if n := len(missing) + len(extra); n > 0 {
 		sub.drifted.Add(int64(n))
-		s.log.Error("the corrosion agent's record of a subscription is not what its table holds; subscribing anew",
-			"table", sub.shape.table, "rows missing or old", len(missing), "rows that are no more or old", len(extra))
+		s.log.Error("the corrosion agent's record of a subscription differs from its table; subscribing anew",
+			"table", sub.shape.table, "rows missing or old", len(missing), "rows deleted or old", len(extra))
 		return fmt.Errorf("%w: the agent's record of %s is wrong", errAgain, sub.shape.table)
 	}
 	return nil
 }
 
 // differences returns the sums of the rows that only the table has, and of those
-// that only the subscription has told of.
+// that only the subscription has.
 func (s *Source) differences(ctx context.Context, a *agent, sub *subscription, out chan<- message) (missing, extra []uint64, err error) {
 	table, err := a.sums(ctx, sub)
 	if err != nil {
 		return nil, nil, err
 	}
 	reply := make(chan []uint64, 1)
-	select {
-	case out <- message{what: asked, sub: sub, reply: reply}:
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+	if err := send(ctx, out, message{what: asked, sub: sub, reply: reply}); err != nil {
+		return nil, nil, err
 	}
 	select {
 	case told, ok := <-reply:
 		if !ok {
-			return nil, nil, errors.New("it is being listed")
+			return nil, nil, errors.New("the subscription is still listing")
 		}
 		slices.Sort(told)
 		missing, extra = difference(table, told)
@@ -132,7 +125,7 @@ func (a *agent) sums(ctx context.Context, sub *subscription) (sums []uint64, err
 			return errNoColumns
 		case long != nil:
 			h, _ := headOf(long.head)
-			sums = append(sums, sum(b.begun(h)))
+			sums = append(sums, sum(b.pick(h.cells)))
 		case ev.Row != nil:
 			_, cells, err := rowOf(ev.Row)
 			if err != nil {
@@ -147,7 +140,7 @@ func (a *agent) sums(ctx context.Context, sub *subscription) (sums []uint64, err
 	return sums, err
 }
 
-// sums returns the sums of all rows that a subscription has told of.
+// sums returns the sums of all rows of a subscription.
 func (t *table) sums() []uint64 {
 	sums := make([]uint64, 0, len(t.rows))
 	for _, row := range t.rows {

@@ -21,18 +21,17 @@ type Config struct {
 	Token     string  // bearer token; empty: none is sent
 	TokenFile string  // a file that holds it instead, read again for each request; empty: none
 	Queries   Queries // the zero value means DefaultQueries
-	StateDir  string  // where what the agent knows is kept over a restart; empty: nowhere
+	StateDir  string  // where the knowledge of the agent is kept over a restart; empty: nowhere
 }
 
 // Queries holds a SELECT for each kind of object. A kind whose query is empty
 // is not subscribed, and none of its objects are known.
 type Queries struct{ Machines, Apps, Peers, Addresses string }
 
-// DefaultQueries returns the queries for the default tables. The agent keeps
-// one subscription for all clients with the same SQL, so their bytes are
-// better not changed without need. updated_at is selected where every other
-// column is one of the key: see the rule of announcements in the package
-// comment.
+// DefaultQueries returns the queries for the default tables. The agent makes
+// another subscription for each text, so they are changed only if they must be.
+// Those for apps and addresses need updated_at, the only column outside the key:
+// see the rule of announcements in the package comment.
 func DefaultQueries() Queries {
 	return Queries{
 		Machines:  "SELECT id, network, app, region, process_group, state, private_ip, metadata FROM machines",
@@ -43,25 +42,22 @@ func DefaultQueries() Queries {
 }
 
 const (
-	// proveEvery is how often the agent is asked for a sign of life: several
-	// times within the shortest silence that should make answers stale, and
-	// next to no work for the agent.
+	// proveEvery is how often the agent is asked for a sign of life: several times
+	// within the shortest --stale-after, and next to no work for the agent.
 	proveEvery = 10 * time.Second
 
-	// proveTimeout bounds one such question. An agent that takes longer for
-	// "SELECT 1" is in trouble.
+	// proveTimeout bounds the answer to it, and those to the other small requests.
 	proveTimeout = 5 * time.Second
 
-	// maxStuck is after how many resumptions that came to nothing everything is
-	// listed again: the agent may have kept the id of a subscription that no
-	// longer works.
+	// maxStuck is the number of resumptions without a change or a sign of life
+	// after which everything is listed again: the agent may have kept the id of a
+	// subscription that no longer works.
 	maxStuck = 2
 
-	// Silence is for how long an agent that is well may go unheard.
+	// Silence is how long an agent that is well may give no sign of life.
 	Silence = proveEvery + proveTimeout
 
-	// proveFailures in a row end the stream: the connections may be dead in a
-	// way that only new ones show.
+	// proveFailures in a row end the stream: a new connection may work.
 	proveFailures = 3
 )
 
@@ -76,15 +72,15 @@ type Source struct {
 	proveEvery, proveTimeout time.Duration
 
 	// Owned by the goroutine that is in Follow.
-	listed bool // what the subscriptions know is whole: they can be resumed
-	stuck  int  // calls in a row that resumed and then came to nothing
+	listed bool // all subscriptions are listed: they can be resumed
+	stuck  int  // resumptions in a row without a change or a sign of life
 	http1  bool // the last connection used HTTP/1.1
 	whole  wholeness
 
 	warned map[string]bool // mistakes in queries that were logged
 
 	comparison comparison   // owned by compare, of which there is one at a time
-	deaf       atomic.Int64 // queries that are not told of new rows
+	deaf       atomic.Int64 // queries that break the rule of announcements
 }
 
 // New returns a source, or an error that names what is wrong with cfg. It
@@ -108,7 +104,7 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 		comparison: defaultComparison, warned: map[string]bool{}}
 	s.whole = wholeness{pace: defaultPace, memory: newMemory(cfg.StateDir, s.String())}
 	for _, shape := range shapes {
-		sql := strings.TrimSpace(shape.query(cfg.Queries)) // so that a file's last line end makes no subscription of its own
+		sql := strings.TrimSpace(shape.query(cfg.Queries)) // another line end would be another subscription
 		if sql == "" {
 			continue
 		}
@@ -123,8 +119,7 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 	return s, nil
 }
 
-// checkQuery refuses what can be seen to be wrong without an agent. Which
-// columns the query gives is known when the agent has answered.
+// checkQuery checks a query as far as that is possible without an agent.
 func checkQuery(sql string) error {
 	words := strings.Fields(sql)
 	switch {
@@ -185,7 +180,7 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 	if !suspect {
 		err = s.resumeOrList(ctx, a, feed, resume)
 	}
-	for errors.Is(err, errAgain) && ctx.Err() == nil {
+	for errors.Is(err, errAgain) {
 		if err != errAgain {
 			s.log.Info("listing the corrosion agent again", "why", err)
 		}
@@ -200,7 +195,7 @@ func (s *Source) resumeOrList(ctx context.Context, a *agent, feed follow.Feed, r
 	if resume && s.listed && s.stuck < maxStuck {
 		s.stuck++
 		err := s.run(ctx, a, feed, true)
-		if !errors.Is(err, errLost) || ctx.Err() != nil {
+		if !errors.Is(err, errLost) {
 			return err
 		}
 		s.log.Warn("corrosion subscription cannot be resumed; listing again", "err", err)
@@ -208,9 +203,9 @@ func (s *Source) resumeOrList(ctx context.Context, a *agent, feed follow.Feed, r
 	return s.run(ctx, a, feed, false)
 }
 
-// renew gives the queries a text that they never had: another text makes another
-// subscription, whose record the agent makes from its database as it is now. The
-// old one it drops when nobody has followed it for ten minutes.
+// renew gives the queries texts that they never had, for which the agent makes new
+// subscriptions from its database as it is now. It drops the old ones when nobody
+// has followed them for ten minutes.
 func (s *Source) renew() {
 	mark := time.Now().UTC().Format(" /* 2006-01-02T15:04:05.000000Z */")
 	for _, sub := range s.subs {
@@ -237,20 +232,20 @@ func (s *Source) connect(ctx context.Context) (*agent, error) {
 	return a, nil
 }
 
-// reach asks the agent for a sign of life over one of the protocols.
+// reach returns an agent that has answered over one of the protocols.
 func (s *Source) reach(ctx context.Context, http1 bool) (*agent, error) {
-	a, err := newAgent(ctx, s.cfg.Addr, s.token, http1)
+	a, err := newAgent(ctx, s.cfg.Addr, s.token, http1, s.proveTimeout)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.alive(ctx, s.proveTimeout); err != nil {
+	if err := a.alive(ctx); err != nil {
 		a.close()
 		return nil, err
 	}
 	return a, nil
 }
 
-// isDial reports whether err is that no connection came about at all.
+// isDial reports whether err is that of connecting.
 func isDial(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"

@@ -12,18 +12,17 @@ import (
 )
 
 const (
-	// maxLine bounds one line of a stream, which is one row as JSON: far more
-	// than any row that means something here, and small enough that four
-	// streams of nonsense do no harm.
+	// maxLine bounds one line of a stream, which is one row as JSON, in bytes: far
+	// more than any row that can be used, and little enough for four streams.
 	maxLine = 8 << 20
 
-	// readBuffer is what the agent sends at once at most: one read is then
-	// one batch.
+	// readBuffer is the most that the agent sends at once, in bytes, so that one
+	// read is one batch.
 	readBuffer = 64 << 10
 )
 
-// longLine is the error for a line longer than maxLine, which has been passed
-// over: its beginning and its end, which tell which row it is.
+// longLine is the error for a line longer than maxLine, which was skipped. It has
+// the beginning and the end of the line, which hold the row id and the change id.
 type longLine struct{ head, tail []byte }
 
 func (*longLine) Error() string { return fmt.Sprintf("a line is longer than %d MiB", maxLine>>20) }
@@ -34,7 +33,7 @@ const tailSize = 64
 // lineReader cuts a stream into lines of bounded length.
 type lineReader struct {
 	r    *bufio.Reader
-	long []byte // what has been read of a line that the reader's buffer cannot hold
+	long []byte // the beginning of a line that the reader's buffer cannot hold
 }
 
 func newLineReader(r io.Reader) *lineReader {
@@ -42,10 +41,10 @@ func newLineReader(r io.Reader) *lineReader {
 }
 
 // next returns the next line without its end; it is valid until the next call.
-// The last line may lack its end: half an event does not parse. After a
-// longLine, the reader goes on with the line that follows.
+// The last line may lack its end: an incomplete event does not parse. After a
+// longLine, the reader continues with the following line.
 func (l *lineReader) next() ([]byte, error) {
-	if cap(l.long) > 4*readBuffer { // one long row must not hold its memory for ever
+	if cap(l.long) > 4*readBuffer { // so that one long row does not hold its memory
 		l.long = nil
 	}
 	l.long = l.long[:0]
@@ -83,14 +82,14 @@ func (l *lineReader) next() ([]byte, error) {
 // last returns the last n bytes of b, or all that there are.
 func last(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
-// ready reports whether a further line can be read without waiting.
+// ready reports whether the next line can be read without blocking.
 func (l *lineReader) ready() bool {
 	b, _ := l.r.Peek(l.r.Buffered())
 	return bytes.IndexByte(b, '\n') >= 0
 }
 
-// event is one line of a stream: exactly one of its fields is set, or none for
-// a kind of event that is not known here.
+// event is one line of a stream: exactly one of its fields is set, or none if the
+// event is of an unknown kind.
 type event struct {
 	Columns []string          `json:"columns"`
 	Row     []json.RawMessage `json:"row"`    // row id, cells
@@ -101,15 +100,15 @@ type event struct {
 	Error *string `json:"error"`
 }
 
-// cell is a value of SQLite as text: NULL is empty, a number is its literal,
-// so that all 64 bits of it are exact, and a BLOB is its bytes.
+// cell is a value of SQLite as text: NULL is empty, a number is its literal, so
+// that all 64 bits are exact, and a BLOB is its bytes.
 type cell string
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (c *cell) UnmarshalJSON(b []byte) error {
 	switch b[0] {
 	case '"':
-		if bytes.IndexByte(b, '\\') < 0 && utf8.Valid(b) { // nearly always, and a third of a listing's time otherwise
+		if bytes.IndexByte(b, '\\') < 0 && utf8.Valid(b) { // the usual case: json would take a third of a listing's time
 			*c = cell(b[1 : len(b)-1])
 			return nil
 		}
@@ -137,7 +136,7 @@ func parseID(b json.RawMessage) (uint64, error) {
 	return strconv.ParseUint(string(b), 10, 64)
 }
 
-// rowOf takes a row event apart.
+// rowOf returns the parts of a row event.
 func rowOf(parts []json.RawMessage) (id uint64, cells json.RawMessage, err error) {
 	if len(parts) != 2 {
 		return 0, nil, fmt.Errorf("a row event has %d parts, want 2", len(parts))
@@ -146,10 +145,10 @@ func rowOf(parts []json.RawMessage) (id uint64, cells json.RawMessage, err error
 	return id, parts[1], err
 }
 
-// change is a change event taken apart.
+// change is a change event.
 type change struct {
 	row, id uint64
-	gone    bool // the row is no longer there
+	gone    bool // the row is deleted
 	cells   json.RawMessage
 }
 
@@ -172,16 +171,15 @@ func changeOf(parts []json.RawMessage) (c change, err error) {
 	return c, err
 }
 
-// head is what the beginning of an event tells about a row that is too long to
-// be read.
+// head is the beginning of an event that is too long to be read.
 type head struct {
 	kind  string // row or change
 	typ   string // of a change: insert, update or delete
 	row   uint64
-	cells []cell // those that stand before the long one
+	cells []cell // those before the long one
 }
 
-// headOf reads the beginning of an event as far as it goes.
+// headOf reads the beginning of an event.
 func headOf(b []byte) (h head, ok bool) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
@@ -211,8 +209,7 @@ func headOf(b []byte) (h head, ok bool) {
 	return h, true
 }
 
-// changeID returns the id at the end of a change event, which need not be there
-// as a whole.
+// changeID returns the id of a change event, of which tail is the end.
 func changeID(tail []byte) (uint64, error) {
 	tail = bytes.TrimRight(tail, "]}\n")
 	return parseID(tail[bytes.LastIndexByte(tail, ',')+1:])

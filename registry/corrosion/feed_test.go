@@ -1,10 +1,13 @@
 package corrosion
 
 import (
+	"context"
+	"flag"
 	"io"
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +18,15 @@ import (
 	"dnsd/registry/follow/followtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Nearly all tests wait for a source: more of them run at once than there are
+	// processors.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is longer than a test waits for anything: what takes so long never comes.
 const patience = time.Hour
@@ -38,6 +49,7 @@ type fixture struct {
 	agent  *corrosiontest.Agent
 	src    *Source
 	world  *followtest.Recorder
+	log    *journal // of the first source
 	run    *followtest.Run
 	before string // what Follow returned before run
 
@@ -62,9 +74,9 @@ func stopped(t *testing.T, opts corrosiontest.Options, cfg Config) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(agent.Close)
-	f := &fixture{t: t, agent: agent, world: &followtest.Recorder{}}
+	f := &fixture{t: t, agent: agent, world: &followtest.Recorder{}, log: newJournal(t)}
 	cfg.Addr = agent.Addr()
-	if f.src, err = New(cfg, testLog(t)); err != nil {
+	if f.src, err = New(cfg, slog.New(f.log)); err != nil {
 		t.Fatal(err)
 	}
 	f.src.proveEvery = 20 * time.Millisecond
@@ -81,6 +93,22 @@ func (f *fixture) follow() {
 }
 
 func (f *fixture) stop() { f.run.Stop() }
+
+// start makes an agent that was stopped serve again.
+func (f *fixture) start() {
+	f.t.Helper()
+	if err := f.agent.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// logged checks how often a message was logged.
+func (f *fixture) logged(text string, want int) {
+	f.t.Helper()
+	if n := f.log.count(text); n != want {
+		f.t.Errorf("%q was logged %d times, want %d", text, n, want)
+	}
+}
 
 // relist ends Follow and begins anew, without resuming.
 func (f *fixture) relist() { f.stop(); f.follow() }
@@ -136,9 +164,38 @@ func with(r corrosiontest.Row, column string, value any) corrosiontest.Row {
 	return r
 }
 
-func testLog(t *testing.T) *slog.Logger {
-	if os.Getenv("DNSD_TEST_LOG") == "" {
-		return slog.New(slog.DiscardHandler)
-	}
-	return slog.New(slog.NewTextHandler(io.Writer(t.Output()), &slog.HandlerOptions{Level: slog.LevelDebug}))
+// journal counts what is logged, and writes it to the test's output where
+// DNSD_TEST_LOG asks for it.
+type journal struct {
+	slog.Handler
+	mu    sync.Mutex
+	lines []string
 }
+
+func newJournal(t *testing.T) *journal {
+	out := io.Discard
+	if os.Getenv("DNSD_TEST_LOG") != "" {
+		out = t.Output()
+	}
+	return &journal{Handler: slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})}
+}
+
+func (j *journal) Handle(ctx context.Context, r slog.Record) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines = append(j.lines, r.Message)
+	return j.Handler.Handle(ctx, r)
+}
+
+func (j *journal) count(text string) (n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, l := range j.lines {
+		if strings.Contains(l, text) {
+			n++
+		}
+	}
+	return n
+}
+
+func testLog(t *testing.T) *slog.Logger { return slog.New(newJournal(t)) }

@@ -14,23 +14,22 @@ import (
 )
 
 const (
-	// maxGhosts bounds the deletions that a second try at a listing may bring
-	// about by lacking what the first one had. It is the number from which
-	// the sweep guard wants to see removals, which it only sees in a listing.
+	// maxGhosts bounds the objects that the first try at a listing had and the
+	// second one lacks: they are deleted by changes, which the sweep guard does not
+	// see. It is the number of removals at which the guard begins.
 	maxGhosts = 20
 
-	// maxMend bounds what is remembered to be corrected after a listing.
+	// maxMend bounds the objects to be corrected after a listing.
 	maxMend = 4096
 )
 
 // subscription is what is known of one kind of object between two calls of
-// Follow. Only the goroutine in Follow touches it, apart from shape and
-// query, which never change, sql, which changes only between two runs, and what
-// is atomic.
+// Follow. It belongs to the goroutine in Follow, apart from shape and query, which
+// never change, sql, which changes only between two runs, and the atomics.
 type subscription struct {
 	shape *shape
 	query string // the statement
-	sql   string // its text, which is another one for a subscription of its own
+	sql   string // its text, to which a comment makes a new subscription
 
 	from    origin
 	binding binding
@@ -43,7 +42,7 @@ type subscription struct {
 
 	// While listing:
 	first *table          // of a first try that was cut short
-	mend  []registry.Item // what the listing has twice, as it should be
+	mend  []registry.Item // changes that correct the listing once it is complete
 }
 
 // run follows all subscriptions with one listing at most.
@@ -63,17 +62,18 @@ func (s *Source) run(ctx context.Context, a *agent, feed follow.Feed, resume boo
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	messages, gate := make(chan message), make(chan struct{})
+	begin := func(do func() error) { wg.Go(func() { cancel(contain.Run(do)) }) }
 	for _, sub := range s.subs {
 		st := &stream{
 			agent: a, sub: sub, log: s.log, out: messages, gate: gate,
 			from: sub.from, binding: sub.binding, last: sub.last,
 		}
-		wg.Go(func() { cancel(contain.Run(func() error { return st.run(inner, resume) })) })
+		begin(func() error { return st.run(inner, resume) })
 	}
-	wg.Go(func() { cancel(contain.Run(func() error { return s.prove(inner, a, messages) })) })
-	wg.Go(func() { cancel(contain.Run(func() error { return s.watch(inner, a, messages) })) })
-	if s.whole.doubt == "" { // what is being filled differs all the time
-		wg.Go(func() { cancel(contain.Run(func() error { return s.compare(inner, a, messages) })) })
+	begin(func() error { return s.prove(inner, a, messages) })
+	begin(func() error { return s.watch(inner, a, messages) })
+	if s.whole.doubt == "" { // the tables of an agent that is being filled differ all the time
+		begin(func() error { return s.compare(inner, a, messages) })
 	}
 	err := s.merge(ctx, inner, feed, messages, gate)
 	if errors.Is(err, errLost) {
@@ -82,7 +82,7 @@ func (s *Source) run(ctx context.Context, a *agent, feed follow.Feed, resume boo
 	return err
 }
 
-// prove asks for signs of life until ctx ends or there are none.
+// prove asks for signs of life until ctx ends or proveFailures in a row fail.
 func (s *Source) prove(ctx context.Context, a *agent, out chan<- message) error {
 	ticker := time.NewTicker(s.proveEvery)
 	defer ticker.Stop()
@@ -92,23 +92,21 @@ func (s *Source) prove(ctx context.Context, a *agent, out chan<- message) error 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := a.alive(ctx, s.proveTimeout); err != nil {
+		if err := a.alive(ctx); err != nil {
 			if failures++; failures == proveFailures {
 				return fmt.Errorf("corrosion agent at %s gives no sign of life: %w", s.cfg.Addr, err)
 			}
 			continue
 		}
 		failures = 0
-		select { // behind what the streams have read already
-		case out <- message{what: alive}:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := send(ctx, out, message{what: alive}); err != nil {
+			return err
 		}
 	}
 }
 
-// merge brings what the streams send to the feed, in one goroutine, until one
-// of them ends, which ends inner.
+// merge passes what the streams send to the feed, in one goroutine, until one of
+// them ends, which ends inner.
 func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-chan message, gate chan struct{}) error {
 	var items []registry.Item
 	for {
@@ -134,12 +132,12 @@ func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-
 				close(m.reply)
 			}
 		case m.what == changed:
-			if items, err = m.sub.apply(m.entries, items[:0]); err == nil {
+			if items, err = m.sub.take(&m, items[:0]); err == nil {
 				err = s.change(ctx, feed, items)
 			}
 			m.sub.last = m.last
 		case m.what == rows:
-			if items, err = m.sub.list(m.entries, items[:0]); err == nil {
+			if items, err = m.sub.take(&m, items[:0]); err == nil {
 				err = feed.List(ctx, items)
 			}
 		case m.what == began:
@@ -150,12 +148,11 @@ func (s *Source) merge(ctx, inner context.Context, feed follow.Feed, messages <-
 		if err != nil {
 			return err
 		}
-		clear(items) // they are the feed's now
+		clear(items) // the objects belong to the feed now
 	}
 }
 
-// heard tells the feed that the agent has proven to be alive, and with it the
-// cluster.
+// heard reports a sign of life to the feed, unless the agent is cut off.
 func (s *Source) heard(ctx context.Context, feed follow.Feed) error {
 	if !s.proven() {
 		return nil
@@ -163,8 +160,8 @@ func (s *Source) heard(ctx context.Context, feed follow.Feed) error {
 	return feed.Change(ctx, nil)
 }
 
-// change passes items on. If that fails, the tables are ahead of the feed, and
-// only a listing brings them together again.
+// change passes items to the feed. If that fails, the tables are ahead of the
+// feed, and everything has to be listed again.
 func (s *Source) change(ctx context.Context, feed follow.Feed, items []registry.Item) error {
 	s.stuck = 0
 	err := feed.Change(ctx, items)
@@ -174,8 +171,8 @@ func (s *Source) change(ctx context.Context, feed follow.Feed, items []registry.
 	return err
 }
 
-// ready takes note that a subscription is listed or resumed, and completes the
-// listing when all are.
+// ready marks a subscription as listed or resumed, and completes the listing when
+// all are.
 func (s *Source) ready(ctx context.Context, feed follow.Feed, m *message, gate chan<- struct{}) error {
 	m.sub.ready = true
 	if m.what == listed {
@@ -190,7 +187,7 @@ func (s *Source) ready(ctx context.Context, feed follow.Feed, m *message, gate c
 		}
 	}
 	s.whole.remember(s.whole.seen)
-	if m.what == resumed { // every subscription was answered for just now
+	if m.what == resumed { // the agent has just answered for every subscription
 		return s.heard(ctx, feed)
 	}
 	if err := feed.Listed(ctx, s.whole.doubt); err != nil {
@@ -209,30 +206,16 @@ func (s *Source) ready(ctx context.Context, feed follow.Feed, m *message, gate c
 	return nil
 }
 
-// apply turns changes into items for the feed.
-func (sub *subscription) apply(changes []entry, items []registry.Item) ([]registry.Item, error) {
-	var err error
-	for i := range changes {
-		if items, err = sub.table.apply(&changes[i], items); err != nil {
-			return nil, err
-		}
-	}
-	return items, nil
-}
-
-// list turns rows of a listing into items for the feed. A listing should have
-// every object once; of one that it has had before, with another content, the
-// last content is put once more when the listing is complete.
-func (sub *subscription) list(rows []entry, items []registry.Item) ([]registry.Item, error) {
-	for i := range rows {
-		e := &rows[i]
-		if o := e.item.Object; o != nil {
-			key := o.Key()
-			if sub.table.other(key, e.sum) || sub.first.other(key, e.sum) {
+// take turns rows or changes into items for the feed. An object that was listed
+// before with another content is put once more when the listing is complete.
+func (sub *subscription) take(m *message, items []registry.Item) (_ []registry.Item, err error) {
+	for i := range m.entries {
+		e := &m.entries[i]
+		if o := e.item.Object; o != nil && m.what == rows {
+			if key := o.Key(); sub.table.other(key, e.sum) || sub.first.other(key, e.sum) {
 				sub.mend = append(sub.mend, e.item)
 			}
 		}
-		var err error
 		if items, err = sub.table.apply(e, items); err != nil {
 			return nil, err
 		}
@@ -243,8 +226,8 @@ func (sub *subscription) list(rows []entry, items []registry.Item) ([]registry.I
 	return items, nil
 }
 
-// reconcile ends a listing. What only a first try that was cut short had is in
-// the feed's listing too, and has to go.
+// reconcile ends a listing. Objects that only the first try had are in the feed's
+// listing too, and are to be deleted.
 func (sub *subscription) reconcile() error {
 	sub.table.keeps = false
 	if sub.first == nil {
@@ -252,7 +235,7 @@ func (sub *subscription) reconcile() error {
 	}
 	ghosts := 0
 	for key := range sub.first.held {
-		if _, ok := sub.table.held[key]; !ok && named(key) {
+		if _, ok := sub.table.held[key]; !ok {
 			sub.mend = append(sub.mend, registry.Delete(key))
 			ghosts++
 		}

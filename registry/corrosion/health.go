@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 )
 
-// health is what the agent says of itself. It says nothing, by status 503, when
-// it has applied nothing of another agent's in the last two minutes, be it cut
-// off, alone, or in a cluster in which nothing has happened.
+// health is what the agent reports of itself.
 type health struct {
 	Gaps    uint64  `json:"gaps"`       // versions that it knows to exist and lacks
 	Members int     `json:"members"`    // other agents that it sees
@@ -19,14 +16,15 @@ type health struct {
 	Queue   uint64  `json:"queue_size"` // changes that it has yet to apply
 }
 
-// maxHealth bounds the answer.
+// maxHealth bounds the answer, in bytes.
 const maxHealth = 64 << 10
 
-// health asks for it; nil: the agent says nothing.
-func (a *agent) health(ctx context.Context, timeout time.Duration) (*health, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// health asks for the agent's health. It returns nil if the agent answers 503, as
+// it does when it has applied nothing of another agent's in the last two minutes.
+func (a *agent) health(ctx context.Context) (*health, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	resp, err := a.do(ctx, http.MethodGet, "/v1/health", "", timeout)
+	resp, err := a.do(ctx, http.MethodGet, "/v1/health", "", a.timeout)
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusServiceUnavailable {
 		return nil, nil

@@ -3,37 +3,33 @@ package corrosion
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
-	"time"
 )
 
-// knowledgeSQL reads what an agent's database has of the versions that each
-// site, which is a database of the cluster, has written: up to which, and which
-// of them are missing, wholly or in part; and how many other agents are seen.
+// knowledgeSQL reads which versions the agent has of each site: the newest one,
+// and those that are missing, wholly or in part; and how many other agents it sees.
 const knowledgeSQL = `SELECT 'self', hex(crsql_site_id()), 0, 0` +
 	` UNION ALL SELECT 'members', '', down, count(*) FROM (SELECT json_extract(foca_state, '$.state') = 'Down' AS down FROM __corro_members) GROUP BY down` +
 	` UNION ALL SELECT 'head', hex(site_id), 1, db_version FROM crsql_db_versions` +
 	` UNION ALL SELECT 'gap', hex(actor_id), start, "end" FROM __corro_bookkeeping_gaps` +
 	` UNION ALL SELECT DISTINCT 'gap', hex(site_id), db_version, db_version FROM __corro_seq_bookkeeping`
 
-// knowledge is what an agent's database holds of all that was ever written in
-// its cluster. Every version that is in it has been applied, deletes included:
-// an object that was there with these versions, and is not there with these and
-// others, has been deleted.
+// knowledge is which of the versions written in its cluster an agent has. All of
+// them have been applied, deletes included: an object that was there with some
+// versions, and is not there with those and others, has been deleted.
 type knowledge struct {
 	Self    string          `json:"self"` // the agent's own site
 	Sites   map[string]site `json:"sites"`
 	Members int             `json:"members"` // other agents that it sees
-	Down    int             `json:"-"`       // those that it no longer sees
+	Down    int             `json:"-"`       // other agents that it no longer sees
 }
 
-// site is what is known of one site's versions: all from 1 to Head, apart from
-// the gaps, which are sorted and don't touch.
+// site is which versions of one site an agent has: all from 1 to Head, apart from
+// the gaps, which are sorted and neither overlap nor touch.
 type site struct {
 	Head uint64 `json:"head"`
 	Gaps []span `json:"gaps,omitempty"`
@@ -41,43 +37,11 @@ type site struct {
 
 type span struct{ First, Last uint64 }
 
-// knowledge asks the agent what it knows. An error that is errMute says that it
-// does not tell.
-func (a *agent) knowledge(ctx context.Context, timeout time.Duration) (*knowledge, error) {
+// knowledge asks the agent what it knows. The error is errMute if its internal
+// tables cannot be read.
+func (a *agent) knowledge(ctx context.Context) (*knowledge, error) {
 	k := &knowledge{Sites: map[string]site{}}
-	err := a.query(ctx, knowledgeSQL, timeout, func(raw json.RawMessage) error {
-		var cells []cell
-		if err := json.Unmarshal(raw, &cells); err != nil {
-			return err
-		}
-		if len(cells) != 4 {
-			return fmt.Errorf("%d cells, want 4", len(cells))
-		}
-		first, err1 := strconv.ParseUint(string(cells[2]), 10, 64)
-		last, err2 := strconv.ParseUint(string(cells[3]), 10, 64)
-		if err := cmp.Or(err1, err2); err != nil {
-			return err
-		}
-		id := string(cells[1])
-		s := k.Sites[id]
-		switch cells[0] {
-		case "self":
-			k.Self = id
-		case "members":
-			if first == 0 {
-				k.Members = int(last)
-			} else {
-				k.Down = int(last)
-			}
-		case "head":
-			s.Head = max(s.Head, last)
-			k.Sites[id] = s
-		case "gap":
-			s.Gaps = append(s.Gaps, span{first, last})
-			k.Sites[id] = s
-		}
-		return nil
-	})
+	err := a.query(ctx, knowledgeSQL, 4, k.add)
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusBadRequest {
 		return nil, fmt.Errorf("%w: %w", errMute, err)
@@ -89,9 +53,34 @@ func (a *agent) knowledge(ctx context.Context, timeout time.Duration) (*knowledg
 	return k, err
 }
 
-// errMute says that the agent has other internal tables than those that are
-// known here.
-var errMute = errors.New("the agent does not tell what it knows")
+// add takes a row of knowledgeSQL.
+func (k *knowledge) add(cells []cell) error {
+	first, err1 := strconv.ParseUint(string(cells[2]), 10, 64)
+	last, err2 := strconv.ParseUint(string(cells[3]), 10, 64)
+	if err := cmp.Or(err1, err2); err != nil {
+		return err
+	}
+	id := string(cells[1])
+	s := k.Sites[id]
+	switch what := cells[0]; {
+	case what == "self":
+		k.Self = id
+	case what == "members" && first == 0:
+		k.Members = int(last)
+	case what == "members":
+		k.Down = int(last)
+	case what == "head":
+		s.Head = last
+		k.Sites[id] = s
+	default: // gap
+		s.Gaps = append(s.Gaps, span{first, last})
+		k.Sites[id] = s
+	}
+	return nil
+}
+
+// errMute says that the agent has other internal tables than knowledgeSQL reads.
+var errMute = errors.New("the agent does not tell which versions it has")
 
 // lacks returns how many of the versions that before had are missing in k.
 func (k *knowledge) lacks(before *knowledge) (n uint64) {
@@ -109,8 +98,8 @@ func (k *knowledge) lacks(before *knowledge) (n uint64) {
 	return n
 }
 
-// count returns how many versions of a span, none of them beyond the head, are
-// there.
+// count returns how many versions of a span that ends at the head or before it
+// are there.
 func (s *site) count(in span) uint64 {
 	n := in.Last - in.First + 1
 	for _, gap := range s.Gaps {
@@ -131,7 +120,8 @@ func (k *knowledge) gaps() (n uint64) {
 	return n
 }
 
-// learned returns a number that grows with every version of another site.
+// learned returns a number that grows when the agent gets a version of another
+// site, or hears of a site.
 func (k *knowledge) learned() (n uint64) {
 	for id, s := range k.Sites {
 		if id != k.Self {
@@ -141,18 +131,13 @@ func (k *knowledge) learned() (n uint64) {
 	return n - min(n, k.gaps())
 }
 
-// alone reports whether there is no other agent, nor a site that has written
-// anything.
+// alone reports whether the agent sees no other, and has data of no other site.
 func (k *knowledge) alone() bool {
-	if k.Members > 0 {
-		return false
+	others := len(k.Sites)
+	if _, own := k.Sites[k.Self]; own {
+		others--
 	}
-	for id := range k.Sites {
-		if id != k.Self {
-			return false
-		}
-	}
-	return true
+	return k.Members == 0 && others == 0
 }
 
 // union sorts spans and joins those that overlap or touch.
@@ -162,7 +147,7 @@ func union(spans []span) []span {
 	for _, s := range spans {
 		if n := len(joined); n > 0 && s.First <= joined[n-1].Last+1 {
 			joined[n-1].Last = max(joined[n-1].Last, s.Last)
-		} else if s.First <= s.Last {
+		} else {
 			joined = append(joined, s)
 		}
 	}

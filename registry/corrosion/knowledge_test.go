@@ -3,6 +3,7 @@ package corrosion
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -16,9 +17,60 @@ func TestMembersAreRemembered(t *testing.T) {
 	if w.known.Members != 2 || w.known.Sites["B"].Head != 2 || w.known.alone() {
 		t.Errorf("remembered: %+v", w.known)
 	}
-	for _, k := range []*knowledge{{Self: "B"}, {Self: "B", Sites: map[string]site{"B": {Head: 1}}}} {
-		if !k.alone() {
-			t.Errorf("%+v is not alone", k)
+}
+
+func TestAloneAndLearned(t *testing.T) {
+	own := site{Head: 7, Gaps: []span{{1, 2}}}
+	for _, test := range []struct {
+		k             knowledge
+		alone         bool
+		gaps, learned uint64
+	}{
+		{knowledge{Self: "B"}, true, 0, 0},
+		{knowledge{Self: "B", Members: 1}, false, 0, 0},
+		{knowledge{Self: "B", Sites: map[string]site{"B": own}}, true, 2, 0},
+		{knowledge{Self: "B", Sites: map[string]site{"A": {}}}, false, 0, 1},
+		{knowledge{Self: "B", Sites: map[string]site{"A": {}, "B": {}}}, false, 0, 1},
+		{knowledge{Self: "B", Sites: map[string]site{"A": {Head: 10, Gaps: []span{{2, 4}, {9, 9}}}, "B": {Head: 5}}}, false, 4, 7},
+	} {
+		k := test.k
+		if k.alone() != test.alone || k.gaps() != test.gaps || k.learned() != test.learned {
+			t.Errorf("%+v: alone %v, %d gaps, %d learned; want %+v", k, k.alone(), k.gaps(), k.learned(), test)
+		}
+	}
+}
+
+func TestKnowledgeOfRows(t *testing.T) {
+	k := knowledge{Sites: map[string]site{}}
+	for _, row := range [][]cell{
+		{"self", "B", "0", "0"}, {"members", "", "0", "2"}, {"members", "", "1", "3"}, {"head", "A", "1", "9"}, {"gap", "A", "4", "5"}, {"gap", "C", "1", "2"},
+	} {
+		if err := k.add(row); err != nil {
+			t.Error(err)
+		}
+	}
+	want := knowledge{Self: "B", Members: 2, Down: 3, Sites: map[string]site{"A": {9, []span{{4, 5}}}, "C": {0, []span{{1, 2}}}}}
+	if !reflect.DeepEqual(k, want) {
+		t.Errorf("got %+v, want %+v", k, want)
+	}
+	for _, row := range [][]cell{{"head", "A", "x", "9"}, {"head", "A", "1", ""}, {"head", "A", "1", "18446744073709551616"}} {
+		if k.add(row) == nil {
+			t.Errorf("%q was read", row)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	for _, times := range []any{defaultPace, defaultComparison} {
+		for field, v := range reflect.ValueOf(times).Fields() {
+			if v.Kind() == reflect.Int64 && v.Int() < int64(time.Second) {
+				t.Errorf("%s is %v", field.Name, time.Duration(v.Int()))
+			}
+		}
+	}
+	for _, d := range []time.Duration{answerTimeout, dialTimeout, pingAfter, pingTimeout, compareTimeout, lagLasts, proveTimeout, Silence - proveEvery} {
+		if d < time.Second {
+			t.Errorf("a time-out is %v", d)
 		}
 	}
 }
@@ -33,7 +85,7 @@ func TestNewAgentLearnsOfSites(t *testing.T) {
 		}
 		k := &knowledge{Self: "B", Members: 2, Sites: map[string]site{}}
 		look(k)
-		if d := w.patience(k); d != standstillEmpty {
+		if d := w.patience(k); d != defaultPace.standstillEmpty {
 			t.Errorf("an empty database is waited for for %v", d)
 		}
 		for i := range 5 {
@@ -65,13 +117,13 @@ func TestSettled(t *testing.T) {
 			}
 		}
 		after(0, false)
-		after(standstill-time.Second, false)
+		after(defaultPace.standstill-time.Second, false)
 		after(time.Second, true)
 		w.since = waiting{}
 		after(0, false)
 		k.Sites["A"] = site{Head: 12, Gaps: []span{{11, 11}}}
 		after(time.Second, false)
-		after(settle-time.Second, false)
+		after(defaultPace.settle-time.Second, false)
 		after(time.Second, false) // there is a gap
 		k.Sites["A"] = site{Head: 12}
 		after(0, true)
@@ -79,7 +131,7 @@ func TestSettled(t *testing.T) {
 		after(0, false)
 		k.Sites["A"] = site{Head: 13}
 		after(0, false)
-		after(settle-time.Second, false)
+		after(defaultPace.settle-time.Second, false)
 		after(time.Second, true)
 	})
 }
@@ -117,6 +169,7 @@ func TestLacks(t *testing.T) {
 
 // The same of random knowledge, as sets.
 func TestLacksIsADifferenceOfSets(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
 	random := func() (*knowledge, map[uint64]bool) {
 		head, set := rng.Uint64N(30), map[uint64]bool{}
@@ -130,7 +183,7 @@ func TestLacksIsADifferenceOfSets(t *testing.T) {
 		}
 		return &knowledge{Sites: map[string]site{"A": {head, union(gaps)}}}, set
 	}
-	for range 10_000 {
+	for range 2000 {
 		before, had := random()
 		now, has := random()
 		want := uint64(0)

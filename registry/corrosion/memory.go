@@ -10,21 +10,20 @@ import (
 	"dnsd/registry/regular"
 )
 
-// memory keeps knowledge on disk, beside the last known state: dnsd may be
-// restarted while its agent refetches its database.
+// memory keeps the knowledge in the state directory: dnsd may be restarted while
+// the agent refills its database. A nil memory keeps nothing.
 type memory struct {
 	path, source string
 }
 
 const (
-	// memoryFile is its name in the state directory.
 	memoryFile = "corrosion.known"
 
-	// maxMemory bounds it: 10,000 sites without gaps take 0.6 MB.
+	// maxMemory bounds the file: 10,000 sites without gaps take 0.6 MB.
 	maxMemory = regular.MaxSettings
 )
 
-// memoryText is what the file holds.
+// memoryText is the content of the file.
 type memoryText struct {
 	Source string     `json:"source"`
 	Known  *knowledge `json:"known"`
@@ -42,7 +41,7 @@ func (m *memory) load() (*knowledge, error) {
 	if m == nil {
 		return nil, nil
 	}
-	os.Remove(m.path + ".tmp") // of a write that never ended
+	os.Remove(m.path + ".tmp") // of a write that broke off
 	data, err := regular.Read(m.path, maxMemory)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -60,8 +59,8 @@ func (m *memory) load() (*knowledge, error) {
 	return text.Known, nil
 }
 
-// save replaces the file. Nothing is synced to disk: what is lost with a host's
-// power is only a minute's doubt.
+// save replaces the file. It is not synced to disk: a power failure costs no more
+// than the time that an unknown agent is waited for.
 func (m *memory) save(k *knowledge) error {
 	if m == nil {
 		return nil

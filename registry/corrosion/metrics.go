@@ -12,18 +12,18 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descMembers  = desc("members", "Other agents that the agent sees alive. It takes up to two minutes to notice that it is cut off.")
-	descGaps     = desc("gaps", "Versions of other agents' data that the agent knows to exist and does not have.")
-	descLacking  = desc("lacking", "Versions that the agent had and does not have any more; above 0 its listings remove nothing.")
+	descGaps     = desc("gaps", "Versions that the agent knows to exist and does not have.")
+	descLacking  = desc("lacking", "Versions that the agent had and does not have any more; while it is above 0, listings remove nothing.")
 	descLearned  = desc("learned_timestamp_seconds", "When the agent was last seen to have learned anything from another one; 0 if never.")
 	descLag      = desc("lag_seconds", "The agent's own p99 of the time from a commit elsewhere to its own, at most 10; absent while nothing happens.")
 	descQueue    = desc("queue_length", "Changes of other agents that the agent has yet to apply; absent while nothing happens.")
 	descDeaf     = desc("deaf_queries", "Queries that name no column of a table but its key, so that the agent announces no new row of it.")
-	descCompared = desc("compared_timestamp_seconds", "When the table of a kind was last compared with what its subscription told; 0 if never.", "kind")
+	descCompared = desc("compared_timestamp_seconds", "When the table of a kind was last compared with its subscription; 0 if never.", "kind")
 	descDrifted  = desc("drifted_rows_total", "Rows that differed in the agent's record of a subscription, found by comparing.", "kind")
 )
 
-// lagLasts is how long the agent's own figures hold after it last learned
-// anything: its window.
+// lagLasts is how long the agent's own figures are valid after it last learned
+// anything: it computes them over as long a window.
 const lagLasts = 2 * time.Minute
 
 // Describe implements prometheus.Collector.

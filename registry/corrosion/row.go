@@ -19,7 +19,7 @@ type shape struct {
 	kind    registry.Kind
 	table   string   // for logs and errors
 	columns []string // the output columns that a query must have
-	further []string // and those that it may have
+	further []string // those that it may have
 
 	query func(Queries) string
 	// object and key read the cells of columns and further, in that order; a
@@ -35,8 +35,8 @@ var shapes = [...]*shape{
 		further: []string{"skip_registration"},
 		query:   func(q Queries) string { return q.Machines },
 		object:  machine,
-		// Its id alone tells which machine it is: whatever else the row says may
-		// be what is wrong with it. Without an id it may be any of its app.
+		// The id alone identifies a machine: any other cell may be what is wrong
+		// with the row. Without an id it may be any machine of the app.
 		key: func(c []string) registry.Key {
 			if c[0] == "" {
 				return keyOf(registry.KindMachine, c[1], c[6], c[2], "")
@@ -76,8 +76,7 @@ var shapes = [...]*shape{
 	},
 }
 
-// object returns what a constructor of package registry returned, without the
-// trap of a nil pointer in an interface.
+// object avoids an interface around a nil pointer.
 func object[T registry.Object](o T, err error) (registry.Object, error) {
 	if err != nil {
 		return nil, err
@@ -107,9 +106,9 @@ func machine(c []string) (registry.Object, error) {
 	return object(registry.NewMachine(spec))
 }
 
-// keyOf returns the key of a row that may be wrong in every other way. It is
-// the zero Key when the row's name cannot be read, and has AnyNetwork set when
-// only its network cannot, or its network and address disagree.
+// keyOf returns the key of a row that cannot be used. It is the zero Key if the
+// name is missing, and has AnyNetwork set if the network cannot be read or
+// disagrees with the address.
 func keyOf(kind registry.Kind, network, address, name, id string) registry.Key {
 	if name == "" {
 		return registry.Key{}
@@ -132,10 +131,10 @@ func keyOf(kind registry.Kind, network, address, name, id string) registry.Key {
 	return key
 }
 
-// named reports whether key is one that the registry can hold an object under.
+// named reports whether the registry can hold an object under key.
 func named(key registry.Key) bool { return key.Name != "" && !key.AnyNetwork }
 
-// binding is where in a row each cell of a shape stands; -1: nowhere.
+// binding is the index in a row of each column of a shape; -1: the query lacks it.
 type binding []int
 
 // bind finds a shape's columns among those of a query.
@@ -158,8 +157,8 @@ func (s *shape) bind(have []string) (binding, error) {
 	return b, nil
 }
 
-// columnError says that a query does not give what is needed. Only another
-// query or another schema mends it.
+// columnError says that a query lacks columns. Only another query or another
+// schema mends it.
 type columnError struct {
 	table         string
 	missing, have []string
@@ -170,19 +169,19 @@ func (e *columnError) Error() string {
 		e.table, strings.Join(e.missing, ", "), strings.Join(e.have, ", "))
 }
 
-// entry is a row as a stream told of it.
+// entry is a row of a listing, or a change of one.
 type entry struct {
 	row  uint64
-	gone bool          // the row is no longer there; item is not set
+	gone bool          // the row is deleted; item is not set
 	item registry.Item // put or reject
-	sum  uint64        // of what is read of the cells
+	sum  uint64        // of the columns that are read
 }
 
-// seed makes the sums of this process.
+// seed is that of all sums of this process.
 var seed = maphash.MakeSeed()
 
-// entry reads a row's cells. A row that is wrong becomes a reject, with the
-// key if that much of it can be read.
+// entry reads a row's cells. A row that cannot be used becomes a reject, with its
+// key as far as that can be read.
 func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 	texts, sum, err := b.read(cells)
 	e := entry{row: row, sum: sum}
@@ -205,8 +204,8 @@ func (s *shape) entry(b binding, row uint64, cells json.RawMessage) entry {
 	return e
 }
 
-// read returns a row's texts and their sum, or that of its cells if they cannot be
-// read.
+// read returns a row's texts and their sum; the sum is that of the cells if they
+// cannot be read.
 func (b binding) read(cells json.RawMessage) ([]string, uint64, error) {
 	texts, err := b.texts(cells)
 	if err != nil {
@@ -215,8 +214,8 @@ func (b binding) read(cells json.RawMessage) ([]string, uint64, error) {
 	return texts, sum(texts), nil
 }
 
-// sum returns the sum of a row's texts. Columns that are selected and not read
-// are not in it: a row in which only they have changed is the row that it was.
+// sum returns the sum of a row's texts. Columns that are selected and not read are
+// not part of it: a change of those alone is no change.
 func sum(texts []string) uint64 {
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -229,14 +228,14 @@ func sum(texts []string) uint64 {
 	return h.Sum64()
 }
 
-// reject says that a row cannot be used, and which object it is as far as its
-// texts tell; nil: there are none.
+// reject returns the rejection of a row, with its key as far as the texts have it;
+// nil: there are none.
 func (s *shape) reject(texts []string, row uint64, err error) registry.Item {
 	var key registry.Key
 	if texts != nil {
 		key = s.key(texts)
 	}
-	key.Kind = s.kind // so that it is counted where it belongs, nameless or not
+	key.Kind = s.kind // so that it is counted under its kind, even without a name
 	return registry.Reject(key, s.place(row), err)
 }
 
@@ -244,35 +243,30 @@ func (s *shape) place(row uint64) string { return fmt.Sprintf("%s row %d", s.tab
 
 // tooLong is the entry of a row that is too long to be read.
 func (s *shape) tooLong(b binding, h head, err error) entry {
-	texts := b.begun(h)
+	texts := b.pick(h.cells)
 	return entry{row: h.row, item: s.reject(texts, h.row, err), sum: sum(texts)}
 }
 
-// begun returns the texts of a row of which only the beginning is known.
-func (b binding) begun(h head) []string {
+// pick returns the texts of a row in the order of its shape. A cell that is not
+// there is empty.
+func (b binding) pick(cells []cell) []string {
 	texts := make([]string, len(b))
 	for i, at := range b {
-		if at >= 0 && at < len(h.cells) {
-			texts[i] = string(h.cells[at])
+		if at >= 0 && at < len(cells) {
+			texts[i] = string(cells[at])
 		}
 	}
 	return texts
 }
 
-// texts returns a row's cells in the order of its shape.
+// texts returns the texts of a row that has all cells.
 func (b binding) texts(raw json.RawMessage) ([]string, error) {
 	cells := make([]cell, 0, len(b)+1)
 	if err := json.Unmarshal(raw, &cells); err != nil {
 		return nil, err
 	}
-	texts := make([]string, len(b))
-	for i, at := range b {
-		switch {
-		case at >= len(cells):
-			return nil, fmt.Errorf("the row has %d cells, fewer than its columns", len(cells))
-		case at >= 0:
-			texts[i] = string(cells[at])
-		}
+	if len(cells) <= slices.Max(b) {
+		return nil, fmt.Errorf("the row has %d cells, fewer than its columns", len(cells))
 	}
-	return texts, nil
+	return b.pick(cells), nil
 }

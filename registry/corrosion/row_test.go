@@ -16,6 +16,7 @@ import (
 // A row that cannot be used any more leaves the version known before, on the
 // stream and in a listing, whatever it says instead.
 func TestBadRowsKeepWhatWasKnown(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		bad  corrosiontest.Row
@@ -100,6 +101,7 @@ func TestRowUsedInPart(t *testing.T) {
 
 // A row that was never of use, and comes and goes, costs nothing but itself.
 func TestBadRowsFromTheStart(t *testing.T) {
+	t.Parallel()
 	f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.agent.Put("machines", row("m1", "started")) })
 	f.waitListed(1)
 	for _, bad := range []corrosiontest.Row{with(row("m2", "started"), "app", ""), row("m2", ""), with(row("m2", "started"), "network", "18")} {
@@ -117,6 +119,7 @@ func TestBadRowsFromTheStart(t *testing.T) {
 // A row longer than any line may be costs itself: no other row, no connection,
 // and not what was known of it.
 func TestRowTooLong(t *testing.T) {
+	t.Parallel()
 	long := func(letter string) corrosiontest.Row {
 		return with(row("m2", "started"), "metadata", strings.Repeat(letter, maxLine))
 	}
@@ -151,6 +154,9 @@ func TestCells(t *testing.T) {
 	got, err := b.texts([]byte(`[null, 9223372036854775807, [102,100,97,97], "a\u00e9\n", -9007199254740993]`))
 	if want := []string{"-9007199254740993", "aé\n", "fdaa", ""}; err != nil || strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	if sum([]string{"ab", "c"}) == sum([]string{"a", "bc"}) || sum([]string{"a"}) == sum([]string{"b"}) {
+		t.Error("other texts have the same sum")
 	}
 	for _, bad := range []string{`[null,1,2,3]`, `[null,{},1,2,3]`, `{}`, `[1,2,[300],4,5]`, `[1,2,["x"],4,5]`} {
 		if got, err := b.texts([]byte(bad)); err == nil {
@@ -229,21 +235,25 @@ func TestTable(t *testing.T) {
 }
 
 func TestLineReader(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 3*readBuffer)
-	tooLong := strings.Repeat("y", maxLine+1)
-	text := "a\n\n" + long + "\nb\n" + tooLong + "\nc\nlast"
+	digits := strings.Repeat("0123456789", 10)
+	fits := strings.Repeat("y", maxLine-1)
+	tooLong := digits + strings.Repeat("y", maxLine-2*len(digits)) + digits
+	text := "a\n\n" + long + "\nb\n" + tooLong + "\nc\n" + fits + "\nlast"
 	for name, r := range map[string]io.Reader{
 		"whole":    strings.NewReader(text),
 		"halves":   iotest.HalfReader(strings.NewReader(text)),
 		"with EOF": iotest.DataErrReader(strings.NewReader(text)),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLineReader(r)
-			for _, want := range []string{"a", "", long, "b", "TOO LONG", "c", "last"} {
+			for _, want := range []string{"a", "", long, "b", "TOO LONG", "c", fits, "last"} {
 				line, err := l.next()
 				if want == "TOO LONG" {
 					var over *longLine
-					if !errors.As(err, &over) || string(over.head) != tooLong[:readBuffer] || string(over.tail) != tooLong[:tailSize-1]+"\n" {
+					if !errors.As(err, &over) || string(over.head) != tooLong[:readBuffer] || string(over.tail) != digits[len(digits)-tailSize+1:]+"\n" {
 						t.Fatalf("got %d bytes, %v", len(line), err)
 					}
 				} else if err != nil || string(line) != want {
@@ -310,6 +320,14 @@ func TestKeyOfBadRow(t *testing.T) {
 		{2, []string{"", "office", "fdaa:0:18::7", "\n"}, registry.Key{Kind: registry.KindPeer, Network: net18, Name: "office"}},
 		{2, []string{"fdaa:0:19::/48", "office", "fdaa:0:18::7", ""}, registry.Key{Kind: registry.KindPeer, Name: "office", AnyNetwork: true}},
 		{3, []string{"fdaa:0:18::/48", "my-app", "nonsense"}, registry.Key{Kind: registry.KindAddress}},
+		{3, []string{"18", "my-app", "fdaa:0:18::0:7"}, registry.Key{Kind: registry.KindAddress, Name: "my-app", ID: "fdaa:0:18::7", AnyNetwork: true}},
+		{3, []string{"", "My-App", "fdaa:0:18::0:7"}, registry.Key{Kind: registry.KindAddress, Network: net18, Name: "my-app", ID: "fdaa:0:18::7"}},
+		{3, []string{"fdaa:0:18::", "my-app", "192.0.2.1"}, registry.Key{Kind: registry.KindAddress, Name: "my-app", ID: "192.0.2.1", AnyNetwork: true}},
+		{2, []string{"fdaa:0:18::", "office", "nonsense", ""}, registry.Key{Kind: registry.KindPeer, Network: net18, Name: "office"}},
+		{2, []string{"18", "office", "fdaa:0:18::7", ""}, registry.Key{Kind: registry.KindPeer, Name: "office", AnyNetwork: true}},
+		{0, []string{"", "fdaa:0:19::", "my-app", "", "", "", "fdaa:0:18::7", "", ""}, registry.Key{Kind: registry.KindMachine, Name: "my-app", AnyNetwork: true}},
+		{0, []string{"", "", "my-app", "", "", "", "fdaa:0:18::7", "", ""}, registry.Key{Kind: registry.KindMachine, Network: net18, Name: "my-app"}},
+		{1, []string{"", "my-app"}, registry.Key{Kind: registry.KindApp, Name: "my-app", AnyNetwork: true}},
 	} {
 		item := shapes[test.shape].reject(test.texts, 1, errors.New("unusable"))
 		if got := item.Key; got.Kind != test.want.Kind || got.Name != test.want.Name || got.ID != test.want.ID || got.AnyNetwork != test.want.AnyNetwork || !got.AnyNetwork && got.Network != test.want.Network {

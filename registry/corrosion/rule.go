@@ -2,37 +2,35 @@ package corrosion
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
-	"time"
 )
 
 // The agent announces a row when a column was written that the query names, in
 // its list or in a condition, or when the row was deleted. An insert writes every
-// column that is not of the key. So a query that names none of those of a table
-// is told of no new row of it; where a table has no others, of all.
+// column outside the key. So a query that names none of those is told of no new
+// row, unless the table has only key columns.
 
 // schemaSQL reads the columns of all tables, and which are of the key.
 const schemaSQL = `SELECT m.name, c.name, c.pk FROM sqlite_schema AS m, pragma_table_info(m.name) AS c WHERE m.type = 'table'`
 
-// schema holds the columns of each table, in lower case; the value says whether
-// they are of the key.
+// schema holds the columns of each table, in lower case, and whether each belongs
+// to the key.
 type schema map[string]map[string]bool
 
-// Check asks the agent what is wrong with the queries that New could not see,
-// and returns a sentence for each mistake; the error says that the agent could
-// not be asked.
+// Check asks the agent what is wrong with the queries beyond what New can see,
+// and returns a sentence for each mistake. The error is that of asking the agent.
 func (s *Source) Check(ctx context.Context) (mistakes []string, err error) {
 	a, err := s.connect(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("corrosion agent at %s: %w", s.cfg.Addr, err)
 	}
 	defer a.close()
-	tables, err := a.schema(ctx, s.proveTimeout)
+	tables, err := a.schema(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("corrosion agent at %s: reading its schema: %w", s.cfg.Addr, err)
 	}
@@ -59,10 +57,10 @@ func (s *Source) Check(ctx context.Context) (mistakes []string, err error) {
 	return mistakes, nil
 }
 
-// checkRule logs which queries break the rule, once, and counts them. That the
-// agent's schema cannot be read is no reason not to follow it.
+// checkRule counts the queries that break the rule of announcements and logs each
+// once. An agent whose schema cannot be read is followed all the same.
 func (s *Source) checkRule(ctx context.Context, a *agent) {
-	tables, err := a.schema(ctx, s.proveTimeout)
+	tables, err := a.schema(ctx)
 	if err != nil {
 		s.log.Debug("the corrosion agent's schema cannot be read", "err", err)
 		return
@@ -81,16 +79,9 @@ func (s *Source) checkRule(ctx context.Context, a *agent) {
 	s.deaf.Store(int64(n))
 }
 
-func (a *agent) schema(ctx context.Context, timeout time.Duration) (schema, error) {
+func (a *agent) schema(ctx context.Context) (schema, error) {
 	s := schema{}
-	err := a.query(ctx, schemaSQL, timeout, func(raw json.RawMessage) error {
-		var cells []cell
-		if err := json.Unmarshal(raw, &cells); err != nil {
-			return err
-		}
-		if len(cells) != 3 {
-			return fmt.Errorf("%d cells, want 3", len(cells))
-		}
+	err := a.query(ctx, schemaSQL, 3, func(cells []cell) error {
 		table := strings.ToLower(string(cells[0]))
 		if s[table] == nil {
 			s[table] = map[string]bool{}
@@ -101,8 +92,8 @@ func (a *agent) schema(ctx context.Context, timeout time.Duration) (schema, erro
 	return s, err
 }
 
-// deaf returns the tables of a query whose new rows it would not be told of, with
-// the columns that it could name.
+// deaf returns a sentence for each table of a query of whose new rows it would not
+// be told, with the columns that it could name.
 func (s schema) deaf(sub *subscription) (mistakes []string) {
 	named := names(sub.query)
 	for _, table := range named {
@@ -122,32 +113,19 @@ func (s schema) deaf(sub *subscription) (mistakes []string) {
 	return mistakes
 }
 
+// wordSQL matches what a statement may name a column by: an identifier, plain or
+// quoted in one of three ways, is in one of its groups. Comments and texts are in
+// none. The end of a quote may be missing.
+var wordSQL = regexp.MustCompile(`(?s)--[^\n]*|/\*.*?(?:\*/|$)|'[^']*'?` +
+	`|"([^"]*)"?|` + "`([^`]*)`?" + `|\[([^]]*)|([A-Za-z_\x{80}-\x{10FFFF}][0-9A-Za-z_\x{80}-\x{10FFFF}]*)`)
+
 // names returns the identifiers of a statement once each, in lower case, without
 // the names that it gives to its output.
 func names(sql string) (found []string) {
-	for before := ""; sql != ""; {
-		var word string
-		switch c := sql[0]; {
-		case strings.HasPrefix(sql, "--"):
-			_, sql, _ = strings.Cut(sql, "\n")
-		case strings.HasPrefix(sql, "/*"):
-			_, sql, _ = strings.Cut(sql, "*/")
-		case c == '\'':
-			_, sql, _ = strings.Cut(sql[1:], "'")
-		case c == '"' || c == '`':
-			word, sql, _ = strings.Cut(sql[1:], sql[:1])
-		case c == '[':
-			word, sql, _ = strings.Cut(sql[1:], "]")
-		case letter(c):
-			n := strings.IndexFunc(sql, func(r rune) bool { return r < 0x80 && !letter(byte(r)) && (r < '0' || r > '9') })
-			if n < 0 {
-				n = len(sql)
-			}
-			word, sql = sql[:n], sql[n:]
-		default:
-			sql = sql[1:]
-		}
-		if word = strings.ToLower(word); word == "" {
+	before := ""
+	for _, groups := range wordSQL.FindAllStringSubmatch(sql, -1) {
+		word := strings.ToLower(strings.Join(groups[1:], ""))
+		if word == "" {
 			continue
 		}
 		if before != "as" && !slices.Contains(found, word) {
@@ -156,8 +134,4 @@ func names(sql string) (found []string) {
 		before = word
 	}
 	return found
-}
-
-func letter(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c >= 0x80
 }

@@ -10,13 +10,11 @@ import (
 	"log/slog"
 )
 
-// batch bounds what is handed over at once: the follower's own batches are as
-// large.
+// batch bounds the entries of a message. The follower's own batches are as large.
 const batch = 500
 
 var (
-	// errLost says that a subscription cannot be resumed: everything has to be
-	// listed again.
+	// errLost says that everything has to be listed again.
 	errLost = errors.New("subscription lost")
 
 	// errGap says that changes are missing, or cannot be read.
@@ -26,18 +24,17 @@ var (
 	errCut = errors.New("listing cut short")
 )
 
-// message is what a stream tells the goroutine in Follow. Entries are rows
-// while the subscription is listing, changes afterwards.
+// message goes from the other goroutines to the one in Follow.
 type message struct {
 	sub     *subscription // nil for alive and looked
 	what    what
-	entries []entry
+	entries []entry // of rows and changed
 	from    origin  // of listed
 	binding binding // of listed
 	last    uint64  // of listed and changed: the newest change id
 
-	known  *knowledge // of looked; nil: the agent does not tell
-	health *health    // of looked; nil: it has nothing to tell
+	known  *knowledge // of looked; nil: the internal tables cannot be read
+	health *health    // of looked; nil: not known
 
 	reply chan<- []uint64 // of asked; has room for the answer, and is closed instead while listing
 }
@@ -45,14 +42,14 @@ type message struct {
 type what int
 
 const (
-	began   what = iota // a listing begins; what came before it is void
+	began   what = iota // a listing begins, in place of one that was cut short
 	rows                // rows of the listing
 	listed              // the listing is complete
-	resumed             // the stream goes on where the last one ended
+	resumed             // the stream continues where the last one ended
 	changed             // changes
 	alive               // the agent has given a sign of life
-	looked              // what it knows was asked
-	asked               // a comparison wants the sums of all rows
+	looked              // what the agent has
+	asked               // a comparison asks for the sums of all rows
 )
 
 // stream reads one subscription. It belongs to one goroutine.
@@ -88,9 +85,9 @@ func (s *stream) run(ctx context.Context, resume bool) error {
 }
 
 // start lists, or resumes. A listing that is cut short is tried once more, at
-// once: the agent serves a first subscriber while it runs the query and drops
-// one that reads too slowly, but a second one gets its rows from a table, at
-// the pace that it reads.
+// once: the agent serves the first subscriber while it runs the query and drops
+// one that reads too slowly, but a second one gets its rows from the record, at
+// its own pace.
 func (s *stream) start(ctx context.Context, resume bool) error {
 	if resume {
 		if err := s.resume(ctx); err != nil {
@@ -116,7 +113,6 @@ func (s *stream) start(ctx context.Context, resume bool) error {
 
 // list subscribes and reads up to the end-of-query event.
 func (s *stream) list(ctx context.Context) error {
-	s.close()
 	from, body, err := s.agent.subscribe(ctx, s.sub.sql)
 	if err != nil {
 		return err
@@ -127,7 +123,7 @@ func (s *stream) list(ctx context.Context) error {
 	}
 	for {
 		ev, err := s.next()
-		if long := (*longLine)(nil); errors.As(err, &long) && s.binding != nil { // one row: the others are good
+		if long := (*longLine)(nil); errors.As(err, &long) && s.binding != nil { // costs this row alone
 			h, _ := headOf(long.head)
 			s.pending = append(s.pending, s.sub.shape.tooLong(s.binding, h, long))
 			continue
@@ -166,11 +162,10 @@ func (s *stream) list(ctx context.Context) error {
 
 var errNoColumns = errors.New("no columns event came before it")
 
-// resume reopens the stream where it ended. A subscription without a change so
-// far has no id to resume from; it replays its rows, which are those that are
-// known already if there still was no change.
+// resume reopens the stream where it ended. A subscription that has had no change
+// has no id to resume from and replays its rows. They are known already, if its
+// end-of-query event still has change id 0.
 func (s *stream) resume(ctx context.Context) error {
-	s.close()
 	body, err := s.agent.resume(ctx, s.from, s.last)
 	if err != nil {
 		return err
@@ -180,15 +175,14 @@ func (s *stream) resume(ctx context.Context) error {
 	return nil
 }
 
-// follow hands changes over until the stream breaks for good: a break, a gap
-// or a line that cannot be read is resumed after once, unless nothing came
-// since the last time.
+// follow hands changes over until the stream breaks for good. It resumes after a
+// break, a gap or an unreadable line, unless nothing came since the last time.
 func (s *stream) follow(ctx context.Context) error {
 	for retried := false; ; retried = true {
 		before := s.last
 		err := s.changes(ctx)
 		switch progress := s.last != before; {
-		case ctx.Err() != nil || errors.Is(err, errLost):
+		case errors.Is(err, errLost):
 			return err
 		case retried && !progress && errors.Is(err, errGap):
 			return fmt.Errorf("%w: %w", errLost, err)
@@ -212,7 +206,7 @@ func (s *stream) changes(ctx context.Context) error {
 			err = s.change(ev)
 		}
 		if err != nil {
-			// What came before the break is good.
+			// The changes before the break are good.
 			return cmp.Or(s.flush(ctx, changed), err)
 		}
 		if err := s.handOver(ctx, changed); err != nil {
@@ -224,7 +218,7 @@ func (s *stream) changes(ctx context.Context) error {
 // change takes one event of a stream that has been listed.
 func (s *stream) change(ev *event) error {
 	switch {
-	case ev.Error != nil: // too old, or beyond help
+	case ev.Error != nil: // such as that the change id is too old
 		return fmt.Errorf("%w: the agent says: %s", errLost, *ev.Error)
 	case ev.Columns != nil:
 		b, err := s.sub.shape.bind(ev.Columns)
@@ -258,8 +252,8 @@ func (s *stream) change(ev *event) error {
 	return nil
 }
 
-// longChange takes a change that is too long to be read: what it begins and ends
-// with tells which row it was and that no change is missing.
+// longChange takes a change that is too long to be read. Its beginning has the
+// row, and its end the change id.
 func (s *stream) longChange(long *longLine) error {
 	h, ok := headOf(long.head)
 	id, err := changeID(long.tail)
@@ -280,7 +274,7 @@ func (s *stream) longChange(long *longLine) error {
 	return nil
 }
 
-// count takes note of a change's id, which must be the next one.
+// count checks that a change id is the next one.
 func (s *stream) count(id uint64) error {
 	if s.replaying || id != s.last+1 {
 		return fmt.Errorf("%w: change %d came after %d", errGap, id, s.last)
@@ -299,14 +293,14 @@ func (s *stream) next() (*event, error) {
 		return nil, err
 	}
 	ev := new(event)
-	if err := json.Unmarshal(line, ev); err != nil { // nobody knows what it would have been
+	if err := json.Unmarshal(line, ev); err != nil { // it may have been a change
 		return nil, fmt.Errorf("%w: unreadable event: %w", errGap, err)
 	}
 	return ev, nil
 }
 
-// handOver sends what is pending when there is enough of it, or when reading
-// on would mean to wait.
+// handOver sends what is pending when there is enough of it, or when reading the
+// next line would block.
 func (s *stream) handOver(ctx context.Context, as what) error {
 	if len(s.pending) < batch && s.lines.ready() {
 		return nil
@@ -325,15 +319,21 @@ func (s *stream) flush(ctx context.Context, as what) error {
 
 func (s *stream) send(ctx context.Context, m message) error {
 	m.sub = s.sub
+	return send(ctx, s.out, m)
+}
+
+func send(ctx context.Context, out chan<- message, m message) error {
 	select {
-	case s.out <- m:
+	case out <- m:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
+// open takes the body of another response, in place of the one before.
 func (s *stream) open(from origin, body io.ReadCloser) {
+	s.close()
 	s.from, s.body, s.lines, s.pending, s.replaying = from, body, newLineReader(body), nil, false
 }
 

@@ -6,44 +6,42 @@ import (
 	"dnsd/registry"
 )
 
-// table knows which key each row of a subscription stands for, so that a
-// change of a row that changes its key, and the end of one row of two that
-// have the same key for a while, come out right; and what each row's content
-// was, so that a row that says nothing new costs nothing. It holds no objects.
+// table has the key of each row of a subscription, for rows that change their key
+// and for two rows that have the same key for a while; and the sum of each row, so
+// that one whose content has not changed costs nothing. It holds no objects.
 type table struct {
 	rows map[uint64]tableRow
 	held map[registry.Key]holder
 
-	// keeps is set during a listing that may remove: because of a row that
-	// cannot be used it may then keep an object, under a key that only the
-	// registry knows.
+	// keeps is set during a listing that may remove objects. A row that cannot be
+	// used may then keep one, whose key only the registry has.
 	keeps bool
 }
 
 type tableRow struct {
-	key  registry.Key // not named: which object it is cannot be told
+	key  registry.Key // not named: the row does not tell which object it is
 	sum  uint64       // of its content
 	kept bool         // the registry may have kept an object because of it
 }
 
-// holder is how a key is held.
+// holder is what is known of the rows of one key.
 type holder struct {
-	rows   int    // how many rows stand for the key
+	rows   int    // how many there are
 	writer uint64 // the row whose content the feed had last
 	sum    uint64 // of that content; 0: the feed had none, or a rejection since
-	mixed  bool   // the rows have not all the same content
+	mixed  bool   // the rows differ in content
 }
 
 func newTable(keeps bool) *table {
 	return &table{rows: map[uint64]tableRow{}, held: map[registry.Key]holder{}, keeps: keeps}
 }
 
-// apply takes an entry and appends to out what it means for the registry. An
-// error that is errLost says that only a listing can tell.
+// apply takes an entry and appends to out what changes in the registry. The error
+// is errLost if only a listing can tell.
 func (t *table) apply(e *entry, out []registry.Item) ([]registry.Item, error) {
 	old, known := t.rows[e.row]
 	switch {
-	case e.gone && !known: // nothing was ever known of it
+	case e.gone && !known:
 		return out, nil
 	case e.gone:
 		delete(t.rows, e.row)
@@ -52,8 +50,8 @@ func (t *table) apply(e *entry, out []registry.Item) ([]registry.Item, error) {
 		return t.reject(e, old, known, out), nil
 	}
 	key := e.item.Object.Key()
-	if h := t.held[key]; known && old.key == key && h.rows == 1 && h.writer == e.row && h.sum == e.sum {
-		return out, nil // nothing that is read here has changed
+	if h := t.held[key]; known && old.key == key && h.rows == 1 && h.sum == e.sum {
+		return out, nil // no column that is read has changed
 	}
 	out, err := t.move(e, key, old, known, out)
 	h := t.held[key]
@@ -63,8 +61,8 @@ func (t *table) apply(e *entry, out []registry.Item) ([]registry.Item, error) {
 	return append(out, e.item), err
 }
 
-// reject takes a row that cannot be used. One that was known stands for what it
-// stood for, whatever its cells say now: it is still the same row.
+// reject takes a row that cannot be used. If it was known it keeps its key,
+// whatever its cells say now.
 func (t *table) reject(e *entry, old tableRow, known bool, out []registry.Item) []registry.Item {
 	row := tableRow{key: old.key, sum: e.sum, kept: old.kept}
 	switch {
@@ -79,23 +77,22 @@ func (t *table) reject(e *entry, old tableRow, known bool, out []registry.Item) 
 	}
 	t.rows[e.row] = row
 	if h, ok := t.held[row.key]; ok && h.writer == e.row {
-		h.sum = 0 // what comes next is news, even if it is what was there before
+		h.sum = 0 // so that the next content is put, even if it is the same as before
 		t.held[row.key] = h
 	}
 	return append(out, e.item)
 }
 
-// move makes a row stand for key.
+// move gives a row the key.
 func (t *table) move(e *entry, key registry.Key, old tableRow, known bool, out []registry.Item) ([]registry.Item, error) {
 	t.rows[e.row] = tableRow{key: key, sum: e.sum}
-	switch {
-	case !known:
-		t.hold(key)
-		return out, nil
-	case old.key == key:
+	if known && old.key == key {
 		return out, nil
 	}
 	t.hold(key)
+	if !known {
+		return out, nil
+	}
 	return t.release(e.row, old, out)
 }
 
@@ -105,12 +102,12 @@ func (t *table) hold(key registry.Key) {
 	t.held[key] = h
 }
 
-// release takes note that a row no longer stands for what it stood for. The
-// key's object is deleted when no other row stands for it.
+// release takes a row's key from it. The object is deleted when no other row has
+// the key.
 func (t *table) release(id uint64, row tableRow, out []registry.Item) ([]registry.Item, error) {
 	var err error
 	if row.kept {
-		err = lost(row.key)
+		err = fmt.Errorf("%w: a row for %s, which could not be used when it was listed, is mended or gone", errLost, row.key)
 	}
 	if !named(row.key) {
 		return out, err
@@ -129,13 +126,7 @@ func (t *table) release(id uint64, row tableRow, out []registry.Item) ([]registr
 	return append(out, registry.Delete(row.key)), err
 }
 
-// lost says that what the registry kept because of a row can only be told by a
-// listing, now that the row is mended or gone.
-func lost(key registry.Key) error {
-	return fmt.Errorf("%w: a row for %s, which could not be used when it was listed, is mended or gone", errLost, key)
-}
-
-// other reports whether the feed has had a content for key that is not sum.
+// other reports whether the feed has had another content for key than that of sum.
 func (t *table) other(key registry.Key, sum uint64) bool {
 	if t == nil {
 		return false

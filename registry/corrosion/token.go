@@ -17,24 +17,21 @@ type token struct {
 
 	mu    sync.Mutex
 	text  string // the last good one; empty: none
-	wrong bool   // the file cannot be used, and that was said
+	wrong bool   // the file cannot be used, and that was logged
 }
 
 // newToken returns the token of a file, or the given one if path is empty.
 func newToken(text, path string, log *slog.Logger) (*token, error) {
-	t := &token{path: path, text: text, log: log}
+	err := checkToken(text)
 	if path != "" {
-		var err error
-		if t.text, err = readToken(path); err != nil {
-			return nil, err
-		}
+		text, err = readToken(path)
 	}
-	return t, checkToken(t.text)
+	return &token{path: path, text: text, log: log}, err
 }
 
-// get returns the token. The file is read each time: requests are few, and a
-// renewed token is then good for the next one. While the file cannot be used,
-// which it may be for a moment while it is replaced, the last good token is.
+// get returns the token. The file is read each time: requests are few, and the next
+// one uses a renewed token. While the file cannot be used, as for a moment while it
+// is replaced, get returns the last good token.
 func (t *token) get() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -42,12 +39,9 @@ func (t *token) get() string {
 		return t.text
 	}
 	text, err := readToken(t.path)
-	if err == nil {
-		err = checkToken(text)
-	}
 	if err != nil {
 		if !t.wrong {
-			t.log.Warn("the corrosion token file cannot be used; the last token is used on", "err", err)
+			t.log.Warn("the corrosion token file cannot be used; keeping the last token", "err", err)
 		}
 		t.wrong = true
 		return t.text
@@ -65,7 +59,7 @@ func readToken(path string) (string, error) {
 	if text == "" {
 		return "", fmt.Errorf("corrosion token file %s is empty", path)
 	}
-	return text, nil
+	return text, checkToken(text)
 }
 
 func checkToken(text string) error {

@@ -8,6 +8,18 @@ import (
 	"testing"
 )
 
+func TestCharactersOfATokenFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	for text, good := range map[string]bool{"!~": true, "a": true, " a\n": true, "a b": false, "a\x7fb": false, "é": false, " \n": false, "": false} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if tok, err := newToken("", path, nil); (err == nil) != good || good && tok.get() != strings.TrimSpace(text) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // A token file that cannot be used is told of once, and again when it could be
 // used in between.
 func TestBadTokenFileIsLoggedOnce(t *testing.T) {

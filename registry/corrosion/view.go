@@ -9,13 +9,13 @@ import (
 	"dnsd/registry/follow"
 )
 
-// view is what the metrics and /readyz tell of the agent.
+// view is what the metrics and /readyz show of the agent.
 type view struct {
 	known   *knowledge
 	gaps    uint64
 	lacking uint64
 	health  *health
-	learned time.Time // when it last learned anything of another agent
+	learned time.Time // when it last got anything of another agent
 	trouble string
 }
 
@@ -23,32 +23,36 @@ type view struct {
 // remembers those that are gone for two days.
 func (w *wholeness) cutOff(k *knowledge) bool { return k.Members == 0 && (k.Down > 0 || w.met) }
 
-// show publishes what the agent was seen to be.
+// show publishes what the agent was seen to have; k is nil if its internal tables
+// cannot be read, and h if its health is not known.
 func (s *Source) show(k *knowledge, lacking uint64, h *health) {
-	w := &s.whole
-	old := w.view.Load()
-	if old != nil && old.known.Self != k.Self {
-		w.met = false // a new database sees nobody in its first minute
-	}
-	w.met = w.met || k.Members > 0
-	v := &view{known: k, gaps: k.gaps(), lacking: lacking, health: h}
-	if k.Sites == nil && h != nil { // of a mute agent
+	w, empty := &s.whole, false
+	v := &view{health: h}
+	if k != nil {
+		empty = len(k.Sites) == 0
+		v.gaps = k.gaps()
+	} else {
+		k, lacking = &knowledge{Members: h.Members}, h.Gaps
 		v.gaps = h.Gaps
 	}
-	if old != nil {
+	v.known, v.lacking = k, lacking
+	if old := w.view.Load(); old != nil {
+		if old.known.Self != k.Self {
+			w.met = false // a new database sees no other in its first minute
+		}
 		v.learned = old.learned
-		if old.known.learned() == k.learned() {
-			if h == nil {
-				v.health = old.health
-			}
-		} else {
+		switch {
+		case old.known.learned() != k.learned():
 			v.learned = time.Now()
+		case h == nil:
+			v.health = old.health
 		}
 	}
+	w.met = w.met || k.Members > 0
 	switch {
-	case lacking > 0 && len(k.Sites) == 0 && w.known == nil:
+	case lacking > 0 && empty && w.known == nil:
 		v.trouble = "the corrosion agent's database is empty"
-	case lacking > 0 && k.Members == 0 && w.doubt != "": // until then it may only be late to see them
+	case lacking > 0 && k.Members == 0 && w.doubt != "": // before that it may only see them late
 		v.trouble = fmt.Sprintf("the corrosion agent lacks %d versions of the cluster's data, and sees no other agent to get them from", lacking)
 	case lacking > 0:
 		v.trouble = fmt.Sprintf("the corrosion agent lacks %d versions of the cluster's data", lacking)
@@ -67,60 +71,52 @@ func (s *Source) Trouble() error {
 	return nil
 }
 
-// proven reports whether a sign of life of the agent is one of the cluster. One
-// that is cut off proves only itself.
+// proven reports whether a sign of life of the agent is one of the cluster: an
+// agent that is cut off is alive itself, and that is all.
 func (s *Source) proven() bool {
 	v := s.whole.view.Load()
 	return v == nil || !s.whole.cutOff(v.known)
 }
 
-// watch looks at the agent until ctx ends.
+// watch asks the agent at intervals what it has, until ctx ends.
 func (s *Source) watch(ctx context.Context, a *agent, out chan<- message) error {
 	every := s.whole.pace.look
 	if s.whole.doubt != "" {
 		every = min(every, 5*s.whole.pace.wait)
 	}
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
 	learned, unsavable := uint64(0), false
 	if v := s.whole.view.Load(); v != nil {
 		learned = v.known.learned()
 	}
 	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := sleep(ctx, every); err != nil {
+			return err
 		}
 		m := message{what: looked}
 		var err error
-		if m.known, err = a.knowledge(ctx, s.proveTimeout); err != nil && !errors.Is(err, errMute) {
+		if m.known, err = a.knowledge(ctx); err != nil && !errors.Is(err, errMute) {
 			continue // prove notices an agent that does not answer
 		}
-		// Without anything learned the agent has nothing to say, and an error of
-		// its own to log.
+		// An agent that has learned nothing reports no health, and logs an error.
 		if err != nil || m.known.learned() != learned {
-			if m.health, err = a.health(ctx, s.proveTimeout); err != nil {
+			if m.health, err = a.health(ctx); err != nil {
 				continue
 			}
 		}
 		if m.known != nil {
 			learned = m.known.learned()
 		}
-		select {
-		case out <- m:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := send(ctx, out, m); err != nil {
+			return err
 		}
 		if k := s.whole.unsaved.Swap(nil); k != nil {
 			err := s.whole.memory.save(k)
 			if err != nil && !unsavable {
-				s.log.Warn("what the corrosion agent knows cannot be saved", "err", err)
+				s.log.Warn("the knowledge of the corrosion agent cannot be saved", "err", err)
 			}
 			unsavable = err != nil
 		}
 	}
 }
 
-var _ interface{ Trouble() error } = (*Source)(nil)
 var _ follow.Source = (*Source)(nil)

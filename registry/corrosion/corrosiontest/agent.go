@@ -1,7 +1,7 @@
-// Package corrosiontest is a Corrosion agent for tests: a real HTTP server, over
-// HTTP/1.1 and HTTP/2 with prior knowledge, that keeps tables in memory and
-// speaks the protocol of subscriptions line by line. It fails in each way that
-// an agent is known to fail, when it is told to.
+// Package corrosiontest has agents for tests. Agent is a fake one: a real HTTP
+// server, over HTTP/1.1 and HTTP/2 with prior knowledge, that keeps tables in memory,
+// speaks the protocol of subscriptions and fails on request in each way that an
+// agent is known to fail. Cluster runs real ones.
 package corrosiontest
 
 import (
@@ -15,7 +15,6 @@ import (
 
 // Options says what kind of agent it is.
 type Options struct {
-	Addr    string // to listen on; empty: a free port of 127.0.0.1
 	Token   string // bearer token that every request must have; empty: none
 	NoHTTP2 bool   // speaks HTTP/1.1 only, as behind a proxy
 	Lag     int    // lines that a stream may be behind before it is ended; 0: 10,240
@@ -41,12 +40,12 @@ type Agent struct {
 	conns  map[net.Conn]struct{}
 }
 
-// Counts says what was asked of an agent since it was made.
+// Counts are the requests to an agent since it was made, and what is open now.
 type Counts struct {
 	Subscribed int // POST of a subscription
 	Resumed    int // GET of a subscription, found or not
 	Queries    int // POST of a query
-	Selects    int // of those, such of a whole table
+	Selects    int // of those, SELECTs of a whole table
 	Health     int // GET of its health
 	Streams    int // streams open now
 	Conns      int // connections open now
@@ -55,16 +54,13 @@ type Counts struct {
 
 // New starts an agent with the default tables, empty. Close it.
 func New(opts Options) (*Agent, error) {
-	if opts.Addr == "" {
-		opts.Addr = "127.0.0.1:0"
-	}
 	if opts.Lag == 0 {
 		opts.Lag = 10240
 	}
 	if opts.Keep == 0 {
 		opts.Keep = 500
 	}
-	a := &Agent{opts: opts, addr: opts.Addr, subs: map[string]*sub{}, conns: map[net.Conn]struct{}{}}
+	a := &Agent{opts: opts, addr: "127.0.0.1:0", subs: map[string]*sub{}, conns: map[net.Conn]struct{}{}}
 	a.db = database{tables: map[string]*table{}, newest: map[string]uint64{}, heads: map[string]uint64{}, members: opts.Members}
 	a.db.newSite()
 	a.CreateTable("machines", []string{"id"}, "network", "app", "region", "process_group", "state", "private_ip", "metadata", "updated_at")
@@ -130,14 +126,12 @@ func (a *Agent) stop(kill bool) {
 		cancel()
 	}
 	server.Close()
-	a.cut()
+	a.Reset()
 	<-served
 }
 
 // Reset cuts all connections and goes on listening.
-func (a *Agent) Reset() { a.cut() }
-
-func (a *Agent) cut() {
+func (a *Agent) Reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for c := range a.conns {
@@ -145,8 +139,8 @@ func (a *Agent) cut() {
 	}
 }
 
-// Freeze stops the agent in its tracks, as SIGSTOP does: connections stay, and
-// nothing comes out of them, not even the answer to a ping.
+// Freeze stops the agent as SIGSTOP does: connections stay, and nothing is sent on
+// them, not even the answer to a ping.
 func (a *Agent) Freeze() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -198,7 +192,7 @@ func (a *Agent) connState(c net.Conn, state http.ConnState) {
 	}
 }
 
-// listener and conn stand still while the agent is frozen.
+// The connections of a listener block while the agent is frozen.
 type listener struct {
 	net.Listener
 	agent *Agent

@@ -11,8 +11,7 @@ import (
 // column that is not named is the empty string.
 type Row map[string]any
 
-// table is one table: as it is for the cluster, and as far as this agent has
-// learned of it.
+// table is one table, as it is in the cluster and as this agent has it.
 type table struct {
 	key     []string
 	columns []string // key included
@@ -20,8 +19,8 @@ type table struct {
 	records map[string]*record
 }
 
-// record is a row as the agent has it, put together column by column from the
-// versions that it has applied, as cr-sqlite does it.
+// record is a row as the agent has it, merged column by column from the versions
+// that it has applied, as cr-sqlite does.
 type record struct {
 	values []any // of the table's columns
 	at     []int // the version that wrote each; -1: none
@@ -40,14 +39,14 @@ type version struct {
 // write is what a version wrote of one row.
 type write struct {
 	table, id string
-	row       Row      // as it is then; of a deleted row its key
+	row       Row      // after the write; of a deleted row its key
 	columns   []string // that were written
 	life      bool     // the row was inserted or deleted
 	deleted   bool
 }
 
-// database is the agent's, with what the rest of the cluster knows. Guarded by
-// the agent's mu.
+// database is the agent's, with the history of its cluster. Guarded by the agent's
+// mu.
 type database struct {
 	tables  map[string]*table
 	history []version // of the cluster, oldest first
@@ -57,19 +56,19 @@ type database struct {
 	newest  map[string]uint64 // version by site, in the cluster
 	heads   map[string]uint64 // and in this database
 	members int               // other agents that this one sees
-	down    int               // and no longer
-	lagging bool              // something of another agent's has been applied lately
+	down    int               // other agents that it no longer sees
+	lagging bool              // a version of another agent has been applied lately
 	apart   bool              // cut off from the others
 }
 
-// CreateTable makes an empty table, in place of one that was there.
+// CreateTable makes an empty table and replaces one of that name.
 func (a *Agent) CreateTable(name string, key []string, columns ...string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.db.tables[name] = &table{key: key, columns: slices.Concat(key, columns), truth: map[string]Row{}, records: map[string]*record{}}
 }
 
-// identity returns what a row is found by.
+// identity returns a row's key as a string.
 func (t *table) identity(row Row) string {
 	parts := make([]any, len(t.key))
 	for i, name := range t.key {
@@ -78,9 +77,8 @@ func (t *table) identity(row Row) string {
 	return fmt.Sprintf("%q", parts)
 }
 
-// Put inserts rows, or replaces those with the same key, in one transaction. It
-// is written by another agent of the cluster, or by this one if it has no
-// other members.
+// Put inserts rows, or replaces those with the same key, in one transaction of
+// another agent of the cluster, or of this one if it is alone.
 func (a *Agent) Put(name string, rows ...Row) { a.write(name, rows, false) }
 
 // Delete deletes the rows that have the same key as those given.
@@ -193,8 +191,8 @@ func (r *record) merge(t *table, w *write, i int) {
 	}
 }
 
-// touch tells the subscriptions of a table what became of a row, if they match
-// the write: it is a sentinel, or writes a column that they name.
+// touch passes a changed row to the subscriptions that match the write: it is a
+// sentinel, or writes a column that they name.
 func (a *Agent) touch(t *table, w *write, r *record) {
 	sentinel := w.deleted || len(t.columns) == len(t.key)
 	for _, s := range a.subs {
@@ -236,19 +234,19 @@ func (a *Agent) Versions() int {
 	return len(a.db.history)
 }
 
-// Wipe kills the agent and takes its database away. Start makes it come back
-// with an empty one, which Refill fills from the other agents.
+// Wipe kills the agent and deletes its database. After Start it has an empty one,
+// which Refill fills from the other agents.
 func (a *Agent) Wipe() { a.Restore(0) }
 
-// Restore kills the agent and puts a backup of its database in place that has
-// the oldest versions only. Without other members, the newer ones are lost.
+// Restore kills the agent and replaces its database by a backup that has only the
+// oldest versions. Without other members, the newer ones are lost.
 func (a *Agent) Restore(versions int) {
 	a.Kill()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	db := &a.db
 	db.newSite()
-	db.members, db.down = 0, 0 // until they are written down, once a minute
+	db.members, db.down = 0, 0 // until they are recorded, once a minute
 	for _, t := range db.tables {
 		clear(t.records)
 	}
@@ -258,7 +256,7 @@ func (a *Agent) Restore(versions int) {
 		for i := versions; i < len(db.history); i++ {
 			db.history[i].gone = true
 		}
-		for _, t := range db.tables { // what is written next is new to everybody
+		for _, t := range db.tables { // rows that are written again are inserts
 			t.truth = map[string]Row{}
 		}
 	}
@@ -273,9 +271,8 @@ func (db *database) newSite() {
 	db.site = fmt.Sprintf("B%03d", db.sites)
 }
 
-// Refill lets the agent have up to n more of the versions that it lacks, the
-// newest first, as its synchronisation asks for them. It returns how many it
-// still lacks.
+// Refill gives the agent up to n of the versions that it lacks, the newest first, as
+// it asks for them when it synchronizes. It returns how many it still lacks.
 func (a *Agent) Refill(n int) (lacking int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -293,8 +290,8 @@ func (a *Agent) Refill(n int) (lacking int) {
 	return lacking
 }
 
-// LoseVersions takes the n newest versions from the agent while it runs, as far
-// as it tells what it knows.
+// LoseVersions takes the n newest versions from what the agent says that it has,
+// while it runs.
 func (a *Agent) LoseVersions(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -318,8 +315,7 @@ func (a *Agent) Meet() {
 	}
 }
 
-// Bury makes the n newest versions such that nobody has them any more, apart
-// from this agent if it has them already.
+// Bury takes the n newest versions from all other agents.
 func (a *Agent) Bury(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -328,8 +324,7 @@ func (a *Agent) Bury(n int) {
 	}
 }
 
-// Isolate cuts the agent off from the others: it goes on answering, and learns
-// nothing.
+// Isolate cuts the agent off from the others: it still answers, and learns nothing.
 func (a *Agent) Isolate() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -344,8 +339,8 @@ func (a *Agent) Rejoin() {
 	a.Refill(math.MaxInt)
 }
 
-// LoseRow takes rows out of the subscriptions' own records without a word, as
-// an agent that failed to match a change would have them.
+// LoseRow deletes rows from the subscriptions' own records without an announcement,
+// as in an agent that failed to match a change.
 func (a *Agent) LoseRow(name string, rows ...Row) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -1,14 +1,13 @@
 package corrosiontest
 
-// faults is what will go wrong, guarded by the agent's mu.
+// faults are those to come, guarded by the agent's mu.
 type faults struct {
 	skip     skip
 	cuts     int // listings yet to be cut short
 	cutAfter int // rows
 	cutTable string
 	hold     chan struct{} // end-of-query events wait for it
-	queries  int           // status that queries are answered with; 0: as they should be
-	selects  int           // the same of those of a whole table
+	selects  int           // status of the answer to queries of a whole table; 0: none
 	deafened string        // a table whose writes match no subscription
 }
 
@@ -53,14 +52,7 @@ func (a *Agent) HoldEOQ() (release func()) {
 	}
 }
 
-// FailQueries answers queries with a status; 0: properly again.
-func (a *Agent) FailQueries(status int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.faults.queries = status
-}
-
-// FailSelects is the same for queries of a whole table alone.
+// FailSelects answers queries of a whole table with a status; 0: properly again.
 func (a *Agent) FailSelects(status int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

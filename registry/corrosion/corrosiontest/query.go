@@ -10,8 +10,7 @@ import (
 	"strings"
 )
 
-// The statements that an agent is asked beside SELECTs of its tables are told
-// by what they read.
+// Statements other than SELECTs of the tables are recognized by what they read.
 const (
 	knowledgeTable = "crsql_db_versions"
 	schemaTable    = "pragma_table_info"
@@ -25,10 +24,9 @@ func (a *Agent) postQuery(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	a.counts.Queries++
-	code := a.faults.queries
-	selects := a.counts.Selects
+	code, selects := 0, a.counts.Selects
 	lines, err := a.query(sql)
-	if code == 0 && a.counts.Selects > selects {
+	if a.counts.Selects > selects {
 		code = a.faults.selects
 	}
 	a.mu.Unlock()

@@ -46,12 +46,11 @@ type Real struct {
 // Token is the bearer token of all real agents.
 const Token = "open-sesame"
 
-// patience bounds what an agent may take for anything.
+// patience bounds every wait for an agent.
 const patience = 2 * time.Minute
 
-// NewCluster starts n agents, each of which knows the others from the start, on
-// a schema. Their files are in dir. What fails is told to fail, which must not
-// return.
+// NewCluster starts n agents with a schema, each of which knows the others from the
+// start. Their files are in dir. Errors are passed to fail, which must not return.
 func NewCluster(bin, dir, schema string, n int, fail func(error)) *Cluster {
 	c := &Cluster{bin: bin, dir: dir, schema: filepath.Join(dir, "schema.sql"), fail: fail}
 	c.must(os.WriteFile(c.schema, []byte(schema), 0o600))
@@ -179,7 +178,7 @@ func (r *Real) end(signal syscall.Signal) {
 	r.ended = nil
 }
 
-// Freeze stops the process in its tracks; Thaw ends that.
+// Freeze stops the process; Thaw lets it continue.
 func (r *Real) Freeze() { r.frozen = true; r.process.Signal(syscall.SIGSTOP) }
 func (r *Real) Thaw() {
 	if r.frozen {
@@ -254,14 +253,11 @@ func (r *Real) post(path string, content any) ([]byte, error) {
 	return text, err
 }
 
-// Try runs statements in one transaction.
-func (r *Real) Try(statements ...string) error {
+// exec runs statements in one transaction.
+func (r *Real) exec(statements []string) {
 	_, err := r.post("/v1/transactions", statements)
-	return err
+	r.cluster.must(err)
 }
-
-// Exec runs statements in one transaction, and fails the test if it cannot.
-func (r *Real) Exec(statements ...string) { r.cluster.must(r.Try(statements...)) }
 
 // Query returns the rows of a statement.
 func (r *Real) Query(sql string) (rows [][]any, err error) {
@@ -285,8 +281,8 @@ func (r *Real) Query(sql string) (rows [][]any, err error) {
 	return rows, nil
 }
 
-// Put writes rows at this agent, whatever of them is there, in transactions of
-// at most 500. The columns of a row are those that it names.
+// Put inserts or updates rows at this agent, in transactions of at most 500. Columns
+// that a row does not name are left alone.
 func (r *Real) Put(table string, rows ...Row) {
 	for part := range slices.Chunk(rows, 500) {
 		var statements []string
@@ -299,11 +295,11 @@ func (r *Real) Put(table string, rows ...Row) {
 			statements = append(statements, fmt.Sprintf("INSERT INTO %s (%s) VALUES (%s) ON CONFLICT DO UPDATE SET %s",
 				table, strings.Join(names, ", "), strings.Join(values, ", "), strings.Join(sets, ", ")))
 		}
-		r.Exec(statements...)
+		r.exec(statements)
 	}
 }
 
-// Delete deletes the rows that are equal in the columns of the key.
+// Delete deletes the rows that have the same key as those given.
 func (r *Real) Delete(table string, rows ...Row) {
 	keys := map[string][]string{"apps": {"network", "name"}, "peers": {"network", "name"}, "app_addresses": {"network", "app", "address"}}[table]
 	if keys == nil {
@@ -318,7 +314,7 @@ func (r *Real) Delete(table string, rows ...Row) {
 			}
 			statements = append(statements, fmt.Sprintf("DELETE FROM %s WHERE %s", table, strings.Join(where, " AND ")))
 		}
-		r.Exec(statements...)
+		r.exec(statements)
 	}
 }
 

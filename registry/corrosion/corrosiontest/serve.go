@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 )
 
 // stream is one client's response, guarded by the agent's mu.
@@ -40,38 +39,21 @@ func (a *Agent) handler() http.Handler {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
+		if r.Method == http.MethodPost && r.Header.Get("Content-Type") != "application/json" {
+			w.WriteHeader(http.StatusUnsupportedMediaType)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
-// statement reads a request's SQL: a string, or a list of it and its arguments.
-func statement(r *http.Request) (string, error) {
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return "", err
-	}
-	var sql string
-	if json.Unmarshal(b, &sql) == nil {
-		return sql, nil
-	}
-	var list []json.RawMessage
-	if err := json.Unmarshal(b, &list); err != nil || len(list) != 2 {
-		return "", fmt.Errorf("no statement: %s", b)
-	}
-	var args []string
-	if err := json.Unmarshal(list[0], &sql); err != nil {
-		return "", err
-	}
-	if err := json.Unmarshal(list[1], &args); err != nil {
-		return "", err
-	}
-	for _, arg := range args {
-		sql = strings.Replace(sql, "?", "'"+arg+"'", 1)
-	}
-	return sql, nil
+// statement reads a request's SQL.
+func statement(r *http.Request) (sql string, err error) {
+	err = json.NewDecoder(r.Body).Decode(&sql)
+	return sql, err
 }
 
-// fail answers with an error event that has no line end.
+// fail answers with an error event, which has no line end.
 func fail(w http.ResponseWriter, code int, err error) {
 	w.WriteHeader(code)
 	io.WriteString(w, errorLine(err.Error()))
@@ -129,9 +111,8 @@ func (a *Agent) list(w http.ResponseWriter, r *http.Request, s *sub) {
 	a.stream(w, r, s, lines, cut, hold)
 }
 
-// stream sends first and then, unless that is all, what becomes of the
-// subscription. The last line of first waits for hold. It unlocks mu, which
-// the caller has locked.
+// stream sends first and then, unless that is all, the changes of the subscription.
+// The last line of first waits for hold. It unlocks mu, which the caller has locked.
 func (a *Agent) stream(w http.ResponseWriter, r *http.Request, s *sub, first []string, all bool, hold <-chan struct{}) {
 	st := &stream{more: make(chan struct{}, 1), ended: all}
 	if !all {

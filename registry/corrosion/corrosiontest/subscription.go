@@ -77,8 +77,8 @@ func (db *database) parse(sql string) (*selection, error) {
 	return sel, nil
 }
 
-// subscribe returns the subscription for sql, which it makes when there is none.
-// Every other text is another subscription, though it be the same query.
+// subscribe returns the subscription for sql, and makes one if there is none. Another
+// text is another subscription, even of the same query.
 func (a *Agent) subscribe(sql string) (*sub, error) {
 	for _, s := range a.subs {
 		if s.sql == sql {

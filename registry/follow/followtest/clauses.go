@@ -204,9 +204,10 @@ func failedCalls(w *world) {
 		var done atomic.Bool
 		go func() { _ = w.rec.Follow(ctx, w.Source, false); done.Store(true) }()
 		if in == Change { // a source may list instead
-			w.settles()
+			told := func() bool { return cut.Load() || w.difference() == "" }
+			Eventually(w.t, "a listing and what it lacks", told)
 			w.churn(10 * i)
-			Eventually(w.t, "a change", func() bool { return cut.Load() || w.difference() == "" })
+			Eventually(w.t, "a change", told)
 		} else {
 			Eventually(w.t, "the call of "+string(in), cut.Load)
 		}
@@ -336,7 +337,7 @@ func backPressure(w *world) {
 		w.churn(1)
 	}
 	time.Sleep(w.Patience * 3 / 2) // the time that must pass without effect
-	cpu, window := processor(), time.Second
+	cpu, window := processor(), 300*time.Millisecond
 	time.Sleep(window)
 	if used := processor() - cpu; used > window/4 {
 		w.t.Errorf("%v of processor time in %v of waiting for the registry", used, window)
