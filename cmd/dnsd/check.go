@@ -31,9 +31,7 @@ func (c *config) load(getenv func(string) string) error {
 		c.regions = table
 	}
 	if c.Registry.kind != nil { // else --registry is wrong, and said to be
-		trial := *c
-		trial.Etcd = c.Etcd.mended()
-		if _, err := trial.Registry.source.open(&trial, getenv, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := c.Registry.source.open(c, getenv, slog.New(slog.DiscardHandler)); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -43,7 +41,26 @@ func (c *config) load(getenv func(string) string) error {
 	if err := errors.Join(errs...); err != nil {
 		return usageError{err}
 	}
+	c.checkRegion()
 	return nil
+}
+
+// checkRegion warns of a --region that the table of regions lacks.
+func (c *config) checkRegion() {
+	table := c.regions
+	if table == nil {
+		table = zones.BuiltInRegions()
+	}
+	code, codes := registry.Lower(c.Region), table.Codes()
+	if code == "" || slices.Contains(codes, code) {
+		return
+	}
+	like := slices.DeleteFunc(codes, func(other string) bool { return editDistance(code, other) > 1 })
+	warning := fmt.Sprintf("--region %s is not in the table of regions, so dnsd cannot tell what is near: add it with --regions FILE", c.Region)
+	if len(like) > 0 {
+		warning += ", or did you mean " + strings.Join(like, " or ") + "?"
+	}
+	c.warnings = append(c.warnings, warning)
 }
 
 // checkStateDir says what would keep the last known state from being written:

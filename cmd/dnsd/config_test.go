@@ -100,7 +100,7 @@ func TestMistakes(t *testing.T) {
 		{"stale_after_of_etcd", "--registry etcd://h:1/x/", "DNSD_STALE_AFTER=14s", "DNSD_STALE_AFTER=14s: out of range: write a duration from 15s to 24h"},
 		{"udp_size", "--max-udp-size 100", "", "write a whole number from 512 to 4096"},
 		{"cache_size", "--cache-size 64M", "", "write a number with its unit, such as 64MiB"},
-		{"cache_size_small", "--cache-size 64KiB", "", "too small: write at least 1024KiB"},
+		{"cache_size_small", "--cache-size 64KiB", "", "too small: write at least 1MiB"},
 		{"max_inflight", "--max-inflight 0", "", "write a whole number from 1 to"},
 		{"toggle", "--no-identity=maybe", "", "write true or false"},
 		{"log_level", "--log-level loud", "", "write debug, info, warn or error"},
@@ -109,8 +109,6 @@ func TestMistakes(t *testing.T) {
 		{"metrics_listen_without_port", "--metrics-listen 127.0.0.1", "", "no port: write 127.0.0.1:9153"},
 		{"metrics_listen_without_port_v6", "--metrics-listen ::1", "", "no port: write [::1]:9153"},
 		{"metrics_listen_name", "--metrics-listen localhost", "", "not an address and port: write one such as 127.0.0.1:9153"},
-		{"etcd_half_a_pair", "--etcd-cert c.pem", "", "--etcd-cert and --etcd-key go together"},
-		{"etcd_password_of_whom", "--etcd-password-file p", "", "add --etcd-user NAME"},
 		{"upstream_none_and_more", "--upstream none --upstream 192.0.2.1", "", "leave it or them out"},
 	}
 	for _, tt := range tests {

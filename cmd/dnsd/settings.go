@@ -20,6 +20,7 @@ type setting struct {
 	repeat bool               // several values: several flags, or commas in the environment
 	toggle bool               // no value needed: the flag alone means true
 	order  bool               // it says what to do, and stands in no environment
+	source string             // the scheme of the registry that it is for; empty: any
 	use    func(string) error // checks one value and puts it to use; the error says what to write instead
 
 	given []string // from flags
@@ -141,8 +142,7 @@ func unknownFlag(name string, settings []*setting) error {
 	return fmt.Errorf("unknown flag --%s: dnsd --help lists them all", name)
 }
 
-// nearest returns the name that was probably meant by a misspelt one, empty for
-// none.
+// nearest returns the name that was probably meant by a misspelt one, or "".
 func nearest(name string, names []string) (best string) {
 	distance := 3 // more than two slips is another word
 	for _, n := range names {
