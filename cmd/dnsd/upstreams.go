@@ -94,7 +94,7 @@ func (c *config) forwarder(descriptors int, log *slog.Logger) (*forward.Forwarde
 	list := c.Upstreams.list
 	var hosts *nameservers
 	if !slices.ContainsFunc(list, func(u forward.Upstream) bool { return u.Domain == "." }) {
-		hosts = &nameservers{path: c.resolvConf, self: c, always: list, log: log}
+		hosts = &nameservers{path: c.resolvConf, every: nameserversEvery, self: c, always: list, log: log}
 		hosts.look()
 		list = hosts.upstreams()
 	}
