@@ -51,6 +51,7 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestAdmin(t *testing.T) {
+	t.Parallel()
 	const reason = "listing: reading fleet.json: no such file"
 	var ready atomic.Bool
 	addr := startAdmin(t, func() (string, bool) { return reason, ready.Load() })

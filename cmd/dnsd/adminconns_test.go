@@ -48,6 +48,7 @@ func ended(c net.Conn, d time.Duration) bool {
 // Whoever holds all connections and says nothing, or not enough, keeps nobody out
 // and is out soon.
 func TestSilentAdminConnections(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{
 		"silent":        "",
 		"half a header": "GET /metrics HTTP/1.1\r\nHost: ",
@@ -98,6 +99,7 @@ func TestSilentAdminConnections(t *testing.T) {
 
 // A connection that is being answered is not taken for a silent one.
 func TestAdminConnectionsInHand(t *testing.T) {
+	t.Parallel()
 	inHand, finish := make(chan struct{}), make(chan struct{})
 	addr := startAdmin(t, nil, func(s *http.Server) {
 		mux := http.NewServeMux()
@@ -139,12 +141,13 @@ func TestAdminConnectionsInHand(t *testing.T) {
 
 // A profile may last longer than other requests may take; few are made at once.
 func TestProfilesLast(t *testing.T) {
+	t.Parallel()
 	addr := startAdmin(t, nil, func(s *http.Server) {
-		s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = 2*time.Second, 2*time.Second, 2*time.Second
+		s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
 	}).String()
 	url := "http://" + addr + "/debug/pprof/"
-	if code, body := get(t, url+"profile?seconds=4"); code != 200 || len(body) < 100 {
-		t.Errorf("a profile of four seconds: %d, %d bytes", code, len(body))
+	if code, body := get(t, url+"profile?seconds=1"); code != 200 || len(body) < 100 {
+		t.Errorf("a profile that takes longer than other requests may: %d, %d bytes", code, len(body))
 	}
 	if code, body := get(t, url+"heap?seconds=301"); code != 400 {
 		t.Errorf("a profile of five minutes and a second: %d %s", code, body)
@@ -153,7 +156,7 @@ func TestProfilesLast(t *testing.T) {
 	codes := make(chan int, adminProfiles+3)
 	for range cap(codes) {
 		wg.Go(func() {
-			code, _ := get(t, url+"heap?seconds=4")
+			code, _ := get(t, url+"heap?seconds=1")
 			codes <- code
 		})
 	}
@@ -171,6 +174,7 @@ func TestProfilesLast(t *testing.T) {
 // A process that opens one connection after the other to the admin listener takes
 // no descriptor that a client of DNS needs.
 func TestAdminConnectionsLeaveDescriptors(t *testing.T) {
+	t.Parallel()
 	const limit = 256 // of which 32 places are left for upstreams
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)

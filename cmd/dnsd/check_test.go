@@ -74,6 +74,7 @@ func TestCheckOfFlags(t *testing.T) {
 }
 
 func TestExport(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "registry.json")
 	fleet(t, path, 3)
@@ -151,6 +152,7 @@ func TestStateDirIsTried(t *testing.T) {
 
 // The queries for a Corrosion agent are checked where it can be asked.
 func TestCheckOfAgent(t *testing.T) {
+	t.Parallel()
 	agent, err := corrosiontest.New(corrosiontest.Options{})
 	if err != nil {
 		t.Fatal(err)

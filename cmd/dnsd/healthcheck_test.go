@@ -46,6 +46,7 @@ func TestHealthcheckOfNothing(t *testing.T) {
 
 // Without an admin listener a question is asked of the first DNS address.
 func TestHealthcheckAsksDNS(t *testing.T) {
+	t.Parallel()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -42,6 +42,7 @@ func TestExitStatusOfProcess(t *testing.T) {
 
 // A first signal drains and ends with status 0; a second one ends at once.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -149,6 +149,7 @@ func fleet(t *testing.T, path string, machines int) {
 }
 
 func TestServe(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 2)
 	d := start(t, "--registry", "file:"+path, "--network", "fdaa:0:18::/48", "--state-dir", t.TempDir())
@@ -185,6 +186,7 @@ func TestServe(t *testing.T) {
 // A registry file that is missing is waited for; meanwhile dnsd says so and says
 // nothing false.
 func TestServeWithoutRegistryFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	d := start(t, "--registry", "file:"+path, "--network", "fdaa:0:18::/48")
 	eventually(t, "the reason at /readyz", func() bool {
@@ -206,6 +208,7 @@ func TestServeWithoutRegistryFile(t *testing.T) {
 
 // With the source gone, the last known state is served from the state directory.
 func TestServeLastKnownState(t *testing.T) {
+	t.Parallel()
 	dir, state := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "registry.json")
 	fleet(t, path, 2)
@@ -376,6 +379,7 @@ func TestIsSelf(t *testing.T) {
 // A question that waits for an upstream when dnsd is told to end is still
 // answered, and everything behind the sockets stays up until then.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
