@@ -80,7 +80,7 @@ func (c *config) settings() []*setting {
 		{name: "corrosion-queries", source: "corrosion", use: set(&c.Corrosion.Queries, text)},
 
 		{name: "upstream", repeat: true, use: c.Upstreams.set},
-		{name: "upstream-timeout", def: "5s", use: set(&c.UpstreamTimeout, duration(100*time.Millisecond, time.Minute, 1))},
+		{name: "upstream-timeout", def: "5s", use: set(&c.UpstreamTimeout, duration(100*time.Millisecond, time.Minute, time.Nanosecond))},
 		{name: "cache-size", def: "64MiB", use: set(&c.CacheSize, memory)},
 		{name: "cache-per-network", toggle: true, use: set(&c.CachePerNetwork, toggle)},
 		{name: "max-inflight", def: "4096", use: set(&c.MaxInflight, number(1, 1<<20))},
@@ -125,7 +125,7 @@ func parseConfig(args []string, getenv func(string) string) (*config, []string, 
 // staleAfter reads --stale-after, which is not to call a healthy source silent.
 // --registry has been read.
 func (c *config) staleAfter(s string) error {
-	return set(&c.StaleAfter, duration(c.Registry.silence(), 24*time.Hour, 1))(s)
+	return set(&c.StaleAfter, duration(c.Registry.silence(), 24*time.Hour, time.Nanosecond))(s)
 }
 
 // usageError is a mistake in how dnsd was called. The process exits with 2.
