@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // startAdmin serves an admin listener, after edits to its server, and returns its
@@ -54,7 +55,16 @@ func TestAdmin(t *testing.T) {
 	t.Parallel()
 	const reason = "listing: reading fleet.json: no such file"
 	var ready atomic.Bool
-	addr := startAdmin(t, func() (string, bool) { return reason, ready.Load() })
+	addr := startAdmin(t, func() (string, bool) { return reason, ready.Load() }, func(s *http.Server) {
+		for _, d := range []time.Duration{s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout, s.IdleTimeout} {
+			if d < time.Second || d > 5*time.Minute {
+				t.Errorf("a time-out is %v", d)
+			}
+		}
+		if s.MaxHeaderBytes < 4<<10 || s.MaxHeaderBytes > 64<<10 {
+			t.Errorf("a header may have %d bytes", s.MaxHeaderBytes)
+		}
+	})
 	url := "http://" + addr.String()
 
 	check := func(path string, code int, want string) {

@@ -30,7 +30,7 @@ func (c *config) load(getenv func(string) string) error {
 		}
 		c.regions = table
 	}
-	if c.Registry.kind != nil { // else --registry is wrong, and said to be
+	if c.Registry.kind != nil { // else --registry was reported
 		if _, err := c.Registry.source.open(c, getenv, slog.New(slog.DiscardHandler)); err != nil {
 			errs = append(errs, err)
 		}
@@ -63,9 +63,8 @@ func (c *config) checkRegion() {
 	c.warnings = append(c.warnings, warning)
 }
 
-// checkStateDir says what would keep the last known state from being written:
-// whoever asks for one counts on it on a bad day. That ends only a check: a disk
-// that fails must cost a server the saving, and nothing else.
+// checkStateDir says what would keep the last known state from being written. Only
+// a check fails for it: a server whose disk fails goes on without saving.
 func checkStateDir(dir string) error {
 	if dir == "" {
 		return nil
@@ -104,10 +103,17 @@ func check(ctx context.Context, c *config, getenv func(string) string, operands 
 	return usagef("unexpected argument %q: dnsd check takes one file", operands[1])
 }
 
-// checkFile says what is wrong with a registry file. Problems go to stdout as
-// path:line:column: text, where editors find them.
+// checkFile says what is wrong with a registry file; - is standard input. Problems
+// go to stdout as path:line:column: text, which editors understand.
 func checkFile(path string, stdout io.Writer) error {
-	data, err := readChecked(&path)
+	var data []byte
+	var err error
+	if path == "-" {
+		path = "standard input"
+		data, err = regular.ReadAll(os.Stdin, regular.MaxRegistry)
+	} else {
+		data, err = regular.Read(path, regular.MaxRegistry)
+	}
 	if err != nil {
 		return fmt.Errorf("reading registry file: %w", err)
 	}
@@ -122,16 +128,6 @@ func checkFile(path string, stdout io.Writer) error {
 		return fmt.Errorf("%s has %s", path, plural(n, "problem"))
 	}
 	return nil
-}
-
-// readChecked returns what is to be checked, and gives standard input, which is
-// written as -, the name that messages have for it.
-func readChecked(path *string) ([]byte, error) {
-	if *path == "-" {
-		*path = "standard input"
-		return regular.ReadAll(os.Stdin, regular.MaxRegistry)
-	}
-	return regular.Read(*path, regular.MaxRegistry)
 }
 
 // summarize prints what a registry file holds.

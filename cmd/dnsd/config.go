@@ -122,8 +122,8 @@ func parseConfig(args []string, getenv func(string) string) (*config, []string, 
 	return c, rest, nil
 }
 
-// staleAfter reads --stale-after, which is not to call a healthy source silent.
-// --registry has been read.
+// staleAfter reads --stale-after, which must not be so short that a healthy source
+// counts as stale. --registry has been read.
 func (c *config) staleAfter(s string) error {
 	return set(&c.StaleAfter, duration(c.Registry.silence(), 24*time.Hour, time.Nanosecond))(s)
 }

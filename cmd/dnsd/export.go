@@ -49,8 +49,8 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 	return buffered.Flush()
 }
 
-// awaitSync waits until the registry holds a complete listing. It gives up when
-// a file is in trouble: nobody is there to mend it meanwhile.
+// awaitSync waits until the registry holds a complete listing, but not for a file
+// that cannot be used.
 func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source) error {
 	_, isFile := source.(*file.Source)
 	look := time.NewTicker(100 * time.Millisecond)

@@ -156,7 +156,7 @@ func TestServe(t *testing.T) {
 	d.ready()
 	for _, network := range []string{"udp", "tcp"} {
 		m := d.ask(network, "my-app.internal.", dns.TypeAAAA)
-		if m.Rcode != dns.RcodeSuccess || len(m.Answer) != 2 || !m.Authoritative {
+		if m.Rcode != dns.RcodeSuccess || len(m.Answer) != 2 || !m.Authoritative || m.Answer[0].Header().Ttl != 5 {
 			t.Errorf("%s: %v", network, m)
 		}
 	}

@@ -36,7 +36,7 @@ func (u *upstreams) set(s string) error {
 	return nil
 }
 
-// checkUpstreams finds the upstreams that cannot be meant.
+// checkUpstreams finds mistakes that no single --upstream shows.
 func (c *config) checkUpstreams() error {
 	var errs []error
 	if c.Upstreams.none && len(c.Upstreams.list) > 0 {
@@ -71,7 +71,7 @@ func isLocal(addr netip.Addr) bool {
 	}
 	local, err := net.InterfaceAddrs()
 	if err != nil {
-		return false // a loop is still recognised when it happens
+		return false // the forwarder recognizes a loop when it happens
 	}
 	for _, a := range local {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr() == addr {
