@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"dnsd/registry"
 	"dnsd/registry/follow"
@@ -72,7 +73,7 @@ func checkStateDir(dir string) error {
 	switch err := follow.TryStateDir(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		return usagef("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
-	case err != nil:
+	case err != nil && !errors.Is(err, syscall.ENOTDIR): // which load reports
 		return usagef("--state-dir %s: dnsd cannot write there: %w", dir, err)
 	}
 	return nil
