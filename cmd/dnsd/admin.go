@@ -156,10 +156,7 @@ func profiling(places chan struct{}, profile http.HandlerFunc) http.HandlerFunc 
 			return
 		}
 		// A profile may last longer than the time to read a request.
-		if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
+		http.NewResponseController(w).SetReadDeadline(time.Time{})
 		profile(w, r)
 	}
 }

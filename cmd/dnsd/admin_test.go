@@ -98,3 +98,77 @@ func TestAdminAddressInUse(t *testing.T) {
 		t.Errorf("error %v, want %q", err, want)
 	}
 }
+
+// What is in hand at the end is finished, if that does not take too long.
+func TestAdminDrain(t *testing.T) {
+	t.Parallel()
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, finish := make(chan string, 2), make(chan struct{})
+	a.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		select {
+		case <-finish:
+			if r.URL.Path == "/short" {
+				io.WriteString(w, "done")
+				return
+			}
+			<-r.Context().Done()
+		case <-r.Context().Done():
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.run(ctx) }()
+	answers := map[string]chan error{}
+	for _, path := range []string{"/short", "/long"} {
+		answer := make(chan error, 1)
+		answers[path] = answer
+		go func() {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+			response, err := client.Get("http://" + a.listener.Addr().String() + path)
+			if err == nil {
+				response.Body.Close()
+			}
+			answer <- err
+		}()
+		<-asked
+	}
+	cancel()
+	eventually(t, "nobody else is let in", func() bool {
+		c, err := net.Dial("tcp", a.listener.Addr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	select {
+	case err := <-ended:
+		t.Errorf("it has ended before what was in hand: %v", err)
+	default:
+	}
+	close(finish)
+	if err := <-answers["/short"]; err != nil {
+		t.Errorf("the short request: %v", err)
+	}
+	if err := <-answers["/long"]; err == nil || strings.Contains(err.Error(), "Timeout") {
+		t.Errorf("the long request: %v", err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// A listener that fails ends dnsd.
+func TestAdminFails(t *testing.T) {
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.listener.Close()
+	if err := a.run(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "serving --metrics-listen: ") {
+		t.Errorf("%v", err)
+	}
+}

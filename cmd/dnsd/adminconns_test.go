@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,6 +98,56 @@ func TestSilentAdminConnections(t *testing.T) {
 	})
 }
 
+// conn is a connection that notes that it was closed.
+type conn struct {
+	net.Conn
+	closed bool
+}
+
+func (c *conn) Close() error { c.closed = true; return nil }
+
+// The place of a connection that has ended is free; otherwise the one that has
+// been without a request for longest makes room.
+func TestAdminConns(t *testing.T) {
+	a, conns := newAdminConns(3), make([]*conn, 9)
+	open := func(i int) { conns[i] = new(conn); a.state(conns[i], http.StateNew) }
+	open(0)
+	for range 5 {
+		open(1)
+		a.state(conns[1], http.StateClosed)
+	}
+	open(1)
+	open(2)
+	closed := func(want ...int) {
+		t.Helper()
+		for i, c := range conns {
+			if c != nil && c.closed != slices.Contains(want, i) {
+				t.Errorf("connection %d closed: %v", i, c.closed)
+			}
+		}
+	}
+	closed()
+	a.busy(conns[0], true)
+	a.busy(conns[0], false) // it is the last in turn now
+	open(3)
+	closed(1)
+	a.busy(conns[1], true) // too late
+	a.busy(conns[1], false)
+	a.busy(conns[2], true)
+	open(4)
+	closed(0, 1)
+	a.busy(conns[3], true)
+	a.busy(conns[4], true)
+	open(5) // finds all busy
+	closed(0, 1, 5)
+	a.state(conns[4], http.StateHijacked)
+	open(6)
+	closed(0, 1, 5)
+	if len(a.open) != 3 {
+		t.Errorf("%d connections are known, want 3", len(a.open))
+	}
+}
+
 // A connection that is being answered is not taken for a silent one.
 func TestAdminConnectionsInHand(t *testing.T) {
 	t.Parallel()
@@ -143,7 +194,7 @@ func TestAdminConnectionsInHand(t *testing.T) {
 func TestProfilesLast(t *testing.T) {
 	t.Parallel()
 	addr := startAdmin(t, nil, func(s *http.Server) {
-		s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+		s.ReadHeaderTimeout, s.ReadTimeout = 500*time.Millisecond, 500*time.Millisecond
 	}).String()
 	url := "http://" + addr + "/debug/pprof/"
 	if code, body := get(t, url+"profile?seconds=1"); code != 200 || len(body) < 100 {
@@ -168,6 +219,9 @@ func TestProfilesLast(t *testing.T) {
 	}
 	if count[200] != 4 || count[503] != 3 {
 		t.Errorf("of %d profiles at once by status: %v", cap(codes), count)
+	}
+	if code, _ := get(t, url+"heap"); code != 200 {
+		t.Errorf("a profile after them: %d", code)
 	}
 }
 
@@ -217,8 +271,8 @@ func TestAdminConnectionsLeaveDescriptors(t *testing.T) {
 				t.Errorf("an outside name over %s: %v", network, m)
 			}
 		}
-		if code, _ := get(t, "http://"+d.metrics+"/metrics"); code != 200 {
-			t.Errorf("a scrape: %d", code)
+		if code, body := get(t, "http://"+d.metrics+"/metrics"); code != 200 || !strings.Contains(body, "\ngo_gc_gogc_percent 50\n") {
+			t.Errorf("a scrape: %d, or the collector of garbage runs as rarely as by default", code)
 		}
 	}
 }

@@ -127,8 +127,8 @@ func TestExportOfADoubtedListing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := awaitSync(ctx, reg, source); err == nil || err.Error() != "the agent has gaps" {
-		t.Errorf("awaitSync: %v", err)
+	if err := awaitSync(ctx, reg, source); err == nil || err.Error() != "the agent has gaps" || ctx.Err() == nil {
+		t.Errorf("awaitSync: %v, and the context: %v", err, ctx.Err())
 	}
 }
 

@@ -77,13 +77,12 @@ func (n *nameservers) upstreams() []forward.Upstream {
 // text counts when two looks in turn have found it: the first may have found half
 // of it.
 func (n *nameservers) follow(ctx context.Context, f *forward.Forwarder) error {
-	ticker := time.NewTicker(n.every)
-	defer ticker.Stop()
+	look := time.Tick(n.every)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-look:
 		}
 		text, err := n.read()
 		if err == nil && text != n.seen {

@@ -367,11 +367,24 @@ func TestIsSelf(t *testing.T) {
 		{"[::]:53", "127.0.0.53:53", true},
 		{"0.0.0.0:53", "[::1]:53", false},
 		{"0.0.0.0:53", "192.0.2.1:53", false},
+		{"0.0.0.0:53", "0.0.0.0:53", true},
+		{"[::]:53", "0.0.0.0:53", true},
+		{"[::ffff:127.0.0.1]:53", "127.0.0.1:53", true},
 	}
 	for _, tt := range tests {
 		c := &config{Listen: []netip.AddrPort{netip.MustParseAddrPort(tt.listen)}}
 		if got := c.isSelf(netip.MustParseAddrPort(tt.addr)); got != tt.want {
 			t.Errorf("%s with %s: %v", tt.addr, tt.listen, got)
+		}
+	}
+	local, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := &config{Listen: []netip.AddrPort{netip.MustParseAddrPort("[::]:53")}}
+	for _, l := range local {
+		if addr := netip.MustParsePrefix(l.String()).Addr(); !all.isSelf(netip.AddrPortFrom(addr, 53)) {
+			t.Errorf("%s is not known for one of this host's", addr)
 		}
 	}
 }

@@ -81,12 +81,8 @@ func isLocal(addr netip.Addr) bool {
 	return false
 }
 
-// tryTenths is how many tenths of a question's time one query to an upstream may
-// take: two whole tries and half of a third one fit.
-const tryTenths = 4
-
-// forwarder returns what answers names outside dnsd's zones, nil for nothing, and the
-// host's nameservers if those are to be followed.
+// forwarder returns the forwarder, nil for --upstream none, and the host's
+// nameservers if those are to be followed.
 func (c *config) forwarder(descriptors int, log *slog.Logger) (*forward.Forwarder, *nameservers, error) {
 	if c.Upstreams.none {
 		return nil, nil, nil
@@ -101,7 +97,7 @@ func (c *config) forwarder(descriptors int, log *slog.Logger) (*forward.Forwarde
 	f, err := forward.New(forward.Config{
 		Upstreams:   list,
 		Timeout:     c.UpstreamTimeout,
-		TryTimeout:  c.UpstreamTimeout * tryTenths / 10,
+		TryTimeout:  c.UpstreamTimeout / 5 * 2, // leaves room for two whole tries and half a third
 		MaxInflight: c.MaxInflight,
 		Descriptors: descriptors,
 		CacheBytes:  uint64(c.CacheSize),

@@ -162,7 +162,7 @@ func duration(least, most, unit time.Duration) func(string) (time.Duration, erro
 
 // short is d without the zero parts that time.Duration prints: 1m, not 1m0s.
 func short(d time.Duration) string {
-	return strings.Replace(strings.Replace(d.String(), "m0s", "m", 1), "h0m", "h", 1)
+	return strings.ReplaceAll(strings.ReplaceAll(d.String(), "m0s", "m"), "h0m", "h")
 }
 
 // number reads a whole number between least and most.
