@@ -155,8 +155,6 @@ func profiling(places chan struct{}, profile http.HandlerFunc) http.HandlerFunc 
 			http.Error(w, fmt.Sprintf("%d profiles are being made: ask again", cap(places)), http.StatusServiceUnavailable)
 			return
 		}
-		// A profile may last longer than the time to read a request.
-		http.NewResponseController(w).SetReadDeadline(time.Time{})
 		profile(w, r)
 	}
 }
