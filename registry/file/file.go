@@ -207,12 +207,12 @@ func (s *Source) look(ctx context.Context, feed follow.Feed, forced bool) (time.
 		return s.fail(plain(err), forced), nil
 	}
 	if sum := maphash.Bytes(s.seed, data); s.seen.sum != sum || forced {
-		n, err := list(ctx, feed, data)
+		err := list(ctx, feed, data)
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
 		s.seen.sum, s.seen.verdict = sum, err
-		s.log.Debug("registry file read", "path", s.path, "items", n, "took", time.Since(now))
+		s.log.Debug("registry file read", "path", s.path, "bytes", len(data), "took", time.Since(now))
 	}
 	if s.seen.verdict != nil {
 		return s.fail(s.seen.verdict, forced), nil
@@ -221,17 +221,14 @@ func (s *Source) look(ctx context.Context, feed follow.Feed, forced bool) (time.
 	return s.poll, feed.Change(ctx, nil)
 }
 
-// list tells the feed what the file holds and returns how many items that are.
-// Where ctx has not ended, the error is the file's, and the feed knows of nothing.
-func list(ctx context.Context, feed follow.Feed, data []byte) (n int, err error) {
-	err = machinejson.EachBatch(data, func(items []registry.Item) error {
-		n += len(items)
-		return feed.List(ctx, items)
-	})
+// list tells the feed what the file holds. Where ctx has not ended, the error is the
+// file's, and the feed has no new listing.
+func list(ctx context.Context, feed follow.Feed, data []byte) error {
+	err := machinejson.EachBatch(data, func(items []registry.Item) error { return feed.List(ctx, items) })
 	if err != nil {
-		return n, err
+		return err
 	}
-	return n, feed.Listed(ctx, "")
+	return feed.Listed(ctx, "")
 }
 
 var errChanging = errors.New("the file keeps changing while it is read: write a new one and rename it into place")

@@ -87,20 +87,19 @@ func (w *watch) remove(dir string) {
 // add watches dir and reports whether anything has changed by that.
 func (w *watch) add(dir string) bool {
 	info, err := os.Stat(dir)
-	if err != nil {
-		w.remove(dir)
-		return true
-	}
 	// A watch is on the directory that had the name when it began, and ends when
 	// that one is deleted or renamed.
-	if old := w.dirs[dir]; old != nil && os.SameFile(old, info) && slices.Contains(w.notify.WatchList(), dir) {
+	if os.SameFile(w.dirs[dir], info) && slices.Contains(w.notify.WatchList(), dir) {
 		return false
 	}
 	w.remove(dir)
-	if err := w.notify.Add(dir); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return true
-		}
+	if err == nil {
+		err = w.notify.Add(dir)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // gone since it was found
+		return true
+	case err != nil:
 		w.cannot(err)
 		return false
 	}
