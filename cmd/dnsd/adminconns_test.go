@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -232,27 +231,12 @@ func TestAdminConnectionsLeaveDescriptors(t *testing.T) {
 	const limit = 256 // of which 32 places are left for upstreams
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
-	upstream, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &dns.Server{PacketConn: upstream, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	upstream := localUDP(t)
+	serveDNS(t, upstream, func(w dns.ResponseWriter, q *dns.Msg) {
 		w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
-	})}
-	done := make(chan error)
-	go func() { done <- server.ActivateAndServe() }()
-	defer func() { server.Shutdown(); <-done }()
-
-	log := &logBuffer{}
-	cmd := exec.Command("/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit), os.Args[0],
-		"--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--registry=file:"+path,
+	})
+	_, log := limited(t, limit, "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--registry=file:"+path,
 		"--network=fdaa:0:18::/48", "--upstream="+upstream.LocalAddr().String())
-	cmd.Env = append(os.Environ(), asMain+"=1")
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	d := &running{t: t, log: log}
 	eventually(t, "listening", func() bool {
 		if m := listens.FindStringSubmatch(log.String()); m != nil {

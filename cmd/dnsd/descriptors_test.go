@@ -1,9 +1,8 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,22 +46,14 @@ func TestDescriptors(t *testing.T) {
 // less than was asked for.
 func TestBoundsAreSaid(t *testing.T) {
 	t.Parallel()
-	for limit, want := range map[string]string{
-		"1024": "level=WARN msg=\"fewer questions may wait for upstreams than --max-inflight says",
-		"8192": "level=INFO msg=\"bounds of what waits at once\" max_inflight=4096 open_files=8192 tcp_connections=1024",
+	for limit, want := range map[int]string{
+		1024: "level=WARN msg=\"fewer questions may wait for upstreams than --max-inflight says",
+		8192: "level=INFO msg=\"bounds of what waits at once\" max_inflight=4096 open_files=8192 tcp_connections=1024",
 	} {
-		log := &logBuffer{}
-		cmd := exec.Command("sh", "-c", `ulimit -n `+limit+` && exec "$0" "$@"`, os.Args[0],
-			"--listen=127.0.0.1:0", "--metrics-listen=none", "--registry=file:/nowhere", "--upstream=192.0.2.1")
-		cmd.Env, cmd.Stderr = append(os.Environ(), asMain+"=1"), log
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "said", func() bool { return strings.Contains(log.String(), "open_files="+limit) })
-		cmd.Process.Kill()
-		cmd.Wait()
+		_, log := limited(t, limit, "--listen=127.0.0.1:0", "--metrics-listen=none", "--registry=file:/nowhere", "--upstream=192.0.2.1")
+		eventually(t, "said", func() bool { return strings.Contains(log.String(), fmt.Sprintf("open_files=%d", limit)) })
 		if !strings.Contains(log.String(), want) {
-			t.Errorf("limit %s: %s", limit, log)
+			t.Errorf("limit %d: %s", limit, log)
 		}
 	}
 }

@@ -53,22 +53,14 @@ func TestHealthcheckAsksDNS(t *testing.T) {
 	}
 	var rcode atomic.Int32
 	var ede atomic.Uint32
-	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	serveDNS(t, conn, func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetRcode(q, int(rcode.Load()))
 		if code := ede.Load(); code != 0 {
 			m.SetEdns0(1232, false)
 			m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_EDE{InfoCode: uint16(code), ExtraText: "a reason"})
 		}
 		w.WriteMsg(m)
-	})}
-	started, done := make(chan struct{}), make(chan error)
-	server.NotifyStartedFunc = func() { close(started) }
-	go func() { done <- server.ActivateAndServe() }()
-	<-started
-	defer func() {
-		server.Shutdown()
-		<-done
-	}()
+	})
 	for _, tt := range []struct {
 		rcode int
 		ede   uint16

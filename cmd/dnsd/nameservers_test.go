@@ -144,30 +144,16 @@ func TestNameserversBySwitch(t *testing.T) {
 	}
 }
 
-// upstreamAt serves NXDOMAIN at an address and counts the questions; the first of
-// them get none.
-func upstreamAt(t *testing.T, conn net.PacketConn, lost int32) (asked *atomic.Int32) {
-	t.Helper()
-	asked = new(atomic.Int32)
-	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		if asked.Add(1) > lost {
-			w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
-		}
-	})}
-	done := make(chan error)
-	go func() { done <- server.ActivateAndServe() }()
-	t.Cleanup(func() { server.Shutdown(); <-done })
-	return asked
-}
-
 // A question whose packet is lost is asked again within its time.
 func TestLostPackets(t *testing.T) {
 	t.Parallel()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	upstreamAt(t, conn, 1)
+	conn := localUDP(t)
+	var asked atomic.Int32
+	serveDNS(t, conn, func(w dns.ResponseWriter, q *dns.Msg) {
+		if asked.Add(1) > 1 {
+			w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
+		}
+	})
 	d := startWith(t, "--registry=file:/nowhere", "--upstream", conn.LocalAddr().String(), "--upstream-timeout=2s")
 	if m := d.ask("udp", "example.com.", dns.TypeA); m.Rcode != dns.RcodeNameError {
 		t.Errorf("%v", m)
@@ -177,7 +163,7 @@ func TestLostPackets(t *testing.T) {
 // TestNameserversChange: dnsd as a whole asks the server that the file names now.
 func TestNameserversChange(t *testing.T) {
 	t.Parallel()
-	var asked [2]*atomic.Int32
+	var asked [2]atomic.Int32
 	var addrs [2]string
 	for i := range asked {
 		addrs[i] = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
@@ -187,7 +173,10 @@ func TestNameserversChange(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		asked[i] = upstreamAt(t, conn, 0)
+		serveDNS(t, conn, func(w dns.ResponseWriter, q *dns.Msg) {
+			asked[i].Add(1)
+			w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
+		})
 	}
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	writeResolvConf(t, path, "nameserver "+addrs[0]+"\n", "rename")

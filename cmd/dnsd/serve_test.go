@@ -132,6 +132,27 @@ func (d *running) ready() {
 	eventually(d.t, "ready", func() bool { code, _ := d.readyz(); return code == 200 })
 }
 
+// serveDNS answers over conn until the test ends.
+func serveDNS(t *testing.T, conn net.PacketConn, answer dns.HandlerFunc) {
+	t.Helper()
+	started, done := make(chan struct{}), make(chan error)
+	server := &dns.Server{PacketConn: conn, Handler: answer, NotifyStartedFunc: func() { close(started) }}
+	go func() { done <- server.ActivateAndServe() }()
+	<-started
+	t.Cleanup(func() { server.Shutdown(); <-done })
+}
+
+// localUDP is a socket of this host, with a port of its own.
+func localUDP(t *testing.T) net.PacketConn {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
 // fleet writes a registry file with one app of so many started machines.
 func fleet(t *testing.T, path string, machines int) {
 	t.Helper()
@@ -393,22 +414,13 @@ func TestIsSelf(t *testing.T) {
 // answered, and everything behind the sockets stays up until then.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := localUDP(t)
 	asked, answer := make(chan struct{}, 16), make(chan struct{})
-	upstream := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	serveDNS(t, conn, func(w dns.ResponseWriter, q *dns.Msg) {
 		asked <- struct{}{}
 		<-answer
 		w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
-	})}
-	done := make(chan error)
-	go func() { done <- upstream.ActivateAndServe() }()
-	defer func() {
-		upstream.Shutdown()
-		<-done
-	}()
+	})
 	release := sync.OnceFunc(func() { close(answer) })
 	defer release()
 
