@@ -90,6 +90,9 @@ func (r *Regions) Extend(table io.Reader) (*Regions, error) {
 	return &Regions{at: at}, nil
 }
 
+// Codes returns the codes of all regions, in lower case and sorted.
+func (r *Regions) Codes() []string { return slices.Sorted(maps.Keys(r.at)) }
+
 // csvError says in dnsd's words where CSV itself is broken.
 func csvError(err error) error {
 	var parse *csv.ParseError

@@ -24,8 +24,8 @@ const (
 	// scrapers, health checks and people. The descriptors are there for DNS.
 	adminConnections = 64
 
-	// A scrape of everything takes milliseconds; a client that needs longer to
-	// send its few header lines, or to take an answer, is none.
+	// A scrape of everything takes milliseconds. A client that takes longer to send
+	// its few header lines, or to receive an answer, is broken or hostile.
 	adminHeaderTimeout = 5 * time.Second
 	adminReadTimeout   = 10 * time.Second
 	adminWriteTimeout  = 10 * time.Second // net/http/pprof adds what a profile lasts
@@ -36,17 +36,17 @@ const (
 	// adminHeaderBytes is many times what scrapers and health checks send.
 	adminHeaderBytes = 16 << 10
 
-	// Profiles last as long as their client says. So few at once leave the other
-	// connections to scrapes, whoever asks for them.
+	// Profiles last as long as their client says. So few at once leave most
+	// connections to scrapes.
 	adminProfiles = 4
-	adminLongest  = 5 * time.Minute
+	adminLongest  = 300 // seconds
 
 	// adminDrain is how long requests under way may take to end at shutdown.
 	adminDrain = time.Second
 )
 
-// newMetrics returns a metrics registry that holds what is true of any Go
-// process, and the build.
+// newMetrics returns a metrics registry with the metrics of any Go process and of
+// the build.
 func newMetrics() *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -60,14 +60,13 @@ func newMetrics() *prometheus.Registry {
 	return metrics
 }
 
-// admin is the listener for those who look after dnsd: metrics, health,
-// profiles.
+// admin is the listener for operators: metrics, health, profiles.
 type admin struct {
 	listener net.Listener
 	server   *http.Server
 }
 
-// readiness says whether dnsd can do its work, and why or why not, in a line.
+// readiness says whether dnsd can answer internal names, and why or why not.
 type readiness func() (reason string, ok bool)
 
 // listenAdmin binds addr. Run serves it; without Run the caller closes it.
@@ -145,8 +144,8 @@ func adminMux(metrics *prometheus.Registry, ready readiness) *http.ServeMux {
 // profiling bounds how many profiles are made at once, and how long each takes.
 func profiling(places chan struct{}, profile http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if s, _ := strconv.ParseFloat(r.FormValue("seconds"), 64); s > adminLongest.Seconds() {
-			http.Error(w, fmt.Sprintf("a profile takes at most %g seconds", adminLongest.Seconds()), http.StatusBadRequest)
+		if s, _ := strconv.ParseFloat(r.FormValue("seconds"), 64); s > adminLongest {
+			http.Error(w, fmt.Sprintf("a profile takes at most %d seconds", adminLongest), http.StatusBadRequest)
 			return
 		}
 		select {
@@ -154,11 +153,6 @@ func profiling(places chan struct{}, profile http.HandlerFunc) http.HandlerFunc 
 			defer func() { <-places }()
 		default:
 			http.Error(w, fmt.Sprintf("%d profiles are being made: ask again", cap(places)), http.StatusServiceUnavailable)
-			return
-		}
-		// The time to read a request is over for those that last.
-		if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		profile(w, r)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // startAdmin serves an admin listener, after edits to its server, and returns its
@@ -51,9 +52,19 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestAdmin(t *testing.T) {
+	t.Parallel()
 	const reason = "listing: reading fleet.json: no such file"
 	var ready atomic.Bool
-	addr := startAdmin(t, func() (string, bool) { return reason, ready.Load() })
+	addr := startAdmin(t, func() (string, bool) { return reason, ready.Load() }, func(s *http.Server) {
+		for _, d := range []time.Duration{s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout, s.IdleTimeout} {
+			if d < time.Second || d > 5*time.Minute {
+				t.Errorf("a time-out is %v", d)
+			}
+		}
+		if s.MaxHeaderBytes < 4<<10 || s.MaxHeaderBytes > 64<<10 {
+			t.Errorf("a header may have %d bytes", s.MaxHeaderBytes)
+		}
+	})
 	url := "http://" + addr.String()
 
 	check := func(path string, code int, want string) {
@@ -85,5 +96,79 @@ func TestAdminAddressInUse(t *testing.T) {
 	want := "--metrics-listen " + addr.String() + " is in use, perhaps by another dnsd: write another address, or none"
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+// What is in hand at the end is finished, if that does not take too long.
+func TestAdminDrain(t *testing.T) {
+	t.Parallel()
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, finish := make(chan string, 2), make(chan struct{})
+	a.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		select {
+		case <-finish:
+			if r.URL.Path == "/short" {
+				io.WriteString(w, "done")
+				return
+			}
+			<-r.Context().Done()
+		case <-r.Context().Done():
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.run(ctx) }()
+	answers := map[string]chan error{}
+	for _, path := range []string{"/short", "/long"} {
+		answer := make(chan error, 1)
+		answers[path] = answer
+		go func() {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+			response, err := client.Get("http://" + a.listener.Addr().String() + path)
+			if err == nil {
+				response.Body.Close()
+			}
+			answer <- err
+		}()
+		<-asked
+	}
+	cancel()
+	eventually(t, "nobody else is let in", func() bool {
+		c, err := net.Dial("tcp", a.listener.Addr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	select {
+	case err := <-ended:
+		t.Errorf("it has ended before what was in hand: %v", err)
+	default:
+	}
+	close(finish)
+	if err := <-answers["/short"]; err != nil {
+		t.Errorf("the short request: %v", err)
+	}
+	if err := <-answers["/long"]; err == nil || strings.Contains(err.Error(), "Timeout") {
+		t.Errorf("the long request: %v", err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// A listener that fails ends dnsd.
+func TestAdminFails(t *testing.T) {
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.listener.Close()
+	if err := a.run(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "serving --metrics-listen: ") {
+		t.Errorf("%v", err)
 	}
 }

@@ -8,25 +8,25 @@ import (
 	"sync"
 )
 
-// adminConns bounds how many connections the admin listener has open. It does not
-// let new ones wait, or whoever holds connections and says nothing could keep a
-// scrape out: the connection that has been without a request for longest makes
-// room. A new one has to go only where all others are being answered. Safe for
+// adminConns bounds how many connections the admin listener has open. A new
+// connection does not wait, or a client that holds connections and is silent
+// could keep a scrape out: the one that has been without a request for longest is
+// closed. The new one is closed only if all others are being answered. Safe for
 // concurrent use.
 type adminConns struct {
 	most int
 
 	mu    sync.Mutex
-	open  map[net.Conn]*list.Element // in quiet; nil: a request is in hand
-	quiet list.List                  // of net.Conn, longest first
+	open  map[net.Conn]*list.Element // of quiet; nil: it is being answered
+	quiet list.List                  // of net.Conn, the longest without a request first
 }
 
 func newAdminConns(most int) *adminConns {
 	return &adminConns{most: most, open: map[net.Conn]*list.Element{}}
 }
 
-// state is an http.Server's ConnState. Closing a connection here has the server
-// find it closed, and say so.
+// state is an http.Server's ConnState. A connection that is closed here comes back
+// as StateClosed.
 func (a *adminConns) state(c net.Conn, s http.ConnState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -55,11 +55,11 @@ func (a *adminConns) drop(c net.Conn) {
 	delete(a.open, c)
 }
 
-// busy notes that a connection's request is in hand, or that it no longer is.
+// busy notes that a connection is being answered, or no longer is.
 func (a *adminConns) busy(c net.Conn, is bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, open := a.open[c]; !open { // it has made room meanwhile
+	if _, open := a.open[c]; !open { // it was closed meanwhile
 		return
 	}
 	a.drop(c)
@@ -77,7 +77,7 @@ func (*adminConns) context(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, adminConnKey{}, c)
 }
 
-// serving is h with a note of which connections it answers.
+// serving returns h with a note of which connections it answers.
 func (a *adminConns) serving(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, _ := r.Context().Value(adminConnKey{}).(net.Conn)

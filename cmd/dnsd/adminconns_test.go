@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +48,7 @@ func ended(c net.Conn, d time.Duration) bool {
 // Whoever holds all connections and says nothing, or not enough, keeps nobody out
 // and is out soon.
 func TestSilentAdminConnections(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{
 		"silent":        "",
 		"half a header": "GET /metrics HTTP/1.1\r\nHost: ",
@@ -56,7 +57,7 @@ func TestSilentAdminConnections(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr := startAdmin(t, func() (string, bool) { return "", true }).String()
-			silent := connect(t, addr, text, 2*adminConnections)
+			silent := connect(t, addr, text, 2*64)
 			var gone atomic.Int32
 			var reading sync.WaitGroup
 			for _, c := range silent {
@@ -79,7 +80,7 @@ func TestSilentAdminConnections(t *testing.T) {
 			if took := time.Since(began); took > adminHeaderTimeout-time.Second {
 				t.Errorf("a scrape took %v, as long as the others may be silent", took)
 			}
-			eventually(t, "no more than the bound are open", func() bool { return gone.Load() >= adminConnections })
+			eventually(t, "no more than 64 are open", func() bool { return gone.Load() >= 64 })
 		})
 	}
 	t.Run("after a while", func(t *testing.T) {
@@ -96,8 +97,59 @@ func TestSilentAdminConnections(t *testing.T) {
 	})
 }
 
+// conn is a connection that notes that it was closed.
+type conn struct {
+	net.Conn
+	closed bool
+}
+
+func (c *conn) Close() error { c.closed = true; return nil }
+
+// The place of a connection that has ended is free; otherwise the one that has
+// been without a request for longest makes room.
+func TestAdminConns(t *testing.T) {
+	a, conns := newAdminConns(3), make([]*conn, 9)
+	open := func(i int) { conns[i] = new(conn); a.state(conns[i], http.StateNew) }
+	open(0)
+	for range 5 {
+		open(1)
+		a.state(conns[1], http.StateClosed)
+	}
+	open(1)
+	open(2)
+	closed := func(want ...int) {
+		t.Helper()
+		for i, c := range conns {
+			if c != nil && c.closed != slices.Contains(want, i) {
+				t.Errorf("connection %d closed: %v", i, c.closed)
+			}
+		}
+	}
+	closed()
+	a.busy(conns[0], true)
+	a.busy(conns[0], false) // it is the last in turn now
+	open(3)
+	closed(1)
+	a.busy(conns[1], true) // too late
+	a.busy(conns[1], false)
+	a.busy(conns[2], true)
+	open(4)
+	closed(0, 1)
+	a.busy(conns[3], true)
+	a.busy(conns[4], true)
+	open(5) // finds all busy
+	closed(0, 1, 5)
+	a.state(conns[4], http.StateHijacked)
+	open(6)
+	closed(0, 1, 5)
+	if len(a.open) != 3 {
+		t.Errorf("%d connections are known, want 3", len(a.open))
+	}
+}
+
 // A connection that is being answered is not taken for a silent one.
 func TestAdminConnectionsInHand(t *testing.T) {
+	t.Parallel()
 	inHand, finish := make(chan struct{}), make(chan struct{})
 	addr := startAdmin(t, nil, func(s *http.Server) {
 		mux := http.NewServeMux()
@@ -139,21 +191,22 @@ func TestAdminConnectionsInHand(t *testing.T) {
 
 // A profile may last longer than other requests may take; few are made at once.
 func TestProfilesLast(t *testing.T) {
+	t.Parallel()
 	addr := startAdmin(t, nil, func(s *http.Server) {
-		s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = 2*time.Second, 2*time.Second, 2*time.Second
+		s.ReadHeaderTimeout, s.ReadTimeout = 500*time.Millisecond, 500*time.Millisecond
 	}).String()
 	url := "http://" + addr + "/debug/pprof/"
-	if code, body := get(t, url+"profile?seconds=4"); code != 200 || len(body) < 100 {
-		t.Errorf("a profile of four seconds: %d, %d bytes", code, len(body))
+	if code, body := get(t, url+"profile?seconds=1"); code != 200 || len(body) < 100 {
+		t.Errorf("a profile that takes longer than other requests may: %d, %d bytes", code, len(body))
 	}
-	if code, body := get(t, url+"heap?seconds=301"); code != 400 {
+	if code, body := get(t, url+"heap?seconds=301"); code != 400 || body != "a profile takes at most 300 seconds\n" {
 		t.Errorf("a profile of five minutes and a second: %d %s", code, body)
 	}
 	var wg sync.WaitGroup
-	codes := make(chan int, adminProfiles+3)
+	codes := make(chan int, 4+3)
 	for range cap(codes) {
 		wg.Go(func() {
-			code, _ := get(t, url+"heap?seconds=4")
+			code, _ := get(t, url+"heap?seconds=1")
 			codes <- code
 		})
 	}
@@ -163,38 +216,27 @@ func TestProfilesLast(t *testing.T) {
 	for code := range codes {
 		count[code]++
 	}
-	if count[200] != adminProfiles || count[503] != 3 {
+	if count[200] != 4 || count[503] != 3 {
 		t.Errorf("of %d profiles at once by status: %v", cap(codes), count)
+	}
+	if code, _ := get(t, url+"heap"); code != 200 {
+		t.Errorf("a profile after them: %d", code)
 	}
 }
 
 // A process that opens one connection after the other to the admin listener takes
 // no descriptor that a client of DNS needs.
 func TestAdminConnectionsLeaveDescriptors(t *testing.T) {
+	t.Parallel()
 	const limit = 256 // of which 32 places are left for upstreams
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
-	upstream, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &dns.Server{PacketConn: upstream, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	upstream := localUDP(t)
+	serveDNS(t, upstream, func(w dns.ResponseWriter, q *dns.Msg) {
 		w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
-	})}
-	done := make(chan error)
-	go func() { done <- server.ActivateAndServe() }()
-	defer func() { server.Shutdown(); <-done }()
-
-	log := &logBuffer{}
-	cmd := exec.Command("/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit), os.Args[0],
-		"--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--registry=file:"+path,
+	})
+	_, log := limited(t, limit, "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--registry=file:"+path,
 		"--network=fdaa:0:18::/48", "--upstream="+upstream.LocalAddr().String())
-	cmd.Env = append(os.Environ(), asMain+"=1")
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	d := &running{t: t, log: log}
 	eventually(t, "listening", func() bool {
 		if m := listens.FindStringSubmatch(log.String()); m != nil {
@@ -213,8 +255,8 @@ func TestAdminConnectionsLeaveDescriptors(t *testing.T) {
 				t.Errorf("an outside name over %s: %v", network, m)
 			}
 		}
-		if code, _ := get(t, "http://"+d.metrics+"/metrics"); code != 200 {
-			t.Errorf("a scrape: %d", code)
+		if code, body := get(t, "http://"+d.metrics+"/metrics"); code != 200 || !strings.Contains(body, "\ngo_gc_gogc_percent 50\n") {
+			t.Errorf("a scrape: %d, or the collector of garbage runs as rarely as by default", code)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"dnsd/registry"
 	"dnsd/registry/follow"
@@ -30,10 +31,8 @@ func (c *config) load(getenv func(string) string) error {
 		}
 		c.regions = table
 	}
-	if c.Registry.kind != nil { // else --registry is wrong, and said to be
-		trial := *c
-		trial.Etcd = c.Etcd.mended()
-		if _, err := trial.Registry.source.open(&trial, getenv, slog.New(slog.DiscardHandler)); err != nil {
+	if c.Registry.kind != nil { // else --registry was reported
+		if _, err := c.Registry.source.open(c, getenv, slog.New(slog.DiscardHandler)); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -43,12 +42,30 @@ func (c *config) load(getenv func(string) string) error {
 	if err := errors.Join(errs...); err != nil {
 		return usageError{err}
 	}
+	c.checkRegion()
 	return nil
 }
 
-// checkStateDir says what would keep the last known state from being written:
-// whoever asks for one counts on it on a bad day. That ends only a check: a disk
-// that fails must cost a server the saving, and nothing else.
+// checkRegion warns of a --region that the table of regions lacks.
+func (c *config) checkRegion() {
+	table := c.regions
+	if table == nil {
+		table = zones.BuiltInRegions()
+	}
+	code, codes := registry.Lower(c.Region), table.Codes()
+	if code == "" || slices.Contains(codes, code) {
+		return
+	}
+	like := slices.DeleteFunc(codes, func(other string) bool { return editDistance(code, other) > 1 })
+	warning := fmt.Sprintf("--region %s is not in the table of regions, so dnsd cannot tell what is near: add it with --regions FILE", c.Region)
+	if len(like) > 0 {
+		warning += ", or did you mean " + strings.Join(like, " or ") + "?"
+	}
+	c.warnings = append(c.warnings, warning)
+}
+
+// checkStateDir says what would keep the last known state from being written. Only
+// a check fails for it: a server whose disk fails goes on without saving.
 func checkStateDir(dir string) error {
 	if dir == "" {
 		return nil
@@ -56,7 +73,7 @@ func checkStateDir(dir string) error {
 	switch err := follow.TryStateDir(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		return usagef("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
-	case err != nil:
+	case err != nil && !errors.Is(err, syscall.ENOTDIR): // which load reports
 		return usagef("--state-dir %s: dnsd cannot write there: %w", dir, err)
 	}
 	return nil
@@ -87,10 +104,17 @@ func check(ctx context.Context, c *config, getenv func(string) string, operands 
 	return usagef("unexpected argument %q: dnsd check takes one file", operands[1])
 }
 
-// checkFile says what is wrong with a registry file. Problems go to stdout as
-// path:line:column: text, where editors find them.
+// checkFile says what is wrong with a registry file; - is standard input. Problems
+// go to stdout as path:line:column: text, which editors understand.
 func checkFile(path string, stdout io.Writer) error {
-	data, err := readChecked(&path)
+	var data []byte
+	var err error
+	if path == "-" {
+		path = "standard input"
+		data, err = regular.ReadAll(os.Stdin, regular.MaxRegistry)
+	} else {
+		data, err = regular.Read(path, regular.MaxRegistry)
+	}
 	if err != nil {
 		return fmt.Errorf("reading registry file: %w", err)
 	}
@@ -105,16 +129,6 @@ func checkFile(path string, stdout io.Writer) error {
 		return fmt.Errorf("%s has %s", path, plural(n, "problem"))
 	}
 	return nil
-}
-
-// readChecked returns what is to be checked, and gives standard input, which is
-// written as -, the name that messages have for it.
-func readChecked(path *string) ([]byte, error) {
-	if *path == "-" {
-		*path = "standard input"
-		return regular.ReadAll(os.Stdin, regular.MaxRegistry)
-	}
-	return regular.Read(*path, regular.MaxRegistry)
 }
 
 // summarize prints what a registry file holds.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -74,6 +75,7 @@ func TestCheckOfFlags(t *testing.T) {
 }
 
 func TestExport(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "registry.json")
 	fleet(t, path, 3)
@@ -125,32 +127,44 @@ func TestExportOfADoubtedListing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := awaitSync(ctx, reg, source); err == nil || err.Error() != "the agent has gaps" {
-		t.Errorf("awaitSync: %v", err)
+	if err := awaitSync(ctx, reg, source); err == nil || err.Error() != "the agent has gaps" || ctx.Err() == nil {
+		t.Errorf("awaitSync: %v, and the context: %v", err, ctx.Err())
 	}
 }
 
 func TestStateDirIsTried(t *testing.T) {
 	dir := t.TempDir()
-	if err := checkStateDir(dir); err != nil {
-		t.Error(err)
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("the trial left %v (%v)", left, err)
-	}
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	state := filepath.Join(dir, "state")
+	if err := errors.Join(os.Mkdir(state, 0o700), os.WriteFile(filepath.Join(dir, "file"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{filepath.Join(dir, "absent"): "no such directory", file: "cannot write there"} {
-		if err := checkStateDir(path); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want it to say %q", path, err, want)
+	for path, want := range map[string]string{
+		"state":  "",
+		"absent": ": there is no such directory: create it, or leave the flag out\n",
+		"file":   ": this is no directory: name one, or leave the flag out\n",
+	} {
+		path = filepath.Join(dir, path)
+		if want != "" {
+			want = "dnsd: --state-dir " + path + want
 		}
+		var out, errs strings.Builder
+		report(&errs, run(t.Context(), []string{"check", "--registry=file:../../examples/registry.json", "--state-dir", path}, environment(), &out, nil))
+		if errs.String() != want {
+			t.Errorf("%s: %q, want %q", path, errs.String(), want)
+		}
+	}
+	if left, err := os.ReadDir(state); err != nil || len(left) > 0 {
+		t.Errorf("the trial left %v (%v)", left, err)
+	}
+	// /sys takes no file, from root either.
+	if err := checkStateDir("/sys/kernel"); err == nil || !strings.Contains(err.Error(), "dnsd cannot write there: ") {
+		t.Errorf("/sys/kernel: %v", err)
 	}
 }
 
 // The queries for a Corrosion agent are checked where it can be asked.
 func TestCheckOfAgent(t *testing.T) {
+	t.Parallel()
 	agent, err := corrosiontest.New(corrosiontest.Options{})
 	if err != nil {
 		t.Fatal(err)

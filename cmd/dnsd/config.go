@@ -48,7 +48,7 @@ type config struct {
 
 	Help, Version bool
 
-	strangers  []string       // sentences about variables that are no settings
+	warnings   []string       // of settings that are ignored or cannot work well
 	resolvConf string         // where upstreams are found when none is given
 	regions    *zones.Regions // what Regions holds; nil: the built-in ones
 }
@@ -62,43 +62,43 @@ type corrosionFiles struct{ TokenFile, Queries string }
 // settings lists every flag, in the order of the help text.
 func (c *config) settings() []*setting {
 	return []*setting{
-		{name: "listen", def: "[fdaa::3]:53", repeat: true, use: listenAddrs(&c.Listen)},
-		{name: "network", use: network(&c.Network)},
-		{name: "allow", repeat: true, use: prefixes(&c.Allow)},
-		{name: "region", use: region(&c.Region)},
-		{name: "regions", use: text(&c.Regions)},
+		{name: "listen", def: "[fdaa::3]:53", repeat: true, use: add(&c.Listen, c.listen)},
+		{name: "network", use: set(&c.Network, network)},
+		{name: "allow", repeat: true, use: add(&c.Allow, clients)},
+		{name: "region", use: set(&c.Region, region)},
+		{name: "regions", use: set(&c.Regions, text)},
 
 		{name: "registry", def: "file:/etc/dnsd/registry.json", use: c.Registry.set},
-		{name: "state-dir", use: text(&c.StateDir)},
+		{name: "state-dir", use: set(&c.StateDir, text)},
 		{name: "stale-after", def: "1m", use: c.staleAfter},
-		{name: "etcd-ca", use: text(&c.Etcd.CA)},
-		{name: "etcd-cert", use: text(&c.Etcd.Cert)},
-		{name: "etcd-key", use: text(&c.Etcd.Key)},
-		{name: "etcd-user", use: text(&c.Etcd.User)},
-		{name: "etcd-password-file", use: text(&c.Etcd.PasswordFile)},
-		{name: "corrosion-token-file", use: text(&c.Corrosion.TokenFile)},
-		{name: "corrosion-queries", use: text(&c.Corrosion.Queries)},
+		{name: "etcd-ca", source: "etcd", use: set(&c.Etcd.CA, text)},
+		{name: "etcd-cert", source: "etcd", use: set(&c.Etcd.Cert, text)},
+		{name: "etcd-key", source: "etcd", use: set(&c.Etcd.Key, text)},
+		{name: "etcd-user", source: "etcd", use: set(&c.Etcd.User, text)},
+		{name: "etcd-password-file", source: "etcd", use: set(&c.Etcd.PasswordFile, text)},
+		{name: "corrosion-token-file", source: "corrosion", use: set(&c.Corrosion.TokenFile, text)},
+		{name: "corrosion-queries", source: "corrosion", use: set(&c.Corrosion.Queries, text)},
 
 		{name: "upstream", repeat: true, use: c.Upstreams.set},
-		{name: "upstream-timeout", def: "5s", use: duration(&c.UpstreamTimeout, 100*time.Millisecond, time.Minute, 1)},
-		{name: "cache-size", def: "64MiB", use: bytes(&c.CacheSize, 1<<20)},
-		{name: "cache-per-network", toggle: true, use: toggle(&c.CachePerNetwork)},
-		{name: "max-inflight", def: "4096", use: number(&c.MaxInflight, 1, 1<<20)},
+		{name: "upstream-timeout", def: "5s", use: set(&c.UpstreamTimeout, duration(100*time.Millisecond, time.Minute, time.Nanosecond))},
+		{name: "cache-size", def: "64MiB", use: set(&c.CacheSize, memory)},
+		{name: "cache-per-network", toggle: true, use: set(&c.CachePerNetwork, toggle)},
+		{name: "max-inflight", def: "4096", use: set(&c.MaxInflight, number(1, 1<<20))},
 
-		{name: "api-address", use: ipv6(&c.API)},
-		{name: "advertise", def: "fdaa::3", use: ipv6(&c.Advertise)},
-		{name: "ttl", def: "5s", use: duration(&c.TTL, 0, 24*time.Hour, time.Second)},
+		{name: "api-address", use: set(&c.API, ipv6)},
+		{name: "advertise", def: "fdaa::3", use: set(&c.Advertise, ipv6)},
+		{name: "ttl", def: "5s", use: set(&c.TTL, duration(0, 24*time.Hour, time.Second))},
 		// RFC 6891, section 6.2.3: less than 512 is treated as 512. More than
 		// 4096 is what no resolver asks for and every path fragments.
-		{name: "max-udp-size", def: "1232", use: number(&c.MaxUDPSize, 512, 4096)},
-		{name: "no-identity", toggle: true, use: toggle(&c.NoIdentity)},
+		{name: "max-udp-size", def: "1232", use: set(&c.MaxUDPSize, number(512, 4096))},
+		{name: "no-identity", toggle: true, use: set(&c.NoIdentity, toggle)},
 
-		{name: "metrics-listen", def: "127.0.0.1:9153", use: optionalListenAddr(&c.Metrics)},
-		{name: "log-level", def: "info", use: logLevel(&c.LogLevel)},
-		{name: "log-format", def: "text", use: oneOf(&c.LogFormat, "text", "json")},
-		{name: "sockets", use: number(&c.Sockets, 1, 256)},
-		{name: "help", short: "h", toggle: true, order: true, use: toggle(&c.Help)},
-		{name: "version", short: "V", toggle: true, order: true, use: toggle(&c.Version)},
+		{name: "metrics-listen", def: "127.0.0.1:9153", use: set(&c.Metrics, metricsListen)},
+		{name: "log-level", def: "info", use: set(&c.LogLevel, logLevel)},
+		{name: "log-format", def: "text", use: set(&c.LogFormat, oneOf("text", "json"))},
+		{name: "sockets", use: set(&c.Sockets, number(1, 256))},
+		{name: "help", short: "h", toggle: true, order: true, use: set(&c.Help, toggle)},
+		{name: "version", short: "V", toggle: true, order: true, use: set(&c.Version, toggle)},
 	}
 }
 
@@ -106,45 +106,26 @@ func (c *config) settings() []*setting {
 // flags as well; the error, a usageError, names every mistake.
 func parseConfig(args []string, getenv func(string) string) (*config, []string, error) {
 	c := &config{resolvConf: "/etc/resolv.conf"}
-	rest, err := parseSettings(c.settings(), args, getenv)
+	settings := c.settings()
+	rest, err := parseSettings(settings, args, getenv)
 	if c.Help || c.Version {
 		return c, rest, nil // whatever else is wrong: that is what was asked
 	}
-	if err := errors.Join(err, c.check()); err != nil {
+	if err := errors.Join(err, c.checkUpstreams()); err != nil {
 		return c, rest, usageError{err}
+	}
+	for _, s := range settings {
+		if s.source != "" && s.source != c.Registry.kind.scheme && (len(s.given) > 0 || getenv(s.environment()) != "") {
+			c.warnings = append(c.warnings, fmt.Sprintf("--%s is ignored: --registry names a %s registry", s.name, c.Registry.kind.scheme))
+		}
 	}
 	return c, rest, nil
 }
 
-// staleAfter reads --stale-after, which is not to call a healthy source silent.
-// --registry has been read.
+// staleAfter reads --stale-after, which must not be so short that a healthy source
+// counts as stale. --registry has been read.
 func (c *config) staleAfter(s string) error {
-	return duration(&c.StaleAfter, c.Registry.silence(), 24*time.Hour, 1)(s)
-}
-
-// check finds the mistakes that no single value shows.
-func (c *config) check() error {
-	var errs []error
-	if (c.Etcd.Cert == "") != (c.Etcd.Key == "") {
-		errs = append(errs, errors.New("--etcd-cert and --etcd-key go together: give both or neither"))
-	}
-	if c.Etcd.PasswordFile != "" && c.Etcd.User == "" {
-		errs = append(errs, errors.New("--etcd-password-file is given but not whose password it is: add --etcd-user NAME"))
-	}
-	errs = append(errs, c.checkUpstreams())
-	return errors.Join(errs...)
-}
-
-// mended returns e without the mistakes that check has found, so that none is
-// reported twice.
-func (e etcdFiles) mended() etcdFiles {
-	if e.Cert == "" || e.Key == "" {
-		e.Cert, e.Key = "", ""
-	}
-	if e.PasswordFile != "" && e.User == "" {
-		e.User = "someone"
-	}
-	return e
+	return set(&c.StaleAfter, duration(c.Registry.silence(), 24*time.Hour, time.Nanosecond))(s)
 }
 
 // usageError is a mistake in how dnsd was called. The process exits with 2.

@@ -41,7 +41,7 @@ func TestFlagsWinOverEnvironment(t *testing.T) {
 	c, _, err := parseConfig(
 		[]string{"--listen", "127.0.0.1:53", "--listen=[::1]:53", "--ttl=1s"},
 		environment("DNSD_LISTEN=127.0.0.9:53", "DNSD_TTL=9s", "DNSD_ALLOW=10.0.0.0/8, 192.0.2.0/24",
-			"DNSD_NO_IDENTITY=true", "DNSD_CACHE_PER_NETWORK=false", "DNSD_METRICS_LISTEN=none"))
+			"DNSD_NO_IDENTITY=true", "DNSD_VERSION=1.2.3", "DNSD_HELP=true", "DNSD_CACHE_PER_NETWORK=false", "DNSD_METRICS_LISTEN=none"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,16 +63,21 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"unknown_flag", "--colour red", "", "unknown flag --colour: dnsd --help lists them all"},
 		{"misspelt_flag", "--lisen 127.0.0.1:53", "", "unknown flag --lisen: did you mean --listen?"},
+		{"far_from_any_flag", "--netw x", "", "unknown flag --netw: dnsd --help lists them all"},
+		{"near_two_flags", "--regionx x", "", "unknown flag --regionx: did you mean --region?"},
 		{"one_dash", "-listen 127.0.0.1:53", "", "unknown flag -listen: flags have two dashes, as in --listen"},
 		{"one_letter", "-v", "", "unknown flag -v: flags have two dashes, as in --version"},
 		{"one_letter_of_several", "-l x", "", "unknown flag -l: flags have two dashes, and dnsd --help lists them all"},
 		{"no_value", "--listen", "", "--listen needs a value"},
 		{"empty_value", "--region=", "", "--region is empty: give it a value or leave it out"},
 		{"twice", "--ttl 1s --ttl 2s", "", "--ttl is given 2 times: give it once"},
+		{"one_dash_and_a_beginning", "-region x", "", "unknown flag -region: flags have two dashes, as in --region"},
 		{"region_with_a_space", "--region a=b", "", "--region a=b: not a region's code: write one such as fra"},
 		{"listen_without_port", "--listen fdaa::3", "", "--listen fdaa::3: no port: write [fdaa::3]:53"},
 		{"listen_without_port_v4", "--listen 127.0.0.1", "", "no port: write 127.0.0.1:53"},
 		{"listen_without_address", "--listen :53", "", "no address: write [::]:53 for every address"},
+		{"listen_without_brackets", "--listen fdaa:0:18::3:53", "", "an IPv6 address without brackets: write [fdaa:0:18::3]:53"},
+		{"listen_unspecified_without_port", "--listen ::", "", "no port: write [::]:53"},
 		{"listen_name", "--listen localhost:53", "", "not an address and port: write one such as [fdaa::3]:53"},
 		{"listen_same", "--listen [::1]:53 --listen [::1]:53", "", "given twice: once is enough"},
 		{"network_not_48", "--network fdaa:0:18::/64", "", "want one such as fdaa:0:18::/48"},
@@ -81,6 +86,7 @@ func TestMistakes(t *testing.T) {
 		{"allow_address", "--allow 10.1.2.3", "", "not a prefix: write 10.1.2.3/32 for this one address"},
 		{"allow_host_bits", "--allow 10.1.2.3/8", "", "bits are set after the first 8: write 10.0.0.0/8"},
 		{"allow_all", "--allow 0.0.0.0/0", "", "would serve the whole Internet"},
+		{"allow_zone", "--allow fe80::1%eth0", "", "not a prefix: write one such as 10.0.0.0/8"},
 		{"allow_junk", "--allow home", "", "not a prefix: write one such as 10.0.0.0/8"},
 		{"allow_environment", "", "DNSD_ALLOW=10.0.0.0/8,home", "DNSD_ALLOW=home: not a prefix"},
 		{"registry_without_scheme", "--registry fleet.json", "", "no scheme: write file:fleet.json for a file"},
@@ -88,6 +94,8 @@ func TestMistakes(t *testing.T) {
 		{"registry_file_host", "--registry file://etc/x", "", "a file has no host: write file:etc/x"},
 		{"registry_file_empty", "--registry file:", "", "no path: write one such as file:/etc/dnsd/registry.json"},
 		{"api_address", "--api-address 10.0.0.1", "", "it becomes an AAAA record: write an IPv6 address"},
+		{"api_address_mapped", "--api-address ::ffff:10.0.0.1", "", "it becomes an AAAA record"},
+		{"api_address_zone", "--api-address fe80::1%eth0", "", "it becomes an AAAA record"},
 		{"advertise", "--advertise nowhere", "", "it becomes an AAAA record: write an IPv6 address"},
 		{"ttl_unit", "--ttl 5", "", "not a duration: write a number with its unit, such as 5s"},
 		{"ttl_fine", "--ttl 1500ms", "", "too fine: write a multiple of 1s"},
@@ -100,7 +108,7 @@ func TestMistakes(t *testing.T) {
 		{"stale_after_of_etcd", "--registry etcd://h:1/x/", "DNSD_STALE_AFTER=14s", "DNSD_STALE_AFTER=14s: out of range: write a duration from 15s to 24h"},
 		{"udp_size", "--max-udp-size 100", "", "write a whole number from 512 to 4096"},
 		{"cache_size", "--cache-size 64M", "", "write a number with its unit, such as 64MiB"},
-		{"cache_size_small", "--cache-size 64KiB", "", "too small: write at least 1024KiB"},
+		{"cache_size_small", "--cache-size 64KiB", "", "too small: write at least 1MiB"},
 		{"max_inflight", "--max-inflight 0", "", "write a whole number from 1 to"},
 		{"toggle", "--no-identity=maybe", "", "write true or false"},
 		{"log_level", "--log-level loud", "", "write debug, info, warn or error"},
@@ -109,8 +117,6 @@ func TestMistakes(t *testing.T) {
 		{"metrics_listen_without_port", "--metrics-listen 127.0.0.1", "", "no port: write 127.0.0.1:9153"},
 		{"metrics_listen_without_port_v6", "--metrics-listen ::1", "", "no port: write [::1]:9153"},
 		{"metrics_listen_name", "--metrics-listen localhost", "", "not an address and port: write one such as 127.0.0.1:9153"},
-		{"etcd_half_a_pair", "--etcd-cert c.pem", "", "--etcd-cert and --etcd-key go together"},
-		{"etcd_password_of_whom", "--etcd-password-file p", "", "add --etcd-user NAME"},
 		{"upstream_none_and_more", "--upstream none --upstream 192.0.2.1", "", "leave it or them out"},
 	}
 	for _, tt := range tests {
@@ -127,6 +133,72 @@ func TestMistakes(t *testing.T) {
 				t.Errorf("%d further lines for one mistake: %q", n, err)
 			}
 		})
+	}
+}
+
+// The ends of each range are taken, and what is next to them is not.
+func TestRanges(t *testing.T) {
+	for _, tt := range []struct {
+		flag            string
+		taken, nottaken []string
+	}{
+		{"region", []string{"azAZ-09"}, []string{"a`", "a{", "a@", "a[", "a/", "a:", "a_"}},
+		{"allow", []string{"128.0.0.0/1"}, []string{"::/0"}},
+		{"stale-after", []string{"1s", "24h"}, []string{"999ms", "86401s"}},
+		{"upstream-timeout", []string{"100ms", "100000001ns", "1m"}, []string{"99ms", "61s"}},
+		{"cache-size", []string{"1MiB", "1048576", "1024KiB", "1GiB", "1024GiB"}, []string{"1048575", "1025GiB", "1099511627777", "-1MiB", "5iB", "5GMiB", "MiB"}},
+		{"max-inflight", []string{"1", "1048576"}, []string{"0", "1048577"}},
+		{"ttl", []string{"0s", "24h"}, []string{"-1s", "86401s"}},
+		{"max-udp-size", []string{"512", "4096"}, []string{"511", "4097"}},
+		{"sockets", []string{"1", "256"}, []string{"0", "257"}},
+	} {
+		for _, value := range append(tt.taken, tt.nottaken...) {
+			_, _, err := parseConfig([]string{"--" + tt.flag + "=" + value}, environment())
+			if taken := slices.Contains(tt.taken, value); (err == nil) != taken {
+				t.Errorf("--%s=%s: %v, want it taken: %v", tt.flag, value, err, taken)
+			}
+		}
+	}
+	for size, want := range map[string]int64{"1048577": 1048577, "1025KiB": 1049600, "3MiB": 3 << 20, "2GiB": 2 << 30} {
+		if got, err := memory(size); err != nil || got != want {
+			t.Errorf("%s: %d, %v", size, got, err)
+		}
+	}
+}
+
+// Listeners that can all be bound stand beside each other.
+func TestListenersBeside(t *testing.T) {
+	for listen, want := range map[string]bool{
+		"127.0.0.1:0,127.0.0.1:0": true, "127.0.0.1:53,127.0.0.1:54": true, "127.0.0.1:53,127.0.0.2:53": true, "[::]:1,127.0.0.1:0": true,
+		"127.0.0.1:1,127.0.0.1:1": false,
+		"[::]:53,0.0.0.0:53":      true, "0.0.0.0:53,[::1]:53": true,
+		"[::]:53,[::1]:53": false, "[::]:53,127.0.0.1:53": false, "0.0.0.0:53,127.0.0.1:53": false, "127.0.0.1:53,0.0.0.0:53": false,
+	} {
+		if _, _, err := parseConfig(nil, environment("DNSD_LISTEN="+listen)); (err == nil) != want {
+			t.Errorf("%s: %v", listen, err)
+		}
+	}
+}
+
+func TestEditDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "abc", 3}, {"abc", "", 3}, {"abc", "abc", 0}, {"xabc", "abc", 1}, {"abc", "xabc", 1}, {"abxc", "abc", 1},
+		{"abc", "abd", 1}, {"ab", "ba", 2}, {"kitten", "sitting", 3}, {"xxabc", "abc", 2},
+	} {
+		if got := editDistance(tt.a, tt.b); got != tt.want {
+			t.Errorf("%s to %s: %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+}
+
+func TestPollWithin(t *testing.T) {
+	for stale, want := range map[time.Duration]time.Duration{time.Second: time.Second / 3, time.Minute: 3 * time.Second} {
+		if got := pollWithin(stale); got != want {
+			t.Errorf("%v: %v, want %v", stale, got, want)
+		}
 	}
 }
 

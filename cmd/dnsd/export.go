@@ -33,11 +33,10 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 	follower := follow.New(reg, source, follow.Config{Log: log})
 
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
-	defer cancel()
 	var following sync.WaitGroup
-	following.Go(func() { _ = follower.Run(ctx) }) // it returns only when ctx ends
 	defer following.Wait()
 	defer cancel()
+	following.Go(func() { _ = follower.Run(ctx) }) // it returns only when ctx ends
 
 	if err := awaitSync(ctx, reg, source); err != nil {
 		return fmt.Errorf("reading %s: %w", source, err)
@@ -49,12 +48,11 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 	return buffered.Flush()
 }
 
-// awaitSync waits until the registry holds a complete listing. It gives up when
-// a file is in trouble: nobody is there to mend it meanwhile.
+// awaitSync waits until the registry holds a complete listing, but not for a file
+// that cannot be used.
 func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source) error {
 	_, isFile := source.(*file.Source)
-	look := time.NewTicker(100 * time.Millisecond)
-	defer look.Stop()
+	look := time.Tick(100 * time.Millisecond)
 	for {
 		status := reg.Status()
 		if status.Synced() {
@@ -66,7 +64,7 @@ func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source
 		}
 		select {
 		case <-status.Changed():
-		case <-look.C:
+		case <-look:
 		case <-ctx.Done():
 			if why != "" {
 				return errors.New(why)

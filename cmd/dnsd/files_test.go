@@ -66,6 +66,7 @@ func finished(t *testing.T, stdin io.Reader, args ...string) (int, string) {
 // No file that a flag names keeps dnsd from starting, or from saying why it does
 // not.
 func TestFilesWithoutEnd(t *testing.T) {
+	t.Parallel()
 	const etcd = "--registry=etcd://127.0.0.1:1/dnsd/v1/"
 	const corrosion = "--registry=corrosion://127.0.0.1:1"
 	for path, says := range endless(t) {
@@ -97,28 +98,31 @@ func TestFilesWithoutEnd(t *testing.T) {
 // A registry or a state without an end is trouble that passes: dnsd serves what it
 // can, says so, and ends when it is told to.
 func TestRegistryWithoutEnd(t *testing.T) {
+	t.Parallel()
 	for path, says := range endless(t) {
-		state := t.TempDir()
-		if err := os.Link(path, filepath.Join(state, "registry.state")); err != nil { // of a link, the link itself
-			t.Fatal(err)
-		}
-		d := start(t, "--registry", "file:"+path, "--network=fdaa:0:18::/48", "--state-dir", state)
-		eventually(t, "the reason at /readyz", func() bool {
-			code, reason := d.readyz()
-			return code == 503 && strings.Contains(reason, says)
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			t.Parallel()
+			state := t.TempDir()
+			if err := os.Link(path, filepath.Join(state, "registry.state")); err != nil { // of a link, the link itself
+				t.Fatal(err)
+			}
+			d := start(t, "--registry", "file:"+path, "--network=fdaa:0:18::/48", "--state-dir", state)
+			eventually(t, "the reason at /readyz", func() bool {
+				code, reason := d.readyz()
+				return code == 503 && strings.Contains(reason, says)
+			})
+			if !strings.Contains(d.log.String(), "the last known state cannot be used") {
+				t.Errorf("nothing is said of the state:\n%s", d.log)
+			}
+			fleet(t, path, 2) // renames a good one into its place
+			d.ready()
 		})
-		if !strings.Contains(d.log.String(), "the last known state cannot be used") {
-			t.Errorf("nothing is said of the state:\n%s", d.log)
-		}
-		fleet(t, path, 2) // renames a good one into its place
-		d.ready()
-		d.stop()
-		<-d.ended
 	}
 }
 
 // Standard input can be checked, which is how to check what another program prints.
 func TestCheckOfStandardInput(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 2)
 	for text, want := range map[string]struct {

@@ -13,13 +13,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// healthTimeout is less than the shortest time that those who run health checks
-// commonly grant one.
+// healthTimeout is less than what orchestrators commonly allow a health check.
 const healthTimeout = 3 * time.Second
 
 // healthcheck asks the dnsd that runs here with the same settings whether it is
-// ready. /readyz is asked where there is one, because it knows the reason, and
-// dnsd ends by itself when a DNS socket dies; otherwise a question is.
+// ready: /readyz where there is one, because it knows the reason and dnsd ends by
+// itself when a DNS socket dies; otherwise over DNS.
 func healthcheck(ctx context.Context, c *config, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -31,24 +30,12 @@ func healthcheck(ctx context.Context, c *config, stdout io.Writer) error {
 		return usagef("dnsd was told to choose a port, so there is no knowing which: " +
 			"give healthcheck the --metrics-listen address that its log names")
 	}
-	reason, err := ask(ctx, reachable(addr))
+	reason, err := ask(ctx, addr) // of an unspecified address Go asks this host
 	if err != nil {
 		return fmt.Errorf("not ready: %w", err)
 	}
 	_, err = fmt.Fprintln(stdout, reason)
 	return err
-}
-
-// reachable returns the address at which this host finds a listener of addr.
-func reachable(addr netip.AddrPort) netip.AddrPort {
-	ip := addr.Addr()
-	switch {
-	case ip == netip.IPv4Unspecified():
-		ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case ip.IsUnspecified():
-		ip = netip.IPv6Loopback()
-	}
-	return netip.AddrPortFrom(ip, addr.Port())
 }
 
 func askReadyz(ctx context.Context, addr netip.AddrPort) (string, error) {
@@ -74,9 +61,9 @@ func askReadyz(ctx context.Context, addr netip.AddrPort) (string, error) {
 	return reason, nil
 }
 
-// askDNS asks for a name that needs the registry. Being refused is a good
-// answer, since loopback may see no internal name where there is no --network,
-// unless dnsd says that it is not ready beside.
+// askDNS asks for a name that needs the registry. REFUSED is a good answer,
+// because without --network loopback sees no internal name, unless an EDE says
+// that dnsd is not ready.
 func askDNS(ctx context.Context, addr netip.AddrPort) (string, error) {
 	question := new(dns.Msg).SetQuestion("_apps.internal.", dns.TypeTXT)
 	question.SetEdns0(1232, false)

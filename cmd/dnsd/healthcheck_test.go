@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,9 +15,9 @@ import (
 func TestHealthcheckAsksReadyz(t *testing.T) {
 	var ready atomic.Bool
 	ready.Store(true)
-	addr := startAdmin(t, func() (string, bool) { return "a reason", ready.Load() })
+	port := startAdmin(t, func() (string, bool) { return "a reason", ready.Load() }).Port()
 	var out strings.Builder
-	args := []string{"healthcheck", "--metrics-listen", addr.String()}
+	args := []string{"healthcheck", "--metrics-listen", fmt.Sprintf("0.0.0.0:%d", port)} // means this host
 	if err := run(t.Context(), args, environment(), &out, nil); err != nil || out.String() != "a reason\n" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
@@ -46,52 +46,41 @@ func TestHealthcheckOfNothing(t *testing.T) {
 
 // Without an admin listener a question is asked of the first DNS address.
 func TestHealthcheckAsksDNS(t *testing.T) {
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	t.Parallel()
+	conn, err := net.ListenPacket("udp", "[::]:0") // an address that is none to send to
 	if err != nil {
 		t.Fatal(err)
 	}
 	var rcode atomic.Int32
-	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	var ede atomic.Uint32
+	serveDNS(t, conn, func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetRcode(q, int(rcode.Load()))
-		if m.SetEdns0(1232, false); m.Rcode == dns.RcodeServerFailure {
-			m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_EDE{InfoCode: 14, ExtraText: "not synced yet"})
+		if code := ede.Load(); code != 0 {
+			m.SetEdns0(1232, false)
+			m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_EDE{InfoCode: uint16(code), ExtraText: "a reason"})
 		}
 		w.WriteMsg(m)
-	})}
-	started, done := make(chan struct{}), make(chan error)
-	server.NotifyStartedFunc = func() { close(started) }
-	go func() { done <- server.ActivateAndServe() }()
-	<-started
-	defer func() {
-		server.Shutdown()
-		<-done
-	}()
+	})
 	for _, tt := range []struct {
 		rcode int
+		ede   uint16
 		want  string
 	}{
-		{dns.RcodeSuccess, ""},
-		{dns.RcodeRefused, ""},
-		{dns.RcodeServerFailure, "answers SERVFAIL: not synced yet"},
-		{dns.RcodeNameError, "answers NXDOMAIN"},
+		{dns.RcodeSuccess, 0, ""},
+		{dns.RcodeRefused, 0, ""},
+		{dns.RcodeRefused, dns.ExtendedErrorCodeProhibited, ""},
+		{dns.RcodeRefused, dns.ExtendedErrorCodeNotReady, "answers REFUSED: a reason"},
+		{dns.RcodeServerFailure, dns.ExtendedErrorCodeNotReady, "answers SERVFAIL: a reason"},
+		{dns.RcodeNameError, 0, "answers NXDOMAIN"},
 	} {
 		rcode.Store(int32(tt.rcode))
+		ede.Store(uint32(tt.ede))
 		var out strings.Builder
 		err := run(context.Background(), []string{"healthcheck", "--metrics-listen=none", "--listen", conn.LocalAddr().String()},
 			environment(), &out, nil)
 		if tt.want == "" && (err != nil || !strings.HasPrefix(out.String(), "ready: ")) ||
 			tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %q, %v", dns.RcodeToString[tt.rcode], out.String(), err)
-		}
-	}
-}
-
-func TestReachable(t *testing.T) {
-	for from, want := range map[string]string{
-		"[::]:53": "[::1]:53", "0.0.0.0:53": "127.0.0.1:53", "[fdaa::3]:53": "[fdaa::3]:53",
-	} {
-		if got := reachable(netip.MustParseAddrPort(from)); got.String() != want {
-			t.Errorf("%s: %s, want %s", from, got, want)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -55,7 +56,7 @@ var unwelcome = map[string]string{
 	"github.com/prometheus/client_golang/prometheus/promauto": "a registerer that is injected",
 }
 
-// source is one parsed Go file of the module.
+// goFile is one parsed Go file of the module.
 type goFile struct {
 	path string // from the module's root, with slashes
 	file *ast.File
@@ -63,29 +64,35 @@ type goFile struct {
 }
 
 func (f goFile) pkg() string         { return path.Dir(f.path) }
-func (f goFile) test() bool          { return strings.HasSuffix(f.path, "_test.go") }
 func (f goFile) lines() int          { return f.set.File(f.file.FileStart).LineCount() }
 func (f goFile) free() bool          { return top(f.pkg()) == "test" || top(f.pkg()) == "examples" }
 func top(dir string) string          { first, _, _ := strings.Cut(dir, "/"); return first }
 func line(f goFile, p token.Pos) int { return f.set.Position(p).Line }
 
-// goFiles parses all Go files of the module.
+// goFiles returns the module's Go files without its tests.
 func goFiles(t *testing.T) []goFile {
 	t.Helper()
+	files, err := parsed()
+	if err != nil || len(files) < 10 {
+		t.Fatalf("%d Go files were found: %v", len(files), err)
+	}
+	return files
+}
+
+var parsed = sync.OnceValues(func() (files []goFile, err error) {
 	const root = "../.."
-	var files []goFile
-	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if entry.IsDir() && name != root && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata") {
 			return filepath.SkipDir
 		}
-		if !strings.HasSuffix(name, ".go") {
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
 			return nil
 		}
 		set := token.NewFileSet()
-		file, err := parser.ParseFile(set, name, nil, parser.ParseComments)
+		file, err := parser.ParseFile(set, name, nil, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
@@ -93,19 +100,14 @@ func goFiles(t *testing.T) []goFile {
 		files = append(files, goFile{filepath.ToSlash(rel), file, set})
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) < 10 {
-		t.Fatalf("only %d Go files were found", len(files))
-	}
-	return files
-}
+	return files, err
+})
 
 func TestArrowsRunOneWay(t *testing.T) {
+	t.Parallel()
 	for _, f := range goFiles(t) {
 		allowed, known := arrows[f.pkg()]
-		if f.free() || f.test() {
+		if f.free() {
 			continue
 		}
 		if !known {
@@ -127,8 +129,9 @@ func TestArrowsRunOneWay(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
+	t.Parallel()
 	for _, f := range goFiles(t) {
-		if f.test() || f.free() {
+		if f.free() {
 			continue
 		}
 		if n := f.lines(); n > maxFileLines {
@@ -152,11 +155,9 @@ func TestSizes(t *testing.T) {
 // Every package says what it is for, once, and everything exported says what it
 // does.
 func TestComments(t *testing.T) {
+	t.Parallel()
 	comments := map[string]int{}
 	for _, f := range goFiles(t) {
-		if f.test() {
-			continue
-		}
 		comments[f.pkg()] += 0
 		if f.file.Doc != nil {
 			comments[f.pkg()]++

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +77,7 @@ func logged(t *testing.T, environ []string, args ...string) map[string]map[strin
 
 // The line of the start says what dnsd does and for whom.
 func TestStartIsLogged(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
 	tests := []struct {
@@ -117,19 +120,53 @@ func TestUpstreamsOfTheHost(t *testing.T) {
 	}
 }
 
-// A misspelt variable ends nothing: it is warned of where dnsd serves and where
-// it checks.
-func TestStrangersAreWarnedOf(t *testing.T) {
-	const want = "DNSD_LISTN in the environment is no setting of dnsd's and is ignored: did you mean DNSD_LISTEN?"
+// A setting that is ignored, or cannot work well, ends nothing: it is warned of
+// where dnsd serves and where it checks.
+func TestWarnings(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
-	environ := []string{"DNSD_LISTN=127.0.0.1:0", "DNSD_REGISTRY=file:" + path}
-	if record := logged(t, environ, "--upstream=none")[want]; record["level"] != "WARN" {
-		t.Errorf("not warned of: %v", record)
+	places := filepath.Join(t.TempDir(), "regions.csv")
+	if err := os.WriteFile(places, []byte("code,latitude,longitude\nxyz,1,2\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	var out, errs strings.Builder
-	err := run(t.Context(), []string{"check"}, environment(environ...), &out, &errs, environ...)
-	if err != nil || errs.String() != "dnsd: warning: "+want+"\n" {
-		t.Errorf("check: %v %q", err, errs.String())
+	tests := []struct {
+		name, variable, args string
+		want                 []string
+	}{
+		{"nothing", "", "--region FRA", nil},
+		{"variable", "DNSD_LISTN=127.0.0.1:0", "", []string{"DNSD_LISTN in the environment is no setting of dnsd's and is ignored: did you mean DNSD_LISTEN?"}},
+		{"source", "DNSD_CORROSION_QUERIES=none", "--etcd-ca none", []string{
+			"--etcd-ca is ignored: --registry names a file registry", "--corrosion-queries is ignored: --registry names a file registry"}},
+		{"region", "", "--region lhx", []string{"--region lhx is not in the table of regions, so dnsd cannot tell what is near: add it with --regions FILE, or did you mean lax or lhr or phx?"}},
+		{"region_like_none", "", "--region nowhere", []string{"--region nowhere is not in the table of regions, so dnsd cannot tell what is near: add it with --regions FILE"}},
+		{"region_of_a_file", "DNSD_REGION=Xyz", "--regions " + places, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			environ := []string{"DNSD_REGISTRY=file:" + path}
+			if tt.variable != "" {
+				environ = append(environ, tt.variable)
+			}
+			var warned []string
+			for msg, record := range logged(t, environ, append(strings.Fields(tt.args), "--upstream=none")...) {
+				if record["level"] == "WARN" {
+					warned = append(warned, msg)
+				}
+			}
+			var out, errs strings.Builder
+			if err := run(t.Context(), append([]string{"check"}, strings.Fields(tt.args)...), environment(environ...), &out, &errs, environ...); err != nil {
+				t.Errorf("check: %v", err)
+			}
+			if len(warned) != len(tt.want) || strings.Count(errs.String(), "\n") != len(tt.want) {
+				t.Errorf("warned of %q, check of %q, want %q", warned, errs.String(), tt.want)
+			}
+			for _, want := range tt.want {
+				if !slices.ContainsFunc(warned, func(w string) bool { return strings.HasPrefix(w, want) }) || !strings.Contains(errs.String(), "dnsd: warning: "+want) {
+					t.Errorf("warned of %q, check of %q, want %q", warned, errs.String(), want)
+				}
+			}
+		})
 	}
 }

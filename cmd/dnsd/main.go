@@ -15,8 +15,9 @@
 // holds its values with commas between them. All mistakes are reported at once,
 // and dnsd check with the same flags reports them without serving; where the
 // registry is a Corrosion agent that answers, it is asked what is wrong with the
-// queries. dnsd --help lists the flags. A variable called DNSD_… that is no
-// setting is warned of.
+// queries. dnsd --help lists the flags. Of a variable called DNSD_… that is no
+// setting, a flag for another kind of registry and a --region that no table knows
+// dnsd and dnsd check warn.
 //
 // # Starting
 //
@@ -87,7 +88,7 @@ func main() {
 // environ, as os.Environ has it, misspelt names are looked for.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer, environ ...string) error {
 	c, rest, err := parseConfig(args, getenv)
-	c.strangers = strangers(c.settings(), environ)
+	c.warnings = append(c.warnings, strangers(c.settings(), environ)...)
 	switch {
 	case c.Help:
 		_, err := io.WriteString(stdout, helpText)
@@ -111,7 +112,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	if command == "check" {
 		err = errors.Join(err, checkStateDir(c.StateDir))
-		for _, s := range c.strangers {
+		for _, s := range c.warnings {
 			fmt.Fprintln(stderr, "dnsd: warning:", s)
 		}
 	}

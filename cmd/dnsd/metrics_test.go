@@ -17,6 +17,7 @@ var closedLabels = []string{"goversion", "kind", "mode", "modified", "origin", "
 // Everything at /metrics has a good name and a help text, and what is dnsd's own
 // begins with dnsd_. Labels come from closed sets.
 func TestMetricNames(t *testing.T) {
+	t.Parallel()
 	for _, registry := range []string{"file:/nowhere", "etcd://127.0.0.1:1/dnsd/", "corrosion://127.0.0.1:1"} {
 		args := []string{"--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--upstream=192.0.2.1", "--registry", registry}
 		c, _, err := parseConfig(args, environment())

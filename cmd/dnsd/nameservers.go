@@ -12,36 +12,39 @@ import (
 	"dnsd/resolver/forward"
 )
 
-const (
-	// nameserversEvery is how often the host's resolv.conf is looked at. It is
-	// small and mostly on a file system in memory, so that looking costs
-	// less than being told does, and finds it by whatever way it was replaced.
-	nameserversEvery = time.Second
-	// nameserversQuiet is how long a changed one is left alone, lest half a file is
-	// taken for the whole.
-	nameserversQuiet = 100 * time.Millisecond
-)
+// nameserversEvery is how often the host's resolv.conf is read. It is small and
+// mostly in memory, so that reading it costs less than a notification, and shows
+// a change however the file was replaced.
+const nameserversEvery = 500 * time.Millisecond
 
-// nameservers are the upstreams for names outside all configured domains, where no
+// nameservers are the upstreams for names outside all configured domains where no
 // flag names any: those of the host, which DHCP and VPNs change.
 type nameservers struct {
 	path   string
-	self   *config // whose own addresses are none
+	every  time.Duration // between two looks
+	self   *config       // whose own addresses are no upstreams
 	always []forward.Upstream
 	log    *slog.Logger
 
-	// Owned by whoever runs follow.
-	text    string             // the file's, as it was understood last
-	list    []forward.Upstream // what it said
-	trouble string             // why it says nothing now; empty: it does
+	// Owned by follow.
+	seen    string             // the file's text at the last look
+	text    string             // the text that list is made of
+	list    []forward.Upstream // what it named
+	trouble string             // why the file names nobody now; empty: it does
 }
 
 var errNoNameserver = errors.New("it names no server but dnsd itself")
 
-// look reads the file. What it says is in list where changed is true. A file
-// that is gone, or names nobody, changes nothing.
-func (n *nameservers) look() (changed bool) {
-	text, err := n.read()
+// look reads the file and reports whether list has changed. A file that is gone,
+// or names nobody, changes nothing.
+func (n *nameservers) look() (changed bool) { return n.take(n.read()) }
+
+func (n *nameservers) read() (string, error) {
+	text, err := regular.Read(n.path, regular.MaxSettings)
+	return string(text), err
+}
+
+func (n *nameservers) take(text string, err error) (changed bool) {
 	if err == nil && text == n.text {
 		n.trouble = ""
 		return false
@@ -70,25 +73,24 @@ func (n *nameservers) upstreams() []forward.Upstream {
 	return append(slices.Clone(n.always), n.list...)
 }
 
-// follow keeps a forwarder's upstreams those of the file, until ctx ends.
+// follow keeps a forwarder's upstreams those of the file, until ctx ends. A new
+// text counts when two looks in turn have found it: the first may have found half
+// of it.
 func (n *nameservers) follow(ctx context.Context, f *forward.Forwarder) error {
-	ticker := time.NewTicker(nameserversEvery)
-	defer ticker.Stop()
+	look := time.Tick(n.every)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-look:
 		}
-		if text, err := n.read(); err == nil && text != n.text {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(nameserversQuiet):
-			}
+		text, err := n.read()
+		if err == nil && text != n.seen {
+			n.seen = text
+			continue
 		}
 		before := n.list
-		if !n.look() {
+		if !n.take(text, err) {
 			continue
 		}
 		if err := f.Update(n.upstreams()); err != nil {
@@ -104,10 +106,4 @@ func labels(list []forward.Upstream) []string {
 		s = append(s, u.String())
 	}
 	return s
-}
-
-// read returns the file's text.
-func (n *nameservers) read() (string, error) {
-	text, err := regular.Read(n.path, regular.MaxSettings)
-	return string(text), err
 }

@@ -76,12 +76,13 @@ func TestOrdersWhileStarting(t *testing.T) {
 
 // Of two orders given at once both are obeyed, again and again.
 func TestOrdersAtOnce(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
 	cmd, log := process(t, "--listen=127.0.0.1:0", "--metrics-listen=none", "--upstream=none", "--registry=file:"+path)
 	eventually(t, "listed", func() bool { return strings.Contains(log.String(), "the registry is listed") })
 	obeyed := regexp.MustCompile(`nothing is held back|the registry file is read again`)
-	const rounds = 2000
+	const rounds = 200
 	for round := range rounds {
 		log.reset()
 		for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGCONT} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -16,8 +17,18 @@ import (
 // killed at the test's end if it still runs.
 func process(t *testing.T, args ...string) (*exec.Cmd, *logBuffer) {
 	t.Helper()
+	return spawn(t, exec.Command(os.Args[0], args...))
+}
+
+// limited is process with a limit of open files.
+func limited(t *testing.T, files int, args ...string) (*exec.Cmd, *logBuffer) {
+	t.Helper()
+	return spawn(t, exec.Command("/bin/sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files), os.Args[0]}, args...)...))
+}
+
+func spawn(t *testing.T, cmd *exec.Cmd) (*exec.Cmd, *logBuffer) {
+	t.Helper()
 	log := &logBuffer{}
-	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asMain+"=1")
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
@@ -42,11 +53,8 @@ func TestExitStatusOfProcess(t *testing.T) {
 
 // A first signal drains and ends with status 0; a second one ends at once.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
-	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
+	t.Parallel()
+	silent := localUDP(t)
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 1)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {

@@ -40,7 +40,7 @@ type daemon struct {
 // serve answers until ctx ends, and drains.
 func serve(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
 	log := newLogger(c, stderr)
-	for _, s := range c.strangers {
+	for _, s := range c.warnings {
 		log.Warn(s)
 	}
 	d, err := newDaemon(c, getenv, log)

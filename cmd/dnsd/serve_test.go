@@ -132,6 +132,27 @@ func (d *running) ready() {
 	eventually(d.t, "ready", func() bool { code, _ := d.readyz(); return code == 200 })
 }
 
+// serveDNS answers over conn until the test ends.
+func serveDNS(t *testing.T, conn net.PacketConn, answer dns.HandlerFunc) {
+	t.Helper()
+	started, done := make(chan struct{}), make(chan error)
+	server := &dns.Server{PacketConn: conn, Handler: answer, NotifyStartedFunc: func() { close(started) }}
+	go func() { done <- server.ActivateAndServe() }()
+	<-started
+	t.Cleanup(func() { server.Shutdown(); <-done })
+}
+
+// localUDP is a socket of this host, with a port of its own.
+func localUDP(t *testing.T) net.PacketConn {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
 // fleet writes a registry file with one app of so many started machines.
 func fleet(t *testing.T, path string, machines int) {
 	t.Helper()
@@ -149,13 +170,14 @@ func fleet(t *testing.T, path string, machines int) {
 }
 
 func TestServe(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	fleet(t, path, 2)
 	d := start(t, "--registry", "file:"+path, "--network", "fdaa:0:18::/48", "--state-dir", t.TempDir())
 	d.ready()
 	for _, network := range []string{"udp", "tcp"} {
 		m := d.ask(network, "my-app.internal.", dns.TypeAAAA)
-		if m.Rcode != dns.RcodeSuccess || len(m.Answer) != 2 || !m.Authoritative {
+		if m.Rcode != dns.RcodeSuccess || len(m.Answer) != 2 || !m.Authoritative || m.Answer[0].Header().Ttl != 5 {
 			t.Errorf("%s: %v", network, m)
 		}
 	}
@@ -185,6 +207,7 @@ func TestServe(t *testing.T) {
 // A registry file that is missing is waited for; meanwhile dnsd says so and says
 // nothing false.
 func TestServeWithoutRegistryFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	d := start(t, "--registry", "file:"+path, "--network", "fdaa:0:18::/48")
 	eventually(t, "the reason at /readyz", func() bool {
@@ -206,6 +229,7 @@ func TestServeWithoutRegistryFile(t *testing.T) {
 
 // With the source gone, the last known state is served from the state directory.
 func TestServeLastKnownState(t *testing.T) {
+	t.Parallel()
 	dir, state := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "registry.json")
 	fleet(t, path, 2)
@@ -364,6 +388,9 @@ func TestIsSelf(t *testing.T) {
 		{"[::]:53", "127.0.0.53:53", true},
 		{"0.0.0.0:53", "[::1]:53", false},
 		{"0.0.0.0:53", "192.0.2.1:53", false},
+		{"0.0.0.0:53", "0.0.0.0:53", true},
+		{"[::]:53", "0.0.0.0:53", true},
+		{"[::ffff:127.0.0.1]:53", "127.0.0.1:53", true},
 	}
 	for _, tt := range tests {
 		c := &config{Listen: []netip.AddrPort{netip.MustParseAddrPort(tt.listen)}}
@@ -371,27 +398,29 @@ func TestIsSelf(t *testing.T) {
 			t.Errorf("%s with %s: %v", tt.addr, tt.listen, got)
 		}
 	}
+	local, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := &config{Listen: []netip.AddrPort{netip.MustParseAddrPort("[::]:53")}}
+	for _, l := range local {
+		if addr := netip.MustParsePrefix(l.String()).Addr(); !all.isSelf(netip.AddrPortFrom(addr, 53)) {
+			t.Errorf("%s is not known for one of this host's", addr)
+		}
+	}
 }
 
 // A question that waits for an upstream when dnsd is told to end is still
 // answered, and everything behind the sockets stays up until then.
 func TestDrain(t *testing.T) {
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Parallel()
+	conn := localUDP(t)
 	asked, answer := make(chan struct{}, 16), make(chan struct{})
-	upstream := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	serveDNS(t, conn, func(w dns.ResponseWriter, q *dns.Msg) {
 		asked <- struct{}{}
 		<-answer
 		w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNameError))
-	})}
-	done := make(chan error)
-	go func() { done <- upstream.ActivateAndServe() }()
-	defer func() {
-		upstream.Shutdown()
-		<-done
-	}()
+	})
 	release := sync.OnceFunc(func() { close(answer) })
 	defer release()
 

@@ -20,34 +20,35 @@ type setting struct {
 	repeat bool               // several values: several flags, or commas in the environment
 	toggle bool               // no value needed: the flag alone means true
 	order  bool               // it says what to do, and stands in no environment
+	source string             // the scheme of the registry that it is for; empty: any
 	use    func(string) error // checks one value and puts it to use; the error says what to write instead
 
 	given []string // from flags
 }
 
 // String, Set and Type implement pflag.Value.
-func (s *setting) String() string      { return s.def }
-func (s *setting) Type() string        { return "value" }
-func (s *setting) Set(v string) error  { s.given = append(s.given, v); return nil }
-func (s *setting) environment() string { return environmentName(s.name) }
-func environmentName(name string) string {
-	return "DNSD_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+func (s *setting) String() string     { return s.def }
+func (s *setting) Type() string       { return "value" }
+func (s *setting) Set(v string) error { s.given = append(s.given, v); return nil }
+
+// environment returns the name of the variable that may stand for the flag.
+func (s *setting) environment() string {
+	return "DNSD_" + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
 }
 
-// secrets are the parts of a URL that may hold a password: what stands before an
-// @, and a query. Such a URL is refused, and the refusal must not put the
-// password into a log.
+// A URL may hold a password before an @, or in its query. It is refused then, and
+// the refusal must not put the password into a log.
 var (
 	userInfo = regexp.MustCompile("^([a-z]+:)(//)?[^/]*@")
 	query    = regexp.MustCompile(`^([a-z]+:[^?]*\?).*`)
 )
 
-// withoutSecrets returns a value as an error may repeat it.
+// withoutSecrets returns a value as an error message may repeat it.
 func withoutSecrets(v string) string {
 	return query.ReplaceAllString(userInfo.ReplaceAllString(v, "$1$2***@"), "$1***")
 }
 
-// apply hands the setting's values to use: the flag's, or else the
+// apply calls use with the setting's values: the flag's, or else the
 // environment's, or else the default.
 func (s *setting) apply(getenv func(string) string) error {
 	values, from := s.given, "--"+s.name+" "
@@ -102,18 +103,22 @@ func parseSettings(settings []*setting, args []string, getenv func(string) strin
 		for _, s := range settings {
 			s.given = nil
 		}
-		err := flags.Parse(args)
 		var missing *pflag.NotExistError
-		if errors.As(err, &missing) && missing.GetSpecifiedShortnames() == "" {
-			// Take the flag as known, so that the next round finds what else is wrong.
+		var valueless *pflag.ValueRequiredError
+		switch err := flags.Parse(args); {
+		case errors.As(err, &missing) && missing.GetSpecifiedShortnames() == "":
+			// Define the flag, so that the next round finds what else is wrong.
 			unknown = true
 			name := missing.GetSpecifiedName()
 			errs = append(errs, unknownFlag(name, settings))
 			flags.VarPF(&setting{}, name, "", "").NoOptDefVal = "true"
 			continue
-		}
-		if err != nil {
-			errs = append(errs, plainFlagError(err, settings))
+		case errors.As(err, &missing):
+			errs = append(errs, unknownShort(missing.GetSpecifiedShortnames(), settings))
+		case errors.As(err, &valueless):
+			errs = append(errs, fmt.Errorf("--%s needs a value", valueless.GetSpecifiedName()))
+		case err != nil:
+			errs = append(errs, err)
 		}
 		break
 	}
@@ -141,8 +146,7 @@ func unknownFlag(name string, settings []*setting) error {
 	return fmt.Errorf("unknown flag --%s: dnsd --help lists them all", name)
 }
 
-// nearest returns the name that was probably meant by a misspelt one, empty for
-// none.
+// nearest returns the name that was probably meant by a misspelt one, or "".
 func nearest(name string, names []string) (best string) {
 	distance := 3 // more than two slips is another word
 	for _, n := range names {
@@ -153,19 +157,17 @@ func nearest(name string, names []string) (best string) {
 	return best
 }
 
-// unknownShort says that dnsd has no flag of one dash and this word, or letter,
-// and which flag was meant: one that is called so, or the only one with that
-// beginning.
+// unknownShort says that there is no flag of one dash and this word or letter, and
+// which flag was meant: the one of that name, or the only one that begins so.
 func unknownShort(word string, settings []*setting) error {
 	var begun []string
 	for _, s := range settings {
-		if s.name == word {
-			begun = []string{word}
-			break
-		}
 		if strings.HasPrefix(s.name, word) {
 			begun = append(begun, s.name)
 		}
+	}
+	if slices.Contains(begun, word) {
+		begun = []string{word}
 	}
 	if len(begun) == 1 {
 		return fmt.Errorf("unknown flag -%s: flags have two dashes, as in --%s", word, begun[0])
@@ -173,13 +175,13 @@ func unknownShort(word string, settings []*setting) error {
 	return fmt.Errorf("unknown flag -%s: flags have two dashes, and dnsd --help lists them all", word)
 }
 
-// fromKubernetes are the variables that Kubernetes sets for a service which is
-// called dnsd, or dnsd and more.
+// fromKubernetes matches the variables that Kubernetes sets for a service whose
+// name begins with dnsd.
 var fromKubernetes = regexp.MustCompile(`_SERVICE_(HOST|PORT)|_PORT_[0-9]+_(TCP|UDP|SCTP)|^\w+_PORT=[a-z]+://`)
 
 // strangers returns a sentence for each variable of environ (as os.Environ has
-// it) that is called like a setting of dnsd's and is none. Other programs may
-// have theirs there, so that it is no mistake for certain.
+// it) that begins with DNSD_ and is no setting. It may be another program's, so that
+// it is no error.
 func strangers(settings []*setting, environ []string) (sentences []string) {
 	known := []string{etcdPassword, corrosionToken}
 	for _, s := range settings {
@@ -198,19 +200,6 @@ func strangers(settings []*setting, environ []string) (sentences []string) {
 	}
 	slices.Sort(sentences)
 	return sentences
-}
-
-// plainFlagError puts what pflag says about an argument into our words.
-func plainFlagError(err error, settings []*setting) error {
-	var missing *pflag.NotExistError
-	var valueless *pflag.ValueRequiredError
-	switch {
-	case errors.As(err, &missing):
-		return unknownShort(missing.GetSpecifiedShortnames(), settings)
-	case errors.As(err, &valueless):
-		return fmt.Errorf("--%s needs a value", valueless.GetSpecifiedName())
-	}
-	return err
 }
 
 // editDistance counts the insertions, deletions and replacements of a byte that

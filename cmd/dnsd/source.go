@@ -14,15 +14,16 @@ import (
 )
 
 // A sourceKind is one kind of source that --registry can name; sourceKinds lists
-// them. To add one: write its entry and a registrySource, and say in docs/cluster.md and writers.md what it
-// is for. The tests hold help and docs/flags.md to the list.
+// them. To add one: write its entry and a registrySource, and say in
+// docs/cluster.md and writers.md what it is for. The tests hold help and
+// docs/flags.md to the list.
 type sourceKind struct {
 	scheme string // what its URLs begin with
 	url    string // what they look like, for messages, the help and docs/flags.md
 	read   func(url string) (registrySource, error)
 
-	// silence is for how long a source that is well may go unheard, and so the
-	// least --stale-after.
+	// silence is how long a healthy source may prove nothing, and so the least
+	// --stale-after.
 	silence time.Duration
 	// ownHost says that the source is an agent of this host; see follow.Config.
 	ownHost bool
@@ -46,14 +47,14 @@ type registrySource interface {
 	check(ctx context.Context, c *config, getenv func(string) string, stdout io.Writer) error
 }
 
-// What a follow.Source may be able to beside following. (It may be a
-// follow.Identifier and a prometheus.Collector, too.)
+// What a follow.Source may implement as well, beside follow.Identifier and
+// prometheus.Collector.
 type (
-	// reloader reads everything again, as SIGHUP asks for.
+	// reloader reads everything again on SIGHUP.
 	reloader interface{ Reload() }
 
-	// troubled says what is wrong with what is read, nil for nothing, where no
-	// stream ends because of that.
+	// troubled says why what is read cannot be used, nil for nothing, where that
+	// ends no stream.
 	troubled interface{ Trouble() error }
 )
 

@@ -25,11 +25,7 @@ func readCorrosionURL(url string) (registrySource, error) {
 }
 
 func (addr corrosionURL) open(c *config, getenv func(string) string, log *slog.Logger) (follow.Source, error) {
-	source, err := addr.source(c, getenv, log)
-	if err != nil {
-		return nil, err // and no interface around a nil pointer
-	}
-	return source, nil
+	return addr.source(c, getenv, log)
 }
 
 func (addr corrosionURL) source(c *config, getenv func(string) string, log *slog.Logger) (*corrosion.Source, error) {
@@ -43,8 +39,8 @@ func (addr corrosionURL) source(c *config, getenv func(string) string, log *slog
 	}, log)
 }
 
-// check asks the agent what is wrong with the queries. One that cannot be asked, as
-// where flags are checked on another host, is no mistake.
+// check asks the agent what is wrong with the queries. It is no mistake that there
+// is none to ask: flags may be checked on another host.
 func (addr corrosionURL) check(ctx context.Context, c *config, getenv func(string) string, stdout io.Writer) error {
 	source, err := addr.source(c, getenv, slog.New(slog.DiscardHandler))
 	if err != nil {

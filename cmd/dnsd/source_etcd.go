@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,11 +26,23 @@ func readEtcdURL(url string) (registrySource, error) {
 }
 
 func (u etcdURL) open(c *config, getenv func(string) string, log *slog.Logger) (follow.Source, error) {
-	return etcd.New(etcd.Config{
+	// What is wrong with the flags is left out, so that etcd.New does not report it as well.
+	var errs []error
+	files := c.Etcd
+	if (files.Cert == "") != (files.Key == "") {
+		errs = append(errs, errors.New("--etcd-cert and --etcd-key go together: give both or neither"))
+		files.Cert, files.Key = "", ""
+	}
+	if files.PasswordFile != "" && files.User == "" {
+		errs = append(errs, errors.New("--etcd-password-file is given but not whose password it is: add --etcd-user NAME"))
+		files.User = "unknown"
+	}
+	source, err := etcd.New(etcd.Config{
 		Endpoints: u.endpoints, Prefix: u.prefix,
-		CAFile: c.Etcd.CA, CertFile: c.Etcd.Cert, KeyFile: c.Etcd.Key,
-		Username: c.Etcd.User, Password: getenv(etcdPassword), PasswordFile: c.Etcd.PasswordFile,
+		CAFile: files.CA, CertFile: files.Cert, KeyFile: files.Key,
+		Username: files.User, Password: getenv(etcdPassword), PasswordFile: files.PasswordFile,
 	}, log)
+	return source, errors.Join(append(errs, err)...)
 }
 
 func (etcdURL) check(_ context.Context, _ *config, _ func(string) string, stdout io.Writer) error {

@@ -32,11 +32,14 @@ func readFileURL(url string) (registrySource, error) {
 	return fileURL(path), nil
 }
 
-// open implements registrySource. An unchanged file proves itself alive at each
-// look, so it is looked at more often than it could go stale.
+// open implements registrySource.
 func (path fileURL) open(c *config, _ func(string) string, log *slog.Logger) (follow.Source, error) {
-	return file.New(file.Config{Path: string(path), Poll: min(file.DefaultPoll, c.StaleAfter/3)}, log), nil
+	return file.New(file.Config{Path: string(path), Poll: pollWithin(c.StaleAfter)}, log), nil
 }
+
+// pollWithin returns how often to look at a file, which proves itself alive at each
+// look: several times before it would go stale.
+func pollWithin(stale time.Duration) time.Duration { return min(file.DefaultPoll, stale/3) }
 
 func (path fileURL) check(_ context.Context, _ *config, _ func(string) string, stdout io.Writer) error {
 	return checkFile(string(path), stdout)

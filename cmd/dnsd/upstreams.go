@@ -36,7 +36,7 @@ func (u *upstreams) set(s string) error {
 	return nil
 }
 
-// checkUpstreams finds the upstreams that cannot be meant.
+// checkUpstreams finds mistakes that no single --upstream shows.
 func (c *config) checkUpstreams() error {
 	var errs []error
 	if c.Upstreams.none && len(c.Upstreams.list) > 0 {
@@ -71,7 +71,7 @@ func isLocal(addr netip.Addr) bool {
 	}
 	local, err := net.InterfaceAddrs()
 	if err != nil {
-		return false // a loop is still recognised when it happens
+		return false // the forwarder recognizes a loop when it happens
 	}
 	for _, a := range local {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr() == addr {
@@ -81,12 +81,8 @@ func isLocal(addr netip.Addr) bool {
 	return false
 }
 
-// tryTenths is how many tenths of a question's time one query to an upstream may
-// take: two whole tries and half of a third one fit.
-const tryTenths = 4
-
-// forwarder returns what answers names outside dnsd's zones, nil for nothing, and the
-// host's nameservers if those are to be followed.
+// forwarder returns the forwarder, nil for --upstream none, and the host's
+// nameservers if those are to be followed.
 func (c *config) forwarder(descriptors int, log *slog.Logger) (*forward.Forwarder, *nameservers, error) {
 	if c.Upstreams.none {
 		return nil, nil, nil
@@ -94,14 +90,14 @@ func (c *config) forwarder(descriptors int, log *slog.Logger) (*forward.Forwarde
 	list := c.Upstreams.list
 	var hosts *nameservers
 	if !slices.ContainsFunc(list, func(u forward.Upstream) bool { return u.Domain == "." }) {
-		hosts = &nameservers{path: c.resolvConf, self: c, always: list, log: log}
+		hosts = &nameservers{path: c.resolvConf, every: nameserversEvery, self: c, always: list, log: log}
 		hosts.look()
 		list = hosts.upstreams()
 	}
 	f, err := forward.New(forward.Config{
 		Upstreams:   list,
 		Timeout:     c.UpstreamTimeout,
-		TryTimeout:  c.UpstreamTimeout * tryTenths / 10,
+		TryTimeout:  c.UpstreamTimeout / 5 * 2, // leaves room for two whole tries and half a third
 		MaxInflight: c.MaxInflight,
 		Descriptors: descriptors,
 		CacheBytes:  uint64(c.CacheSize),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -13,8 +14,7 @@ import (
 	"sync/atomic"
 )
 
-// Error is a panic that has been contained: it costs what was being worked
-// on, and not the process, which answers for everybody.
+// Error is a panic that has been contained.
 type Error struct {
 	Value any    // what panic was called with
 	Place string // where: "registry.(*edit).putMachine, registry.go:312"
@@ -28,9 +28,9 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("dnsd failed at it, which is a bug, in %s: %v", e.Place, e.Value)
 }
 
-// Run calls do and returns its error, or its panic as a *Error. It is for
-// code that works on what others have sent, a piece at a time, and whose caller
-// can do without the piece. do must leave no lock behind.
+// Run calls do and returns its error, or its panic as an *Error. It is for code that
+// works on what others have sent, a piece at a time, and whose caller can do
+// without the piece. do must leave no lock behind.
 func Run(do func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -40,45 +40,34 @@ func Run(do func() error) (err error) {
 	return do()
 }
 
-// placeOfPanic returns where the panic was that is being recovered.
+// placeOfPanic returns where the panic happened that is being recovered.
 func placeOfPanic() string {
 	var pcs [32]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])]) // behind Run's deferred function: the runtime's, then the place
 	for {
 		frame, more := frames.Next()
 		if !strings.HasPrefix(frame.Function, "runtime.") || !more {
-			return fmt.Sprintf("%s, %s:%d", lastPart(frame.Function), lastPart(frame.File), frame.Line)
+			return fmt.Sprintf("%s, %s:%d", path.Base(frame.Function), path.Base(frame.File), frame.Line)
 		}
 	}
 }
 
-// lastPart is what follows the last slash.
-func lastPart(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
-
-// Counter counts the panics that were contained, and logs the first at each place
-// with its stack. Safe for concurrent use.
+// Counter counts contained panics, and logs the first at each place with its
+// stack. Safe for concurrent use.
 type Counter struct {
 	Log    *slog.Logger // set once
 	count  atomic.Int64
-	mu     sync.Mutex
-	places map[string]bool // as many as the program has, at most
+	places sync.Map // those that were logged: as many as the program has, at most
 }
 
-// Note takes err where it is a panic, once.
+// Note counts err if it is a panic that was not noted before.
 func (p *Counter) Note(err error) {
 	var e *Error
 	if !errors.As(err, &e) || e.noted.Swap(true) {
 		return
 	}
 	p.count.Add(1)
-	p.mu.Lock()
-	first := !p.places[e.Place]
-	if p.places == nil {
-		p.places = map[string]bool{}
-	}
-	p.places[e.Place] = true
-	p.mu.Unlock()
-	if first {
+	if _, known := p.places.LoadOrStore(e.Place, nil); !known {
 		p.Log.Error("a panic was contained; this is a bug in dnsd", "in", e.Place, "panic", e.Value, "stack", string(e.Stack))
 	}
 }

@@ -31,7 +31,7 @@ func TestConform(t *testing.T) {
 		}
 		save()
 		return followtest.Fixture{
-			Source: New(Config{Path: path, Poll: 100 * time.Millisecond}, slog.New(slog.DiscardHandler)),
+			Source: New(Config{Path: path, Poll: 20 * time.Millisecond}, slog.New(slog.DiscardHandler)),
 			Put: func(put ...registry.Object) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -49,7 +49,7 @@ func TestConform(t *testing.T) {
 				save()
 			},
 			Break: func() { ok(t, os.Remove(path)) }, Mend: save, Waits: true,
-			Silence: 300 * time.Millisecond,
+			Silence: 60 * time.Millisecond,
 		}
 	})
 }

@@ -3,19 +3,17 @@
 //
 // The file may be replaced by rename, written in place, deleted and created
 // again, or reached through symbolic links that are swapped, as Kubernetes does
-// with the volumes of config maps; the directory it lies in may come and go.
-// Renaming a complete file into place is the best of these: a reader can catch a
-// file that is written in place half done, and only the quiet times and checks
-// below keep such a half from being taken for the whole.
+// with the volumes of config maps; its directory may come and go. Renaming a
+// complete file into place is best: one that is written in place can be read half
+// done, and only the quiet times and checks below keep that half from being taken
+// for the whole.
 package file
 
 import (
 	"context"
 	"errors"
 	"hash/maphash"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -26,16 +24,16 @@ import (
 )
 
 const (
-	// DefaultPoll is how often the file is looked at without notification: on a
+	// DefaultPoll is how often the file is looked at without notification, as on a
 	// network file system, which notifies only of this host's own writes. Linux'
 	// NFS client keeps a file's attributes for at least 3 s (acregmin), so
-	// looking more often would see nothing new. Each look is also what proves
-	// the source alive, twenty times within the default --stale-after.
+	// looking more often would see nothing new. Each look also proves the source
+	// alive, twenty times within the default --stale-after.
 	DefaultPoll = 3 * time.Second
 
-	// pollBlind stands in for DefaultPoll where a directory cannot be watched
-	// (fs.inotify.max_user_instances is 128 by default, for all containers of a
-	// user), to keep the promise that a change is seen within 1 s.
+	// pollBlind is the longest time between looks where a directory cannot be
+	// watched (fs.inotify.max_user_instances is 128 by default, for all containers
+	// of a user), so that a change is still seen within 1 s.
 	pollBlind = 500 * time.Millisecond
 
 	// A look waits until nothing has happened for quiet, so that it finds one
@@ -45,12 +43,12 @@ const (
 	busy  = 250 * time.Millisecond
 
 	// again is the pause after a look that found the file missing, broken or
-	// changing. Most often that is a write seen half way, so it is complained
-	// of only when the next look finds the very same. Within the 1 s promised.
+	// changing. That is most often a write under way, so it is reported only when
+	// the next look finds the same. Less than the 1 s promised.
 	again = 500 * time.Millisecond
 
-	// changesFor is how long a file may keep changing before that is complained
-	// of: longer than it takes to write a large one.
+	// changesFor is how long a file may keep changing before that is reported:
+	// longer than it takes to write a large one.
 	changesFor = 10 * time.Second
 
 	// granule is the coarsest time stamp of the file systems in use (FAT: 2 s).
@@ -76,24 +74,21 @@ type Source struct {
 	trouble atomic.Pointer[error]
 
 	// Owned by Follow; calls of it never overlap.
-	logged  string    // the reason that was logged last; empty: the file is well
-	repeats int       // how often it has been met since
 	known   bool      // the feed was given a whole file before
-	failing time.Time // since when the file has been unusable; zero: it is well
+	failing time.Time // since when the file has been unusable; zero: it is usable
+	steady  time.Time // when an unusable file was last found as it was before
+	logged  string    // the reason that was logged last; empty: none since the file was usable
+	repeats int       // how often that reason was found again since
 	seen    look
 }
 
 // look is what the last look at the file found.
 type look struct {
-	info   fs.FileInfo // nil: it could not be stat'ed, or no look yet
-	err    string      // why not
-	since  time.Time   // when just this was found first
-	readAt time.Time   // when the content was last read
-	good   bool        // it could be used
-
-	parsed  bool   // there was a content
-	sum     uint64 // hash of the last one
-	verdict error  // what the parser said of it; nil: it is what the feed was given last
+	stamp   stamp
+	since   time.Time // when just this stamp was found first
+	readAt  time.Time // when the content was last read
+	sum     uint64    // hash of the content that was last parsed; 0: none
+	verdict error     // why it could not be used; nil: it is what the feed was given last
 }
 
 // New returns a source that reads the file named by cfg. The file need not exist.
@@ -134,14 +129,16 @@ func (s *Source) Trouble() error {
 // whenever its content changes.
 //
 // A file that is missing, cannot be read or does not parse changes nothing and
-// proves nothing; it is logged once for each reason, and Trouble tells it. This
-// is so from the start: Follow does not return for it, because the follower's
-// growing pauses would then lie between the repair and its effect, while Follow
-// sees the repair within a second. A host whose file is not there yet therefore
-// starts, says so, answers outside names, and is ready as soon as the file is.
+// proves nothing; each reason is logged once, and Trouble returns it. Follow does
+// not return for it, even at the start: the repair is seen within a second, and
+// the follower's growing pauses would delay that.
 func (s *Source) Follow(ctx context.Context, feed follow.Feed, _ bool) error {
 	w := newWatch(s.path, s.log)
 	defer w.close()
+	return s.follow(ctx, feed, w)
+}
+
+func (s *Source) follow(ctx context.Context, feed follow.Feed, w *watch) error {
 	s.seen = look{}
 	forced := false
 	for {
@@ -163,8 +160,7 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, _ bool) error {
 // something has happened in a directory, at once on Reload, which it reports.
 func (s *Source) await(ctx context.Context, w *watch, wait time.Duration) (forced bool, err error) {
 	began := time.Now()
-	due := began.Add(wait)
-	var first time.Time // when the burst of events began
+	first := wait // when a burst of events began, since began
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -179,35 +175,30 @@ func (s *Source) await(ctx context.Context, w *watch, wait time.Duration) (force
 		case err := <-w.errors: // most likely lost events: look, as for any event
 			s.log.Debug("watching the registry file", "err", err)
 		}
-		now := time.Now()
-		if first.IsZero() {
-			first = now
+		now := time.Since(began)
+		first = min(first, now)
+		next := min(now+quiet, first+busy)
+		if !s.failing.IsZero() {
+			next = max(next, again) // a long write is not to be parsed at each of its steps
 		}
-		next := earlier(now.Add(quiet), first.Add(busy))
-		if !s.failing.IsZero() && next.Before(began.Add(again)) {
-			next = began.Add(again) // a long write is not to be parsed at each of its steps
-		}
-		timer.Reset(time.Until(earlier(next, due)))
+		timer.Reset(min(next, wait) - now)
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // look reads the file if it may have changed, and tells the feed. It returns how
 // long the next look can wait, and an error only when ctx has ended.
 func (s *Source) look(ctx context.Context, feed follow.Feed, forced bool) (time.Duration, error) {
 	now := time.Now()
-	info, err := os.Stat(s.path)
-	s.seen.note(info, err, now)
+	found, err := stampOf(s.path)
+	if found != s.seen.stamp {
+		s.seen.stamp, s.seen.since = found, now
+	}
 	if err != nil {
 		return s.fail(plain(err), forced), nil
 	}
-	if s.seen.proven() && !forced {
+	// The content must be what it was when it was read long enough after it was changed.
+	proven := s.failing.IsZero() && s.seen.readAt.Sub(s.seen.since) >= granule
+	if proven && !forced {
 		return s.poll, feed.Change(ctx, nil)
 	}
 	s.seen.readAt = now
@@ -215,14 +206,13 @@ func (s *Source) look(ctx context.Context, feed follow.Feed, forced bool) (time.
 	if err != nil {
 		return s.fail(plain(err), forced), nil
 	}
-	sum := maphash.Bytes(s.seed, data)
-	if !s.seen.parsed || s.seen.sum != sum || forced {
-		n, err := list(ctx, feed, data)
+	if sum := maphash.Bytes(s.seed, data); s.seen.sum != sum || forced {
+		err := list(ctx, feed, data)
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		s.seen.parsed, s.seen.sum, s.seen.verdict = true, sum, err
-		s.log.Debug("registry file read", "path", s.path, "items", n, "took", time.Since(now))
+		s.seen.sum, s.seen.verdict = sum, err
+		s.log.Debug("registry file read", "path", s.path, "bytes", len(data), "took", time.Since(now))
 	}
 	if s.seen.verdict != nil {
 		return s.fail(s.seen.verdict, forced), nil
@@ -231,58 +221,33 @@ func (s *Source) look(ctx context.Context, feed follow.Feed, forced bool) (time.
 	return s.poll, feed.Change(ctx, nil)
 }
 
-// list tells the feed what the file holds and returns how many items that are.
-// Where ctx has not ended, the error is the file's, and the feed knows of nothing.
-func list(ctx context.Context, feed follow.Feed, data []byte) (n int, err error) {
-	err = machinejson.EachBatch(data, func(items []registry.Item) error {
-		n += len(items)
-		return feed.List(ctx, items)
-	})
+// list tells the feed what the file holds. Where ctx has not ended, the error is the
+// file's, and the feed has no new listing.
+func list(ctx context.Context, feed follow.Feed, data []byte) error {
+	err := machinejson.EachBatch(data, func(items []registry.Item) error { return feed.List(ctx, items) })
 	if err != nil {
-		return n, err
+		return err
 	}
-	return n, feed.Listed(ctx, "")
-}
-
-// note takes the attributes that were found now.
-func (l *look) note(info fs.FileInfo, err error, now time.Time) {
-	text := ""
-	if err != nil {
-		info, text = nil, err.Error()
-	}
-	if l.since.IsZero() || l.err != text || !same(l.info, info) {
-		l.since = now
-	}
-	l.info, l.err = info, text
-}
-
-// proven reports whether the content must be what it was when last read.
-func (l *look) proven() bool { return l.good && l.readAt.Sub(l.since) >= granule }
-
-// same reports whether a file seems untouched.
-func same(a, b fs.FileInfo) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
-	}
-	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && changed(a).Equal(changed(b))
+	return feed.Listed(ctx, "")
 }
 
 var errChanging = errors.New("the file keeps changing while it is read: write a new one and rename it into place")
 
 // fail notes that the file cannot be used and returns how long the next look can
-// wait. It is logged when it may be more than a write that is under way, or when
-// someone has asked.
+// wait. The reason is logged unless a write may be under way, and always after
+// Reload.
 func (s *Source) fail(err error, forced bool) time.Duration {
 	now := time.Now()
-	s.seen.good = false
 	if s.failing.IsZero() {
-		s.failing = now
+		s.failing, s.steady = now, now
 	}
 	wait := s.poll
-	if now.Sub(s.seen.since) < again {
+	if now.Sub(s.seen.since) >= again {
+		s.steady = now
+	} else {
 		wait = min(again, s.poll)
 		if !forced {
-			if now.Sub(s.failing) < changesFor {
+			if now.Sub(s.steady) < changesFor {
 				return wait
 			}
 			err = errChanging
@@ -308,7 +273,6 @@ func (s *Source) well(forced bool) {
 	} else if forced {
 		s.log.Info("the registry file is read again", "path", s.path)
 	}
-	s.seen.good, s.known = true, true
-	s.failing, s.logged, s.repeats = time.Time{}, "", 0
+	s.known, s.failing, s.logged, s.repeats = true, time.Time{}, "", 0
 	s.trouble.Store(nil)
 }

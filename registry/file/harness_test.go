@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"dnsd/registry"
+	"dnsd/registry/follow"
 	"dnsd/registry/follow/followtest"
 )
 
@@ -25,7 +28,8 @@ const never = time.Hour
 // feed is a Recorder that is asked for machines.
 type feed struct {
 	followtest.Recorder
-	history []string // the ids of every listing
+	history []string    // the ids of every listing
+	looks   []time.Time // that found the file usable
 }
 
 // listed returns the ids of the machines known, or "nothing" before any listing.
@@ -54,15 +58,56 @@ type logs struct {
 
 func (l *logs) Write(p []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock(); return l.b.Write(p) }
 func (l *logs) String() string              { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
+func (l *logs) reset()                      { l.mu.Lock(); defer l.mu.Unlock(); l.b.Reset() }
 
 // begin runs a source until the test ends.
 func begin(t *testing.T, path string, poll time.Duration) (*Source, *feed, *logs) {
 	t.Helper()
+	return beginUnwatched(t, path, poll, nil)
+}
+
+// beginUnwatched does, with a watch that is not the system's, as a test with a clock
+// of its own needs it; nil: the system's.
+func beginUnwatched(t *testing.T, path string, poll time.Duration, w *watch) (*Source, *feed, *logs) {
+	t.Helper()
 	l, f := &logs{}, &feed{}
 	f.Applied = func(s *followtest.Seen) { f.history = append(f.history, ids(s)) }
+	f.Before = func(_ context.Context, call followtest.Call, _ []registry.Item) {
+		if call == followtest.Change {
+			f.See(func(*followtest.Seen) { f.looks = append(f.looks, time.Now()) })
+		}
+	}
 	s := New(Config{Path: path, Poll: poll}, slog.New(slog.NewTextHandler(l, nil)))
-	followtest.Follow(t, s, &f.Recorder, false)
+	var source follow.Source = s
+	if w != nil {
+		source = unwatched{s, w}
+	}
+	followtest.Follow(t, source, &f.Recorder, false)
 	return s, f, l
+}
+
+// unwatched is a source with another watch than the system's.
+type unwatched struct {
+	*Source
+	w *watch
+}
+
+func (u unwatched) Follow(ctx context.Context, feed follow.Feed, _ bool) error {
+	return u.follow(ctx, feed, u.w)
+}
+
+// tick waits until the file system's clock has gone on.
+func tick(t *testing.T) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tick")
+	write(t, path, "")
+	before, err := stampOf(path)
+	ok(t, err)
+	for after := before; after.changed == before.changed; {
+		write(t, path, "")
+		after, err = stampOf(path)
+		ok(t, err)
+	}
 }
 
 func (f *feed) until(t *testing.T, ids string) {

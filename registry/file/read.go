@@ -6,10 +6,34 @@ import (
 	"io/fs"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"dnsd/registry/regular"
 )
 
-// read returns the content of a regular file, and an error when it was written
+// stamp tells one state of a file from another without reading it. The time of
+// its last change of any kind (ctime) is part of it because nobody can set that
+// back, as rsync and touch do with the time of its modification.
+type stamp struct {
+	device, inode     uint64
+	size              int64
+	modified, changed unix.Timespec
+	err               string // why there is nothing else; empty: the file is there
+}
+
+func stampOf(path string) (stamp, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return stamp{err: err.Error()}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return newStamp(&st), nil
+}
+
+func newStamp(st *unix.Stat_t) stamp {
+	return stamp{device: uint64(st.Dev), inode: uint64(st.Ino), size: st.Size, modified: st.Mtim, changed: st.Ctim}
+}
+
+// read returns the content of a regular file. It fails when the file is written
 // meanwhile.
 func read(path string) ([]byte, error) {
 	f, err := regular.Open(path, regular.MaxRegistry)
@@ -17,26 +41,25 @@ func read(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	before, err := f.Stat()
-	if err != nil {
+	var before, after unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &before); err != nil {
 		return nil, err
 	}
 	data, err := regular.ReadAll(f, regular.MaxRegistry)
 	if err != nil {
 		return nil, err
 	}
-	after, err := f.Stat()
-	if err != nil {
+	if err := unix.Fstat(int(f.Fd()), &after); err != nil {
 		return nil, err
 	}
-	if !same(before, after) || int64(len(data)) != after.Size() {
+	if newStamp(&before) != newStamp(&after) || int64(len(data)) != after.Size {
 		return nil, errChanging
 	}
 	return data, nil
 }
 
 // plain puts the common errors of the file system into words, without the path,
-// which its reader has beside it.
+// which the log line has already.
 func plain(err error) error {
 	var path *fs.PathError
 	switch {

@@ -12,22 +12,22 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watch has the kernel tell of changes in every directory that has a say in what
-// path leads to. A watch on the file itself would end with the file.
+// watch reports changes in every directory that decides which file path leads to.
+// A watch on the file itself would end with the file.
 type watch struct {
 	path   string
 	log    *slog.Logger
 	logged string // why a directory could not be watched, last
 
-	notify *fsnotify.Watcher      // nil: the system has none to give
-	events <-chan fsnotify.Event  // nil with notify
-	errors <-chan error           // nil with notify
+	notify *fsnotify.Watcher // nil: the system has none to give
+	events <-chan fsnotify.Event
+	errors <-chan error
 	dirs   map[string]fs.FileInfo // what is watched
-	blind  bool                   // not all of what should be is
+	blind  bool                   // some directory is not watched that should be
 }
 
-// newWatch returns a watch; update begins it, close ends it. It never fails: where
-// nothing can be watched it is blind.
+// newWatch returns a watch, which update begins and close ends. Where nothing can be
+// watched it is blind.
 func newWatch(path string, log *slog.Logger) *watch {
 	w := &watch{path: path, log: log, dirs: map[string]fs.FileInfo{}}
 	notify, err := fsnotify.NewWatcher()
@@ -41,7 +41,7 @@ func newWatch(path string, log *slog.Logger) *watch {
 
 func (w *watch) close() {
 	if w.notify != nil {
-		w.notify.Close() // waits for its goroutine; what it cannot close is gone already
+		w.notify.Close() // waits for its goroutine
 	}
 }
 
@@ -59,8 +59,8 @@ func (w *watch) update() {
 	if w.notify == nil {
 		return
 	}
-	// A directory may come or go before the watch on it begins, and is then
-	// looked for again. It need not succeed: the next look comes anyway.
+	// A directory may come or go before the watch on it begins; then all of them are
+	// looked for again, a few times: the next look comes anyway.
 	for range 5 {
 		w.blind = false
 		dirs := directories(w.path)
@@ -80,27 +80,26 @@ func (w *watch) update() {
 }
 
 func (w *watch) remove(dir string) {
-	w.notify.Remove(dir) // fails when the directory has gone, and the watch with it
+	w.notify.Remove(dir) // fails where the watch has gone with its directory
 	delete(w.dirs, dir)
 }
 
-// add watches dir, and reports whether that is news.
+// add watches dir and reports whether anything has changed by that.
 func (w *watch) add(dir string) bool {
 	info, err := os.Stat(dir)
-	if err != nil {
-		w.remove(dir)
-		return true
-	}
-	// The watch belongs to the directory that had the name when it began, and
-	// ends when that one is deleted or renamed.
-	if old := w.dirs[dir]; old != nil && os.SameFile(old, info) && slices.Contains(w.notify.WatchList(), dir) {
+	// A watch is on the directory that had the name when it began, and ends when
+	// that one is deleted or renamed.
+	if os.SameFile(w.dirs[dir], info) && slices.Contains(w.notify.WatchList(), dir) {
 		return false
 	}
 	w.remove(dir)
-	if err := w.notify.Add(dir); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return true
-		}
+	if err == nil {
+		err = w.notify.Add(dir)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // gone since it was found
+		return true
+	case err != nil:
 		w.cannot(err)
 		return false
 	}
@@ -111,9 +110,9 @@ func (w *watch) add(dir string) bool {
 // maxLinks is how many symbolic links a path may lead through, as in Linux.
 const maxLinks = 40
 
-// directories returns the directories whose entries decide what path, which is
-// absolute, leads to: the one the file lies in, each that holds a symbolic link
-// on the way, and, where the way breaks off, the one in which it would go on.
+// directories returns the directories whose entries decide which file an absolute
+// path leads to: the file's own, each that holds a symbolic link on the way, and,
+// where a part of the way is missing, the one that it is missing from.
 func directories(path string) []string {
 	var found []string
 	dir, rest := string(filepath.Separator), split(path)

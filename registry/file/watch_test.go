@@ -4,9 +4,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestDirectories(t *testing.T) {
@@ -57,6 +60,25 @@ func TestWatchMovesToTheDirectoryOfTheSameName(t *testing.T) {
 	}
 }
 
+// TestWatchLeavesWhatNoLongerMatters swaps a link.
+func TestWatchLeavesWhatNoLongerMatters(t *testing.T) {
+	top, err := filepath.EvalSymlinks(t.TempDir())
+	ok(t, err)
+	path := filepath.Join(top, "current", "registry.json")
+	w := newWatch(path, slog.New(slog.DiscardHandler))
+	defer w.close()
+	for _, version := range []string{"a", "b", "c", "b"} {
+		ok(t, os.MkdirAll(filepath.Join(top, version), 0o755))
+		ok(t, os.Symlink(version, filepath.Join(top, "next")))
+		ok(t, os.Rename(filepath.Join(top, "next"), filepath.Join(top, "current")))
+		w.update()
+		got, want := slices.Sorted(slices.Values(w.notify.WatchList())), []string{top, filepath.Join(top, version)}
+		if !slices.Equal(got, want) || len(w.dirs) != 2 {
+			t.Errorf("watched are %v, known %d, want %v", got, len(w.dirs), want)
+		}
+	}
+}
+
 func TestBlindWatchSaysSoOnce(t *testing.T) {
 	l := &logs{}
 	w := newWatch(filepath.Join(t.TempDir(), "registry.json"), slog.New(slog.NewTextHandler(l, nil)))
@@ -72,4 +94,22 @@ func TestBlindWatchSaysSoOnce(t *testing.T) {
 		t.Errorf("blind %v:\n%s", w.blind, l)
 	}
 	w.close()
+}
+
+// Where the system has no watch to give, that is said once, and the file is looked
+// at more often.
+func TestNoWatch(t *testing.T) {
+	var was unix.Rlimit
+	ok(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	none := was
+	none.Cur = 3
+	ok(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &none)) // every descriptor is one too many
+	l := &logs{}
+	w := newWatch(filepath.Join(t.TempDir(), "registry.json"), slog.New(slog.NewTextHandler(l, nil)))
+	ok(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &was))
+	defer w.close()
+	w.update()
+	if !w.blind || strings.Count(l.String(), "cannot be watched") != 1 {
+		t.Errorf("blind %v:\n%s", w.blind, l)
+	}
 }

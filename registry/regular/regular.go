@@ -1,5 +1,5 @@
-// Package regular reads regular files of bounded size: nothing that a path leads
-// to makes dnsd wait or takes all memory.
+// Package regular reads regular files of bounded size, so that no path makes dnsd
+// wait or run out of memory.
 package regular
 
 import (
@@ -13,22 +13,19 @@ import (
 )
 
 const (
-	// MaxRegistry is how large a registry file, or a state on disk, may be: 2 GiB are
-	// six million machines of the usual kind, and while it is read it stands in
-	// memory as a whole. A file that is larger is a mistake, such as one that
-	// holds nothing up to its last byte.
+	// MaxRegistry is how large a registry file, or a state on disk, may be. 2 GiB are
+	// six million machines of the usual kind; a larger file is a mistake, such as a
+	// sparse one. It is read into memory as a whole.
 	MaxRegistry = 2 << 30
 
-	// MaxSettings is how large any other file may be that dnsd is told of:
-	// certificates, passwords, queries, regions. The longest of them that is
-	// known, a bundle of certificate authorities, has a few hundred KiB.
+	// MaxSettings is how large any other file may be that a flag names. The largest
+	// in use, a bundle of certificate authorities, has a few hundred KiB.
 	MaxSettings = 16 << 20
 )
 
-// Open opens a regular file of at most most bytes for reading. It does not
-// wait and has no side effect on what is no regular file: a pipe that nobody
-// writes, a device without an end and a file that is too large are errors, as is
-// a directory.
+// Open opens a regular file of at most most bytes for reading. Anything else, such
+// as a directory, a device or a pipe that nobody writes, is an error; it is neither
+// waited for nor touched.
 func Open(path string, most int64) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -37,7 +34,7 @@ func Open(path string, most int64) (*os.File, error) {
 	if err := readable(path, info, most); err != nil {
 		return nil, err
 	}
-	// It may be another file by now, of which the opening would wait.
+	// It may be another file by now, whose opening would wait.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -73,7 +70,7 @@ func TooLarge(most int64) error {
 }
 
 // Read returns the content of a regular file of at most most bytes. It fails
-// as Open does, and where the file turns out to be larger while it is read.
+// as Open does, and if the file turns out to be larger while it is read.
 func Read(path string, most int64) ([]byte, error) {
 	f, err := Open(path, most)
 	if err != nil {
@@ -87,8 +84,8 @@ func Read(path string, most int64) ([]byte, error) {
 	return data, nil
 }
 
-// ReadAll returns what a stream holds up to its end. Where that is more than most
-// bytes it fails.
+// ReadAll returns what a stream holds up to its end. It fails if that is more than
+// most bytes.
 func ReadAll(r io.Reader, most int64) ([]byte, error) {
 	var data bytes.Buffer
 	if f, ok := r.(*os.File); ok {
