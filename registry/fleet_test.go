@@ -28,7 +28,7 @@ func randomMachine(t testing.TB, rng *rand.Rand, ids int) *Machine {
 // A fleet that came about by changes is the one that its machines make.
 func TestFleetByChangesIsTheFleetOfItsMachines(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	for range 20 {
+	for range 10 {
 		var f *Fleet
 		have := map[string]*Machine{}
 		for step := range 60 {
