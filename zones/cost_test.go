@@ -207,7 +207,7 @@ func TestNothingIsReadInVain(t *testing.T) {
 func cost(t *testing.T, z *Zones, c asked, mostBytes uint64, mostTime time.Duration) (bytes uint64, took time.Duration) {
 	zone, q := route(t, z, c.view, c.client, c.name, c.typ)
 	bytes, took = math.MaxUint64, math.MaxInt64
-	for i := 0; i < 10 && (bytes > mostBytes || took > mostTime); i++ {
+	for i := 0; i < 50 && (bytes > mostBytes || took > mostTime); i++ {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		began := time.Now()
@@ -250,7 +250,6 @@ func poison(reg *registry.Registry, few int) (antidote func()) {
 // steps fails here. (All numbers are a quarter of the real ones, to be quick.)
 func TestNoNameIsDearToASocket(t *testing.T) {
 	const inline, many, times, maxPairs = maxInline / 4, 5_000, 4, 256
-	const noise = 3 // of the clock, on a busy machine; a walk over all there is takes 20 times as long
 	var items []registry.Item
 	for i := range inline / 2 {
 		items = append(items, machine(netA, fmt.Sprintf("m%06d web iad started fdaa:0:18::%x", i, i+1)))
@@ -263,7 +262,7 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 	}
 	mostBytes, mostTime := cost(t, z, most, 0, 0)
 
-	reg, z := crowd(sizes{machines: many, apps: many, peers: many, addresses: many, pairs: maxPairs})
+	reg, z := crowd(sizes{machines: many, apps: many, peers: 2 * many, addresses: 2 * many, pairs: maxPairs})
 	z.inline = inline
 	refused := 0
 	check := func(c asked, indexed bool) {
@@ -274,8 +273,8 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 			}
 		}()
 		a, steps := stepsOf(t, z, c, nil)
-		bytes, took := cost(t, z, c, times*mostBytes, noise*times*mostTime)
-		if bytes > times*mostBytes || took > noise*times*mostTime {
+		bytes, took := cost(t, z, c, times*mostBytes, times*mostTime)
+		if bytes > times*mostBytes || took > times*mostTime {
 			t.Errorf("%s %s, fleets indexed %t: %d bytes and %v, where %d machines took %d and %v",
 				c.name, typeName(c.typ), indexed, bytes, took, len(items), mostBytes, mostTime)
 		}
@@ -309,12 +308,12 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 		check(c, true)
 	}
 	took := time.Duration(math.MaxInt64)
-	for i := 0; i < 10 && took > mostTime; i++ {
+	for i := 0; i < 50 && took > times*mostTime; i++ {
 		began := time.Now()
 		z.Viewer().View(netip.MustParseAddr("fdaa:0:18:7::1"))
 		took = min(took, time.Since(began))
 	}
-	if took > mostTime {
+	if took > times*mostTime {
 		t.Errorf("a client's view took %v, where %d machines took %v", took, len(items), mostTime)
 	}
 }
