@@ -259,7 +259,7 @@ func TestCheckNamesWhatIsRejected(t *testing.T) {
 		name, _, _ := strings.Cut(p.Text, ": ")
 		names = append(names, name)
 	}
-	if want := []string{"peer", "peer fdaa:0:18::1", "peer p", "peer p/fdaa:0:18::1"}; !slices.Equal(names, want) {
+	if want := []string{"peer without a name", "peer fdaa:0:18::1", "peer p", "peer p/fdaa:0:18::1"}; !slices.Equal(names, want) {
 		t.Errorf("%q, want %q", names, want)
 	}
 }
