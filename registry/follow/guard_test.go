@@ -301,6 +301,9 @@ func TestASecondOpinionMustBegin(t *testing.T) {
 		g.expect("a listing that began too early", [registry.Classes]int{100}, [registry.Classes]int{100})
 		pass(time.Minute)
 		g.expect("one that began in time", [registry.Classes]int{}, [registry.Classes]int{})
+		if g.calls() != 2 {
+			t.Errorf("followed %d times: a listing under way was begun again", g.calls())
+		}
 	})
 }
 
@@ -413,20 +416,22 @@ func TestChangesAreNotGuarded(t *testing.T) {
 		}
 	})
 	// What a change brings back is no longer lost.
-	for name, back := range map[string]func(g *guarded){
-		"by a change": func(g *guarded) { g.change(t, all[30:50]...) },
-		"during a listing": func(g *guarded) {
+	for name, back := range map[string]func(g *guarded, left int){
+		"by a change": func(g *guarded, left int) { g.change(t, all[left:40]...) },
+		"during a listing": func(g *guarded, left int) {
 			g.pull(t, func(ctx context.Context, feed Feed) error {
-				return errors.Join(feed.List(ctx, all[:30]), feed.Change(ctx, all[30:50]), feed.Listed(ctx, ""))
+				return errors.Join(feed.List(ctx, all[:left]), feed.Change(ctx, all[left:40]), feed.Listed(ctx, ""))
 			})
 		},
 	} {
-		guarding(t, all[:50], func(g *guarded) {
-			g.lists(all[:30])
-			back(g)
-			g.lists(all[20:50])
-			g.expect("twenty were lost and came back "+name, [registry.Classes]int{30}, [registry.Classes]int{})
-		})
+		for _, left := range []int{20, 39} {
+			guarding(t, all[:40], func(g *guarded) {
+				g.lists(all[:left])
+				back(g, left)
+				g.lists(all[20:40])
+				g.expect(fmt.Sprint("all but ", left, " were lost and came back ", name), [registry.Classes]int{20}, [registry.Classes]int{})
+			})
+		}
 	}
 	// Also where it comes while the listing is under way.
 	guarding(t, all, func(g *guarded) {
@@ -474,27 +479,6 @@ func TestAHeldObjectThatComesBackUnusableStays(t *testing.T) {
 			})
 		}
 	}
-}
-
-// The state of a machine is held like its removal, through a listing under way.
-func TestReleaseOfStatesDuringAListing(t *testing.T) {
-	all, stopped := running(t, 100), running(t, 100, registrytest.InState("stopped"))
-	guarding(t, all, func(g *guarded) {
-		g.lists(stopped)
-		g.pull(t, func(ctx context.Context, feed Feed) error {
-			if err := feed.List(ctx, all); err != nil {
-				return err
-			}
-			g.f.Release()
-			time.Sleep(time.Second)
-			if got := answering(g.r); got[registry.StartedMachines] != 0 {
-				t.Errorf("released, and %d machines are still started", got[registry.StartedMachines])
-			}
-			return feed.Listed(ctx, "")
-		})
-		pass(2 * time.Second)
-		g.expect("the listing that was under way had them started", [registry.Classes]int{100}, [registry.Classes]int{})
-	})
 }
 
 // Of a machine that a listing has twice the last version counts.
