@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -276,12 +277,7 @@ func (k *metadataKey) hasEnd(end string, b *Budget) (has, ok bool) {
 	ends, ok := k.ends.get(b, compares*len(values), func(b *Budget) []string { return withDots(values, b) })
 	// The first that is greater ends in want, with something before it, if any does.
 	want := "." + end
-	i, _ := slices.BinarySearchFunc(ends, want, func(v, want string) int {
-		if compareEnds(v, want) > 0 {
-			return 1
-		}
-		return -1
-	})
+	i := sort.Search(len(ends), func(i int) bool { return compareEnds(ends[i], want) > 0 })
 	return i < len(ends) && strings.HasSuffix(ends[i], want), ok
 }
 

@@ -292,7 +292,7 @@ func (f *Follower) logHeld(sizes [registry.Classes]int) {
 // itemsOf returns the changes that a listing makes after the guard has judged its
 // losses, and how many objects they remove.
 func (f *Follower) itemsOf(l *listing, view *registry.Snapshot, losses map[registry.Key]loss, rest []registry.Key) (items []registry.Item, removed int) {
-	items = make([]registry.Item, 0, len(l.puts)+len(rest)+len(l.late))
+	items = slices.Grow(items, len(l.puts)+len(rest)+len(l.late))
 	for _, o := range l.changedSince(view, losses) { // before puts, which are newer
 		items = append(items, registry.Put(o))
 	}

@@ -157,9 +157,6 @@ func (g *guard) decided(item *registry.Item) {
 // spare drops the held losses of objects that the source has named and that
 // cannot be used: they exist.
 func (g *guard) spare(named keeper) {
-	if len(named) == 0 {
-		return
-	}
 	for key, l := range g.held {
 		if named.has(l.old) {
 			g.drop(key)

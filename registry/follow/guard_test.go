@@ -258,6 +258,10 @@ func TestEachClassIsJudgedByItself(t *testing.T) {
 		g.lists()
 		g.expect("twenty in all", [registry.Classes]int{}, [registry.Classes]int{})
 	})
+	guarding(t, few[:21], func(g *guarded) {
+		g.lists()
+		g.expect("one more", [registry.Classes]int{15, 6}, [registry.Classes]int{15, 6})
+	})
 }
 
 // Every key has its own half minute.
@@ -508,31 +512,41 @@ func TestASweepIsLoggedOnce(t *testing.T) {
 		for n := 100; n > 0; n -= 10 {
 			src.list(t, slices.Concat(all[:n], guests[:89]), "")
 		}
+		src.list(t, slices.Concat(all[:1], guests[:87]), "")
 		src.list(t, all[:1], "")
 		src.list(t, slices.Concat(all, guests), "")
-		src.list(t, guests, "") // another day
+		src.list(t, guests[:89], "") // another day
 	})
-	for _, want := range []string{
-		`what="started machines" held=400 of=500 source=puppet://`,
-		`what="started machines" held=500 of=500 source=puppet://`,
-		`what=peers held=1 of=90 source=puppet://`, `what=peers held=90 of=90 source=puppet://`,
+	for want, times := range map[string]int{
+		`what="started machines" held=400 of=500 source=puppet://`: 1,
+		`what="started machines" held=500 of=500 source=puppet://`: 1,
+		`what=peers held=1 of=90 source=puppet://`:                 2,
+		`what=peers held=3 of=90 source=puppet://`:                 1,
+		`what=peers held=90 of=90 source=puppet://`:                1,
 	} {
-		if n := strings.Count(log.String(), want); n != 1 {
-			t.Errorf("%q is logged %d times, want once", want, n)
+		if n := strings.Count(log.String(), want); n != times {
+			t.Errorf("%q is logged %d times, want %d", want, n, times)
 		}
 	}
-	if n := strings.Count(log.String(), "level=ERROR"); n != 4 || strings.Count(log.String(), "SIGUSR1 lets it go") != 4 {
-		t.Errorf("%d errors, want 4, with what to do:\n%s", n, log)
+	if n := strings.Count(log.String(), "level=ERROR"); n != 6 || strings.Count(log.String(), "SIGUSR1 lets it go") != 6 {
+		t.Errorf("%d errors, want 6, with what to do:\n%s", n, log)
 	}
 }
 
-func TestReleaseOfNothingSaysSo(t *testing.T) {
+func TestAReleaseIsLogged(t *testing.T) {
 	log := &bytes.Buffer{}
-	follow(t, newPuppet(running(t, 3)), Config{Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
+	src := newPuppet(running(t, 30))
+	follow(t, src, Config{Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
 		f.Release()
 		pass(time.Second)
+		if !strings.Contains(log.String(), "nothing is held back") || strings.Contains(log.String(), "level=WARN") {
+			t.Errorf("of nothing: %s", log)
+		}
+		src.list(t, nil, "")
+		f.Release()
+		pass(time.Second)
+		if !strings.Contains(log.String(), `msg="what was held back is let through" objects=30 by=SIGUSR1`) {
+			t.Errorf("of 30 machines: %s", log)
+		}
 	})
-	if !strings.Contains(log.String(), "nothing is held back") || strings.Contains(log.String(), "level=WARN") {
-		t.Error(log)
-	}
 }
