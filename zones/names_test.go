@@ -364,24 +364,32 @@ func TestOtherNetwork(t *testing.T) {
 	}
 }
 
-// Of the only machine it is not said that it is not started: it is.
-func TestInstancesWithoutAddress(t *testing.T) {
-	_, z := serve(Config{}, machine(netA, "c1 alpha lhr started"))
-	view := resolver.View{Network: netip.MustParsePrefix(netA)}
-	const want = "NODATA; 0 no machine in your network is started and has an address"
-	if got := render(t, ask(t, z, view, "", "_instances.internal", dns.TypeTXT)); got != want {
-		t.Errorf(" got %s\nwant %s", got, want)
-	}
-}
-
-func TestAllInstances(t *testing.T) {
-	_, z := serve(Config{},
+// Machines without an address or that are not started, and several of one address:
+// that is one record, and all their names.
+func TestOddMachines(t *testing.T) {
+	stopped := []registry.Item{
 		machine(netA, "b2 zeta fra stopped fdaa:0:18::2"), machine(netA, "B1 zeta fra started fdaa:0:18::1"),
-		machine(netA, "c1 alpha lhr created"), machine(netA, "d1 alpha lhr migrated fdaa:0:18::3"))
-	view := resolver.View{Network: netip.MustParsePrefix(netA)}
-	want := `"instance=c1,app=alpha,ip=,region=lhr;instance=B1,app=zeta,ip=fdaa:0:18::1,region=fra;instance=b2,app=zeta,ip=fdaa:0:18::2,region=fra"`
-	if got := render(t, ask(t, z, view, "", "all._instances.internal", dns.TypeTXT)); got != want {
-		t.Errorf(" got %s\nwant %s", got, want)
+		machine(netA, "c1 alpha lhr created"), machine(netA, "d1 alpha lhr migrated fdaa:0:18::3")}
+	shared := []registry.Item{
+		machine(netA, "aa old iad stopped fdaa:0:18::1"), machine(netA, "bb web iad started fdaa:0:18::1"),
+		machine(netA, "cc web fra started fdaa:0:18::1")}
+	for _, test := range []struct {
+		items           []registry.Item
+		name, typ, want string
+	}{
+		{[]registry.Item{machine(netA, "c1 alpha lhr started")}, "_instances.internal", "TXT",
+			"NODATA; 0 no machine in your network is started and has an address"},
+		{stopped, "all._instances.internal", "TXT", `"instance=c1,app=alpha,ip=,region=lhr;` +
+			`instance=B1,app=zeta,ip=fdaa:0:18::1,region=fra;instance=b2,app=zeta,ip=fdaa:0:18::2,region=fra"`},
+		{shared, "web.internal", "AAAA", "fdaa:0:18::1"},
+		{shared, "top2.nearest.of.web.internal", "AAAA", "fdaa:0:18::1"},
+		{shared, reverse("fdaa:0:18::1"), "PTR", "bb.vm.web.internal. cc.vm.web.internal. aa.vm.old.internal."},
+	} {
+		_, z := serve(Config{}, test.items...)
+		view := resolver.View{Network: netip.MustParsePrefix(netA), Region: "iad"}
+		if got := render(t, ask(t, z, view, "", test.name, dns.StringToType[test.typ])); got != test.want {
+			t.Errorf("%s: got %s\nwant %s", test.name, got, test.want)
+		}
 	}
 }
 
@@ -414,25 +422,5 @@ func TestSharedAddressesAndNoneStarted(t *testing.T) {
 				t.Errorf("%s: %s, want %s", name, got, want)
 			}
 		}
-	}
-}
-
-// One address held by two machines is one record, and both their names.
-func TestSharedAddress(t *testing.T) {
-	_, z := serve(Config{},
-		machine(netA, "aa old iad stopped fdaa:0:18::1"), machine(netA, "bb web iad started fdaa:0:18::1"),
-		machine(netA, "cc web fra started fdaa:0:18::1"))
-	view := resolver.View{Network: netip.MustParsePrefix(netA), Region: "iad"}
-	for name, want := range map[string]string{
-		"web.internal":                 "fdaa:0:18::1",
-		"top2.nearest.of.web.internal": "fdaa:0:18::1",
-	} {
-		if got := render(t, ask(t, z, view, "", name, dns.TypeAAAA)); got != want {
-			t.Errorf("%s: got %s, want %s", name, got, want)
-		}
-	}
-	want := "bb.vm.web.internal. cc.vm.web.internal. aa.vm.old.internal."
-	if got := render(t, ask(t, z, view, "", reverse("fdaa:0:18::1"), dns.TypePTR)); got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }
