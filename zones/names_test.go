@@ -117,11 +117,11 @@ func TestNames(t *testing.T) {
 
 		// Nothing started: NODATA that says so.
 		{"asleep.internal", "AAAA", "NODATA; 0 asleep: 3 machines, none started"},
-		{"gru.asleep.internal", "AAAA", "NODATA; 0 asleep in gru: 3 machines, none started"},
+		{"gru.asleep.internal", "AAAA", "NODATA; 0 asleep in region gru: 3 machines, none started"},
 		{"fra.my-app.internal", "A", aaaaOnly},
-		{"worker.process.my-app.internal", "AAAA", "NODATA; 0 my-app, process group worker: 1 machine, none started"},
-		{"spare.role.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with metadata role=spare: 1 machine, none started"},
-		{"x.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with metadata x: 1 machine, none started"},
+		{"worker.process.my-app.internal", "AAAA", "NODATA; 0 my-app in process group worker: 1 machine, none started"},
+		{"spare.role.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with the metadata role=spare: 1 machine, none started"},
+		{"x.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with the metadata key x: 1 machine, none started"},
 		{"3a01.vm.my-app.internal", "AAAA", "NODATA; 0 machine 3a01 of my-app is stopped, not started"},
 		{"73aa.vm.asleep.internal", "AAAA", "NODATA; 0 machine 73aa of asleep is pondering, not started"},
 		{"80aa.vm.noaddr.internal", "AAAA", "NODATA; 0 machine 80aa of noaddr is started but has no address"},
@@ -146,17 +146,17 @@ func TestNames(t *testing.T) {
 		{"syd.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in region syd"},
 		{"nrt.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in region nrt"},
 		{"all.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in region all"},
-		{"batch.process.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no process group batch"},
-		{"hidden.process.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no process group hidden"},
-		{"b001.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no machine b001"},
-		{"4b02.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no machine 4b02"},
-		{"5c03.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no machine 5c03"},
-		{"148e.vm.asleep.internal", "AAAA", "NXDOMAIN; 0 asleep has no machine 148e"},
-		{"gone.role.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata role=gone"},
-		{"nokey.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata key nokey"},
-		{"\xff\x01 .role.kv._metadata.my-app.internal", "AAAA", `NXDOMAIN; 0 no machine of my-app has the metadata role=\255\001\032`},
+		{"batch.process.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in process group batch"},
+		{"hidden.process.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in process group hidden"},
+		{"b001.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the id b001"},
+		{"4b02.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the id 4b02"},
+		{"5c03.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the id 5c03"},
+		{"148e.vm.asleep.internal", "AAAA", "NXDOMAIN; 0 no machine of asleep with the id 148e"},
+		{"gone.role.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata role=gone"},
+		{"nokey.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata key nokey"},
+		{"\xff\x01 .role.kv._metadata.my-app.internal", "AAAA", `NXDOMAIN; 0 no machine of my-app with the metadata role=\255\001\032`},
 		{strings.Repeat("v", 63) + "w.role.kv._metadata.my-app.internal", "AAAA",
-			"NXDOMAIN; 0 no machine of my-app has the metadata role=" + strings.Repeat("v", 63) + "…"},
+			"NXDOMAIN; 0 no machine of my-app with the metadata role=" + strings.Repeat("v", 63) + "…"},
 		{"top0.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 top0 is no name here: want top1, top2, top3 …"},
 		{"top01.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 top01 is no name here: want top1, top2, top3 …"},
 		{"topx.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 topx is no name here: want top1, top2, top3 …"},
@@ -188,9 +188,9 @@ func TestNames(t *testing.T) {
 		{"kv._metadata.my-app.internal", "AAAA", between}, {"kv._metadata.my-db.internal", "AAAA", between},
 		{"vm.my-app.internal", "ANY", between}, {"3.version.kv._metadata.my-app.internal", "AAAA", between},
 		{"2.3.version.kv._metadata.my-app.internal", "AAAA", between}, {"c.x.kv._metadata.my-app.internal", "AAAA", between},
-		{".3.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata version=.3"},
-		{"z.y.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata y=z"},
-		{"2.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata version=2"},
+		{".3.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata version=.3"},
+		{"z.y.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata y=z"},
+		{"2.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata version=2"},
 
 		// The apexes.
 		{"internal", "SOA", "internal." + soa}, {"internal", "NS", "internal."}, {"internal", "AAAA", "fdaa::3"},
@@ -415,7 +415,7 @@ func TestSharedAddressesAndNoneStarted(t *testing.T) {
 				t.Errorf("%s of %d machines: %d records, %d different, in turns %v, want %d", name, n, len(a.Data), len(seen), a.Turns, records)
 			}
 		}
-		for name, what := range map[string]string{"asleep": "asleep", "gru.asleep": "asleep in gru", "web.process.asleep": "asleep, process group web",
+		for name, what := range map[string]string{"asleep": "asleep", "gru.asleep": "asleep in region gru", "web.process.asleep": "asleep in process group web",
 			"top1.nearest.of.asleep": "asleep"} {
 			want := fmt.Sprintf("NODATA; 0 %s: %d machines, none started", what, n)
 			if got := render(t, ask(t, z, view, "", name+".internal", dns.TypeAAAA)); got != want {

@@ -89,42 +89,39 @@ const textBetween = "this name has no records, only names below it"
 
 func noApp(app string) string { return "no app " + clean(app) + " in your network" }
 
-// missing says why a name below an existing app does not exist.
-func missing(app string, n *name) string {
+// subject says which machines of an app a name stands for: "my-app in region fra".
+func subject(app string, n *name) string {
 	arg := clean(n.arg)
 	switch n.kind {
 	case kindRegion:
-		return "no machine of " + app + " in region " + arg
+		return app + " in region " + arg
 	case kindMachine:
-		return app + " has no machine " + arg
+		return app + " with the id " + arg
 	case kindGroup:
-		return app + " has no process group " + arg
+		return app + " in process group " + arg
 	case kindKey:
-		return "no machine of " + app + " has the metadata key " + arg
+		return app + " with the metadata key " + arg
 	case kindPair:
-		return "no machine of " + app + " has the metadata " + arg + "=" + clean(n.value)
+		return app + " with the metadata " + arg + "=" + clean(n.value)
 	}
-	if n.arg != "" {
-		return arg + " is no name here: want top1, top2, top3 …"
+	return app
+}
+
+// missing says why a name below an existing app does not exist.
+func missing(app string, n *name) string {
+	switch {
+	case n.kind != kindNone:
+		return "no machine of " + subject(app, n)
+	case n.arg != "":
+		return clean(n.arg) + " is no name here: want top1, top2, top3 …"
 	}
 	return app + " has no such name below it"
 }
 
-// noneStarted says why a name that exists has no addresses: "my-app in fra: 3
-// machines, none started". It takes a step for each machine.
+// noneStarted says why a name that exists has no addresses: "my-app in region fra:
+// 3 machines, none started". It takes a step for each machine.
 func (l *lookup) noneStarted(app string, n *name, machines []*registry.Machine) string {
-	subject := app
-	switch n.kind {
-	case kindRegion:
-		subject += " in " + clean(n.arg)
-	case kindGroup:
-		subject += ", process group " + clean(n.arg)
-	case kindKey:
-		subject += " with metadata " + clean(n.arg)
-	case kindPair:
-		subject += " with metadata " + clean(n.arg) + "=" + clean(n.value)
-	}
-	return subject + ": " + l.countStates(machines)
+	return subject(app, n) + ": " + l.countStates(machines)
 }
 
 // countStates counts machines of which none is started, or none with an address.
