@@ -155,7 +155,7 @@ func TestNames(t *testing.T) {
 		{"gone.role.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata role=gone"},
 		{"nokey.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata key nokey"},
 		{"\xff\x01 \x7f.role.kv._metadata.my-app.internal", "AAAA", `NXDOMAIN; 0 no machine of my-app with the metadata role=\255\001\032\127`},
-		{strings.Repeat("v", 63) + "w.role.kv._metadata.my-app.internal", "AAAA",
+		{strings.Repeat("v", 63) + "ww.role.kv._metadata.my-app.internal", "AAAA",
 			"NXDOMAIN; 0 no machine of my-app with the metadata role=" + strings.Repeat("v", 63) + "…"},
 		{"top0.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 top0 is no name here: want top1, top2, top3 …"},
 		{"top01.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 top01 is no name here: want top1, top2, top3 …"},
