@@ -4,9 +4,9 @@ package registry
 // object: 10 to 20 ns where memory is warm, 100 ns where nothing of it is in a
 // cache. It belongs to one goroutine.
 //
-// A budget without a pause ends: whoever finds it over gives up at once, and
-// what was found until then is worth nothing. One with a pause never does; it
-// calls the pause now and then instead, which may block. No lock is held then.
+// A budget without a pause ends: its user then gives up at once and drops what it
+// has found. One with a pause never ends; it calls the pause now and then instead,
+// which may block. No lock may be held then.
 type Budget struct {
 	pause func()
 	limit int
@@ -43,8 +43,8 @@ func (b *Budget) Step(n int) bool {
 	return true
 }
 
-// Need reports whether the budget has n more steps, and ends it if not: work
-// that can be seen to be too much is not begun. It counts nothing.
+// Need reports whether the budget has n more steps, and ends it if not, so that
+// work known to be too much is not begun. It counts no steps.
 func (b *Budget) Need(n int) bool {
 	if b.pause == nil && b.steps+n > b.limit {
 		b.over = true

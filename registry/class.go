@@ -1,14 +1,14 @@
 package registry
 
-// Class is a kind of what answers hold. A machine may change its class: one of a
-// higher number is in fewer answers.
+// Class is a kind of object as answers hold it. A machine may change its class: the
+// higher, the fewer answers hold it.
 type Class uint8
 
 // The classes.
 const (
 	StartedMachines Class = iota // what AAAA answers hold
 	OtherMachines                // deployed, but not started or hidden: what lists of all hold, and what tells NODATA from NXDOMAIN
-	Peers                        // but for people's passing sessions
+	Peers                        // except interactive ones
 	Addresses
 	Apps   // registered
 	Unseen // in no answer: neither counted nor guarded
@@ -31,7 +31,7 @@ func (c Class) Label() string { return classNames[c].label }
 // Plural returns the class in the plural, as in a sentence.
 func (c Class) Plural() string { return classNames[c].plural }
 
-// ClassOf returns the class that an object is of.
+// ClassOf returns an object's class.
 func ClassOf(o Object) Class {
 	switch o := o.(type) {
 	case *Machine:

@@ -1,6 +1,6 @@
 package registry
 
-// Counts says how much a network has of what names speak of.
+// Counts are the numbers of objects of a network that have names.
 type Counts struct {
 	Apps     int // that exist
 	Machines int // deployed and not hidden
@@ -9,8 +9,8 @@ type Counts struct {
 	network Network
 }
 
-// Counts returns the counts of a network, without a look at what is counted.
-// They change only when a channel of Fleets or Peers closes.
+// Counts returns the counts of a network, in constant time. They change only when
+// a channel of Fleets or Peers closes.
 func (v *Snapshot) Counts(n Network) Counts {
 	row, err := v.txn.First(tableNetworks, indexID, networkKey(n))
 	must(err)
@@ -25,8 +25,8 @@ func (c Counts) plus(d Counts) Counts {
 	return Counts{c.Apps + d.Apps, c.Machines + d.Machines, c.Peers + d.Peers, c.network}
 }
 
-// add adds to what the transaction changes the counts of a network by. Most
-// changes are of a machine's state, and count nothing.
+// add notes that the transaction changes the counts of a network. Most changes
+// are of a machine's state and change none.
 func (e *edit) add(n Network, by Counts) {
 	if by == (Counts{}) {
 		return

@@ -9,15 +9,15 @@ import (
 // Fleet is one app of one network with its machines, as one transaction saw
 // them. It is immutable and safe for concurrent use; the slices it returns are
 // shared and must not be changed. Arguments are in lower case and match without
-// regard to case, as all of DNS does. What a method that takes a budget returns
-// means nothing once the budget is over.
+// regard to case, as all of DNS does. The result of a method that takes a budget
+// is incomplete if the budget is over afterwards.
 type Fleet struct {
 	name       string
 	network    Network
 	registered bool       // the source holds the app as an object of its own
 	started    int        // how many of deployed are
 	all        []*Machine // every machine, sorted by lower-case id
-	deployed   []*Machine // those that names speak of; the same array where that is all
+	deployed   []*Machine // those that have names; the same array where that is all
 	index      *index     // of deployed; nil for a small fleet
 }
 
@@ -25,8 +25,8 @@ type Fleet struct {
 // it a scan is cheaper than the maps and their memory.
 const indexFrom = 32
 
-// index is what questions have worked out about a fleet, each part by the first
-// that needed it, so that a change costs only what is asked for afterwards.
+// index is what questions have computed about a fleet. The first question that
+// needs a part makes it, so a change costs only what is asked for afterwards.
 type index struct {
 	regions  lazy[map[string][]*Machine]
 	metadata lazy[*metadataIndex]
@@ -40,9 +40,9 @@ type lazy[T any] struct {
 }
 
 // get returns the value, which work makes at the first call in at least the
-// given number of steps. It returns false where the budget is over, or while
-// another goroutine is at work: to wait for that one could be to wait for a
-// goroutine that waits for this one's turn to end. The caller then does without.
+// given number of steps. It returns false if the budget is over, or while another
+// goroutine makes the value: that one may itself be waiting for this goroutine's
+// turn to end. The caller then does without.
 func (l *lazy[T]) get(b *Budget, steps int, work func(*Budget) T) (v T, ok bool) {
 	if p := l.value.Load(); p != nil {
 		return *p, true
@@ -58,7 +58,7 @@ func (l *lazy[T]) get(b *Budget, steps int, work func(*Budget) T) (v T, ok bool)
 	return v, true
 }
 
-// named reports whether names speak of the machine.
+// named reports whether the machine has a name.
 func (m *Machine) named() bool { return m.Deployed() && !m.Skip }
 
 // with returns the fleet with other machines under some ids (in lower case; nil:
@@ -71,7 +71,7 @@ func (f *Fleet) with(network Network, name string, registered bool, changes map[
 		old = &Fleet{}
 	}
 	ids := make([]string, 0, len(changes))
-	hidden := len(old.all) - len(old.deployed) // machines that no name speaks of
+	hidden := len(old.all) - len(old.deployed) // machines without a name
 	next.started = old.started
 	for id, m := range changes {
 		ids = append(ids, id)
@@ -145,19 +145,19 @@ func (f *Fleet) Network() Network { return f.network }
 // Registered reports whether the source holds the app as an object of its own.
 func (f *Fleet) Registered() bool { return f.registered }
 
-// Machines returns every machine that the registry holds of the app, whether names
-// speak of it or not, sorted by lower-case id.
+// Machines returns every machine that the registry holds of the app, with or
+// without a name, sorted by lower-case id.
 func (f *Fleet) Machines() []*Machine { return f.all }
 
 // Find returns where in Machines the id is, or would be.
 func (f *Fleet) Find(id string) (place int, ok bool) { return find(f.all, id) }
 
-// Exists reports whether the app is one that names speak of: it is registered
-// or has a deployed machine that is not hidden.
+// Exists reports whether the app has a name: it is registered or has a deployed
+// machine that is not hidden.
 func (f *Fleet) Exists() bool { return f.registered || len(f.deployed) > 0 }
 
-// Deployed returns the machines that names speak of, sorted by id: deployed and
-// without skip_registration. Whether one is started is the caller's question.
+// Deployed returns the machines that have names, sorted by id: deployed and without
+// skip_registration, started or not.
 func (f *Fleet) Deployed() []*Machine { return f.deployed }
 
 // Started returns how many of the deployed machines are started.
@@ -268,8 +268,8 @@ func (f *Fleet) HasValueEnd(key, end string, b *Budget) bool {
 	}).Empty()
 }
 
-// metadataKey returns what the index knows of a metadata key, nil for nothing,
-// and false where the caller has to scan.
+// metadataKey returns the index of a metadata key, nil if no machine has it, and
+// false if the caller has to scan.
 func (f *Fleet) metadataKey(key string, b *Budget) (*metadataKey, bool) {
 	if f.index == nil {
 		return nil, false
@@ -301,15 +301,15 @@ func (f *Fleet) scan(b *Budget, wanted func(*Machine) bool) Selection {
 	return Selection{machines: found}
 }
 
-// answers are what was made of a fleet and is dear to make again.
+// answers are results for a fleet that are expensive to compute again.
 type answers struct {
 	mu   sync.Mutex // held for a look into the map, no longer
 	made map[string]any
 	size int
 }
 
-// maxKept is what a fleet keeps of answers, in entries for each machine: those
-// of one host's questions, which come from one region, for some of its names.
+// maxKept is how many entries of answers a fleet keeps for each of its machines:
+// enough for some of its names, asked from one region, as on one host.
 const maxKept = 4
 
 // Keeps reports whether the fleet is large enough to keep anything.
@@ -326,9 +326,9 @@ func (f *Fleet) Kept(key string) any {
 	return a.made[key]
 }
 
-// Keep keeps with the fleet what was made of nothing but it and key. size is how
-// many entries it has. Beyond maxKept for each machine everything older goes,
-// and a small fleet keeps nothing. What is kept must not change.
+// Keep keeps made, which depends on the fleet and key alone and must not change;
+// size is how many entries it has. Beyond maxKept for each machine everything older
+// is dropped, and a small fleet keeps nothing.
 func (f *Fleet) Keep(key string, made any, size int) {
 	if f.index == nil {
 		return

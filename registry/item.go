@@ -11,8 +11,8 @@ type Item struct {
 	Where  string // of a rejection or note: where the source read it, e.g. "line 12:8" or an etcd key
 }
 
-// Put returns the item that inserts or replaces o, with a note where o is not
-// all that its source says of it.
+// Put returns the item that inserts or replaces o, with a note if a part of what
+// its source says was left out.
 func Put(o Object) Item {
 	item := Item{Object: o}
 	if m, ok := o.(*Machine); ok && m.omitted > 0 {

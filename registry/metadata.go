@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -14,23 +15,23 @@ type Pair struct{ Key, Value string }
 // (Machines API, config.metadata).
 const processGroupKey = "fly_process_group"
 
-// What a machine may have of metadata. The Machines API documents no bound, and
-// who writes metadata is a tenant, while what they take and what it costs to
-// look through them is paid by all. Machines have some five pairs.
+// The bounds of a machine's metadata. The Machines API documents none. Tenants
+// write metadata, and all tenants share what they cost in memory and time. Machines
+// have some five pairs.
 const (
 	maxPairs    = 256
 	maxMetadata = 64 << 10 // bytes of keys and values
 )
 
-// maxNameable is more than any metadata value that can be asked for has: with
-// its key, its app and the rest the whole name must fit into 255 bytes (RFC
-// 1035, section 2.3.4). Longer values are not looked at.
+// maxNameable is the length of the longest metadata value that is looked at. None
+// longer can be asked for: with its key, its app and the rest the whole name must
+// fit into 255 bytes (RFC 1035, section 2.3.4).
 const maxNameable = 240
 
 // newMetadata returns pairs in the order in which Machine holds them, and how
 // many are left out because they are too many or too large: the last in that
-// order, but never the process group for another's sake.
-func newMetadata(pairs map[string]string) (sorted []Pair, omitted int) {
+// order, but the process group only if it is itself too large.
+func newMetadata(pairs map[string]string) (sorted []Pair, omitted int32) {
 	if len(pairs) == 0 {
 		return nil, 0
 	}
@@ -46,7 +47,7 @@ func newMetadata(pairs map[string]string) (sorted []Pair, omitted int) {
 	for i, p := range sorted {
 		sorted[i] = Pair{intern(p.Key), intern(p.Value)}
 	}
-	return sorted, len(pairs) - len(sorted)
+	return sorted, int32(len(pairs) - len(sorted))
 }
 
 // cut returns those of the pairs that a machine may have.
@@ -80,7 +81,7 @@ func omission(pairs int32) error {
 // pairs returns the machine's metadata under a key: mostly one pair, more where
 // keys differ in case alone.
 func (m *Machine) pairs(key string) []Pair {
-	const few = 8 // most of which differ from key in length: cheaper than to compare three
+	const few = 8 // a scan, which compares lengths first, is cheaper than a search among so many
 	from := 0
 	if len(m.Metadata) > few {
 		from, _ = slices.BinarySearchFunc(m.Metadata, key, func(p Pair, key string) int { return compareFold(p.Key, key) })
@@ -96,9 +97,9 @@ func (m *Machine) pairs(key string) []Pair {
 	return m.Metadata[from:to]
 }
 
-// metadataIndex finds machines by their metadata. Machines that hold the same
-// metadata (see fleetEdit.share) are a class, and what is said of a class is
-// said once: so the index takes no more than the metadata, whoever wrote them.
+// metadataIndex finds machines by their metadata. Machines that share their
+// metadata (see fleetEdit.share) are a class and are indexed once, so the index
+// takes no more memory than the metadata.
 type metadataIndex struct {
 	fleet   []*Machine
 	members []int32 // machines, as places in fleet, class by class
@@ -106,7 +107,7 @@ type metadataIndex struct {
 	keys    map[string]*metadataKey
 }
 
-// metadataKey is what is known of one key. Nil: no machine has it.
+// metadataKey is the index of one key. Nil: no machine has it.
 type metadataKey struct {
 	index   *metadataIndex
 	name    string                   // in lower case
@@ -233,8 +234,8 @@ func (k *metadataKey) all() Selection {
 	return Selection{index: k.index, classes: k.classes}
 }
 
-// with returns the machines that have a value of the key, and false where the
-// index does not know them.
+// with returns the machines that have a value of the key, and false if the caller
+// has to scan.
 func (k *metadataKey) with(value string, b *Budget) (Selection, bool) {
 	if k == nil {
 		return Selection{}, true
@@ -262,8 +263,7 @@ func (k *metadataKey) byValue(b *Budget) map[string][]int32 {
 	return values
 }
 
-// hasEnd is Fleet.HasValueEnd for the key; false, too, where the index does not
-// know.
+// hasEnd is Fleet.HasValueEnd for the key. ok is false if the caller has to scan.
 func (k *metadataKey) hasEnd(end string, b *Budget) (has, ok bool) {
 	if k == nil {
 		return false, true
@@ -276,12 +276,7 @@ func (k *metadataKey) hasEnd(end string, b *Budget) (has, ok bool) {
 	ends, ok := k.ends.get(b, compares*len(values), func(b *Budget) []string { return withDots(values, b) })
 	// The first that is greater ends in want, with something before it, if any does.
 	want := "." + end
-	i, _ := slices.BinarySearchFunc(ends, want, func(v, want string) int {
-		if compareEnds(v, want) > 0 {
-			return 1
-		}
-		return -1
-	})
+	i := sort.Search(len(ends), func(i int) bool { return compareEnds(ends[i], want) > 0 })
 	return i < len(ends) && strings.HasSuffix(ends[i], want), ok
 }
 

@@ -115,8 +115,8 @@ type Object interface {
 	equal(Object) bool
 }
 
-// Equal reports whether two objects say the same. What the source has of a machine
-// beyond what one may have is not compared.
+// Equal reports whether two objects are the same. Metadata beyond the bound is not
+// compared.
 func Equal(a, b Object) bool { return a.equal(b) }
 
 // Machine is one VM of an app.
@@ -189,7 +189,7 @@ type Peer struct {
 // Key implements Object.
 func (p *Peer) Key() Key { return Key{Kind: KindPeer, Network: p.Network, Name: Lower(p.Name)} }
 
-// Interactive reports whether the peer is a person's passing session, which is
+// Interactive reports whether the peer is a person's temporary session, which is
 // not in DNS at all.
 func (p *Peer) Interactive() bool { return strings.HasPrefix(Lower(p.Name), "interactive-") }
 

@@ -2,9 +2,8 @@ package registry
 
 import (
 	"fmt"
-	"runtime"
+	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 )
 
@@ -58,51 +57,49 @@ func TestChannelsCloseBeforeAChangeIsSeen(t *testing.T) {
 }
 
 // The epoch is another one, and the channel closed, before a change or a status can
-// be seen. What lies between are nanoseconds: many rounds, with a reader that is
-// already looking.
+// be seen. What lies between are nanoseconds: many changes, and a reader that does
+// nothing else between its looks.
 func TestWhatIsNewIsShownLast(t *testing.T) {
-	const rounds = 5_000
 	r := New()
-	r.Apply([]Item{Put(machine(t, "m1", inState("r0")))})
-	for what, c := range map[string]struct {
-		change func(next string)
-		look   func() (state string, watch <-chan struct{})
-	}{
-		"a change": {
-			func(next string) { r.Apply([]Item{Put(machine(t, "m1", inState(next)))}) },
-			func() (string, <-chan struct{}) {
-				f, watch := r.Snapshot().Fleet(24, "web")
-				return f.all[0].State, watch
-			},
+	shownLast(t, r, 10_000, r.Snapshot,
+		func(round int) {
+			r.Apply([]Item{Put(machine(t, "m1", func(s *MachineSpec) { s.State = strconv.Itoa(round) }))})
 		},
-		"a status": {
-			func(next string) { r.SetStatus(Status{State: map[string]State{"r0": Live, "r1": Stale}[next]}) },
-			func() (string, <-chan struct{}) {
-				s := r.Status()
-				return map[State]string{Live: "r0", Stale: "r1"}[s.State], s.Changed()
-			},
+		func(s *Snapshot) (string, <-chan struct{}) {
+			f, watch := s.Fleet(24, "web")
+			return f.all[0].State, watch
+		})
+	shownLast(t, r, 200_000, r.Status,
+		func(round int) {
+			r.SetStatus(Status{State: []State{Live, Stale}[round%2], Source: strconv.Itoa(round)})
 		},
-	} {
-		c.change("r0")
-		for round := 1; round <= rounds && !t.Failed(); round++ {
-			next := fmt.Sprint("r", round%2)
-			_, old := c.look()
-			epoch := r.Epoch()
-			var looks atomic.Int64
-			var looking sync.WaitGroup
-			looking.Go(func() {
-				for now := ""; now != next; now, _ = c.look() {
-					looks.Add(1)
-				}
-				if now := r.Epoch(); now == epoch || !closed(old) {
-					t.Errorf("%s is seen in round %d: in the same epoch: %t; with the channel of what was before closed: %t", what, round, now == epoch, closed(old))
-				}
-			})
-			for looks.Load() < 2 {
-				runtime.Gosched()
+		func(s *Status) (string, <-chan struct{}) { return s.Source, s.Changed() })
+}
+
+// shownLast makes many changes, of which look shows the last, and read what that says.
+func shownLast[T any](t *testing.T, r *Registry, rounds int, look func() *T, change func(round int), read func(*T) (round string, watch <-chan struct{})) {
+	change(0)
+	base, last := r.Epoch(), look()
+	_, old := read(last)
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for seen := 0; seen < rounds; {
+			now := look()
+			epoch, woken := r.Epoch(), closed(old)
+			if now == last {
+				continue
 			}
-			c.change(next)
-			looking.Wait()
+			var round string
+			round, old = read(now)
+			last = now
+			if seen, _ = strconv.Atoi(round); epoch-base < uint64(seen) || !woken {
+				t.Errorf("%T %d is seen in epoch %d, with the channel of what was before closed: %t", now, seen, epoch-base, woken)
+				return
+			}
 		}
+	})
+	for round := range rounds {
+		change(round + 1)
 	}
+	looking.Wait()
 }

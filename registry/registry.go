@@ -27,10 +27,10 @@ type Registry struct {
 }
 
 // Epoch returns a number that goes up with each change, after the channels of what
-// was before have closed and before anybody can see what is new. So while it is the
-// same, what was kept with a channel that was open is not older than what anybody
-// else sees: looking at one number saves looking at many channels. Safe for
-// concurrent use.
+// was read before have closed and before anybody can see the change. While it stays
+// the same, an answer whose channels were open is not older than what anybody else
+// sees: comparing one number replaces a look at many channels. Safe for concurrent
+// use.
 func (r *Registry) Epoch() uint64 { return r.epoch.Load() }
 
 // New returns an empty registry in state listing.
@@ -43,8 +43,8 @@ func New() *Registry {
 	return r
 }
 
-// Snapshot returns the registry as it is now. Whoever sees a change in it finds the
-// channels of every snapshot before it closed: no kept answer that vouches by them is older.
+// Snapshot returns the registry as it is now. When a change can be seen in it, the
+// channels of earlier snapshots that it concerns have closed.
 func (r *Registry) Snapshot() *Snapshot { return r.shown.Load() }
 
 // show lets snapshots see all that was committed.
@@ -109,9 +109,8 @@ func (r *Registry) LastAlive() time.Time {
 // Heard notes that the source was proven alive at a time.
 func (r *Registry) Heard(now time.Time) { r.alive.Store(&now) }
 
-// SetStatus replaces the status, unless it is the same. Watchers of the old one are
-// woken only when what answers say of it has changed. The follower calls it; so do tests that
-// need a registry in a given state.
+// SetStatus replaces the status. The old one's channel closes only if Synced or
+// Stale has changed. The follower calls it, and tests that need a given state.
 func (r *Registry) SetStatus(s Status) {
 	r.writer.Lock()
 	defer r.writer.Unlock()
@@ -130,7 +129,7 @@ func (r *Registry) SetStatus(s Status) {
 }
 
 // Wake closes the channel of the status, which all answers watch, so that each is
-// worked out anew: nobody can say which are right after a change that panicked.
+// computed again: after a change that panicked none can be trusted.
 func (r *Registry) Wake() {
 	r.writer.Lock()
 	defer r.writer.Unlock()
@@ -148,7 +147,7 @@ func (r *Registry) Apply(items []Item) int {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	e := r.edit()
-	defer e.txn.Abort() // which does nothing behind a commit: only where it panics
+	defer e.txn.Abort() // after a panic; it does nothing after a commit
 	for i := range items {
 		e.apply(&items[i])
 	}
@@ -179,7 +178,7 @@ type fleetEdit struct {
 	name       string
 	registered bool
 	machines   map[string]*Machine // by lower-case id, those that change; nil: removed
-	metadata   [][]Pair            // of some of the machines: those of most, one for each process group
+	metadata   [][]Pair            // of some machines, to be shared; mostly one for each process group
 	dirty      bool
 }
 

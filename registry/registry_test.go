@@ -293,7 +293,7 @@ func TestChannelsCloseWhenWhatWasReadChanges(t *testing.T) {
 		return all
 	}
 	kept := reads()
-	for step := range 3000 {
+	for step := range 1000 {
 		r.Apply(randomItems(t, rng, nets, apps))
 		for _, k := range kept {
 			value, watch := k.again()

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// A spec is an object as text, before anything about it is believed. The New
-// functions turn specs into objects and say what is wrong with them; every
-// source goes through them, so that one set of rules holds everywhere.
+// A spec is an object as text, before it is validated. The New functions turn specs
+// into objects or say what is wrong with them. Every source uses them, so that one
+// set of rules holds everywhere.
 
 // MachineSpec describes a machine in the words of the Machines API.
 type MachineSpec struct {
@@ -30,7 +30,7 @@ type PeerSpec struct{ Name, Network, PrivateIP, Region string }
 type AddressSpec struct{ App, Network, Address string }
 
 // NewMachine validates a machine. The error names every mistake. Metadata beyond
-// what a machine may have are left out, which costs nothing but them: Put says so.
+// the bounds are left out, which Put notes.
 func NewMachine(s MachineSpec) (*Machine, error) {
 	network, addr, err := place(s.Network, "private_ip", s.PrivateIP)
 	errs := []error{CheckLabel("id", s.ID), CheckLabel("app", s.App), optionalLabel("region", s.Region), err}
@@ -41,9 +41,7 @@ func NewMachine(s MachineSpec) (*Machine, error) {
 		ID: strings.Clone(s.ID), App: intern(s.App), Network: network, State: intern(s.State),
 		Region: intern(s.Region), Addr: addr, Skip: s.SkipRegistration,
 	}
-	omitted := 0
-	m.Metadata, omitted = newMetadata(s.Metadata)
-	m.omitted = int32(omitted)
+	m.Metadata, m.omitted = newMetadata(s.Metadata)
 	if err := errors.Join(errs...); err != nil {
 		return nil, OneLine(err)
 	}
@@ -83,14 +81,14 @@ func NewAddress(s AddressSpec) (*Address, error) {
 	return &Address{App: intern(s.App), Network: network, Addr: addr}, nil
 }
 
-// place reads a network and an address that must lie in it. Where both are
-// given they must agree: the network is a tenant's boundary.
+// place reads a network and an address that must lie in it: the network is a
+// tenant's boundary.
 func place(network, field, address string) (n Network, addr netip.Addr, err error) {
 	if network == "" && address == "" {
 		if field == "" {
 			return 0, addr, errors.New("network is missing: want a /48 such as fdaa:0:18::/48")
 		}
-		return 0, addr, fmt.Errorf("network and %s are both missing: at least one must say whose it is", field)
+		return 0, addr, fmt.Errorf("network and %s are both missing: one of them must name the network", field)
 	}
 	if network != "" {
 		if n, err = ParseNetwork(network); err != nil {
@@ -114,7 +112,7 @@ func place(network, field, address string) (n Network, addr netip.Addr, err erro
 	return in, addr, nil
 }
 
-// label checks that a name can be one label of an owner name (RFC 1035,
+// CheckLabel checks that a name can be one label of an owner name (RFC 1035,
 // section 2.3.4), and holds no byte that would break the lists it is part of.
 func CheckLabel(field, s string) error {
 	switch {
@@ -138,7 +136,7 @@ func optionalLabel(field, s string) error {
 	return CheckLabel(field, s)
 }
 
-// oneLine joins the lines of a joined error with "; ", for logs and tables.
+// OneLine joins the lines of a joined error with "; ", for logs and tables.
 func OneLine(err error) error {
 	return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 }

@@ -75,7 +75,7 @@ func TestSpecs(t *testing.T) {
 		{app("", "web"), `name is missing; network "web" is not an IPv6 prefix: want a /48 inside fdaa::/16, such as fdaa:0:18::/48`},
 		{peer(PeerSpec{Name: "P", PrivateIP: "fdaa:0:18::1"}), "peer p in fdaa:0:18::/48"},
 		{peer(PeerSpec{Name: "p", Network: "fdaa:0:18::"}), "private_ip is missing"},
-		{peer(PeerSpec{Name: "p"}), "network and private_ip are both missing: at least one must say whose it is"},
+		{peer(PeerSpec{Name: "p"}), "network and private_ip are both missing: one of them must name the network"},
 		{peer(PeerSpec{Name: "p", Region: "a.b", PrivateIP: "fdaa:0:18::1"}), `region "a.b" has the character '.' at byte 2: use letters, digits, '-' and '_'`},
 		{address(AddressSpec{App: "Web", Network: "fdaa:0:18::", Address: "fdaa:0:18::0:1"}), "address web/fdaa:0:18::1 in fdaa:0:18::/48"},
 		{address(AddressSpec{App: "web", Network: "fdaa:0:18::"}), "address is missing"},
@@ -84,7 +84,7 @@ func TestSpecs(t *testing.T) {
 		{address(AddressSpec{App: "web", Address: "fdaa::1%lo"}), `address "fdaa::1%lo" is not an IPv6 address`},
 		{address(AddressSpec{App: "web", Address: "here"}), `address "here" is not an IPv6 address`},
 		{of(MachineSpec{ID: "M1", App: "Web", State: "x", PrivateIP: "fdaa:0:18::1"}), "machine web/m1 in fdaa:0:18::/48"},
-		{of(MachineSpec{}), `id is missing; app is missing; network and private_ip are both missing: at least one must say whose it is; state is missing: want "started", "stopped" or another of the Machines API's states`},
+		{of(MachineSpec{}), `id is missing; app is missing; network and private_ip are both missing: one of them must name the network; state is missing: want "started", "stopped" or another of the Machines API's states`},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s\nwant %s", c.got, c.want)

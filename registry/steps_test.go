@@ -36,7 +36,11 @@ func TestALookUpWalksNoFleet(t *testing.T) {
 				t.Errorf("%d machines: found %v, want %v", n, found, want)
 			}
 		}
-		look(true) // makes the indexes
+		b := patient()
+		if f.InRegion("iad", b); b.Steps() != n {
+			t.Errorf("the regions of %d machines are found in %d steps", n, b.Steps())
+		}
+		look(true) // makes the other indexes
 		for i := range f.deployed {
 			f.deployed[i] = nil
 		}

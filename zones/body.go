@@ -7,8 +7,8 @@ import (
 	"dnsd/resolver"
 )
 
-// body is what an answer takes from a fleet and from nothing else. It may be
-// kept with the fleet and be in many answers; it does not change.
+// body is the part of an answer that depends on a fleet alone. It may be kept with
+// the fleet and used by many answers; it does not change.
 type body struct {
 	data    [][]byte
 	turns   []int
@@ -29,7 +29,7 @@ func (l *lookup) reply(typ uint16, b *body) *resolver.Answer {
 	return a
 }
 
-// key tells apart the bodies of one fleet.
+// key identifies a body among those of one fleet.
 func (n *name) key() string {
 	b := make([]byte, 0, 64)
 	b = append(b, byte(n.kind), byte(len(n.arg)))
@@ -48,10 +48,13 @@ func kept(f *registry.Fleet, n *name) *body {
 	return b
 }
 
-// compute returns what work makes of a fleet for a name. Where a socket could not
-// wait for it, the fleet keeps it: so it is computed once, and not for each socket,
-// each connection and each client.
+// compute returns the body that the fleet keeps under a name, or else what work
+// makes. If that took too long for a socket to wait, the fleet keeps it: it is then
+// computed once, and not for each socket, each connection and each client.
 func (l *lookup) compute(f *registry.Fleet, n *name, keep bool, work func() *body) *body {
+	if b := kept(f, n); b != nil {
+		return b
+	}
 	b := work()
 	if f.Keeps() && (keep || l.budget.Steps() > l.inline) && !l.budget.Over() {
 		f.Keep(n.key(), b, b.size())
@@ -59,7 +62,7 @@ func (l *lookup) compute(f *registry.Fleet, n *name, keep bool, work func() *bod
 	return b
 }
 
-// size is about what the body takes, in addresses.
+// size is roughly what the body takes in memory, in addresses.
 func (b *body) size() int {
 	if b.shared {
 		return 0
@@ -72,7 +75,7 @@ func (b *body) size() int {
 	return n / address
 }
 
-// run returns the addresses of machines, which take turns, or why there are none.
+// run returns the addresses of machines as one run, or why there are none.
 func (l *lookup) run(f *registry.Fleet, n *name, machines []*registry.Machine) *body {
 	b := l.pick(machines, []int{len(machines)})
 	if len(b.data) == 0 {
@@ -81,7 +84,7 @@ func (l *lookup) run(f *registry.Fleet, n *name, machines []*registry.Machine) *
 	return b
 }
 
-// fewAddresses is how many are compared with each other: up to here that is
+// fewAddresses is the number of addresses up to which comparing each with all is
 // cheaper than a map.
 const fewAddresses = 16
 
@@ -90,8 +93,7 @@ const fewAddresses = 16
 // RRset holds no record twice (RFC 2181, section 5), and two machines share an
 // address for a moment when one is renamed. It takes two steps for each machine.
 //
-// What it returns is kept as long as the answer, so it holds no byte more than
-// it needs.
+// The result is kept as long as the answer, so it has no spare capacity.
 func (l *lookup) pick(machines []*registry.Machine, runs []int) *body {
 	b, n := &body{}, 0
 	if !l.budget.Need(2 * len(machines)) {

@@ -202,11 +202,12 @@ func TestNothingIsReadInVain(t *testing.T) {
 	}
 }
 
-// cost is what a question takes, the least of a few times: bytes allocated and time.
-func cost(t *testing.T, z *Zones, c asked) (bytes uint64, took time.Duration) {
+// cost is what a question takes, the least of a few times: bytes allocated and
+// time. It is asked again only while it takes more than the given.
+func cost(t *testing.T, z *Zones, c asked, mostBytes uint64, mostTime time.Duration) (bytes uint64, took time.Duration) {
 	zone, q := route(t, z, c.view, c.client, c.name, c.typ)
 	bytes, took = math.MaxUint64, math.MaxInt64
-	for range 10 {
+	for i := 0; i < 50 && (bytes > mostBytes || took > mostTime); i++ {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		began := time.Now()
@@ -244,24 +245,25 @@ func poison(reg *registry.Registry, few int) (antidote func()) {
 
 // No name is dear to a socket, however much of everything a tenant has, whether
 // its fleets are indexed yet or not. No inline answer looks at more machines than
-// it has steps; and none takes several times the memory or time of a thousand
-// machines' addresses, which are as much as a socket may wait for. Whoever adds a
-// walk over what a tenant has, and counts no steps, falls here.
+// it has steps; and none takes several times the memory or time of the addresses
+// that a socket may just wait for. A walk over what a tenant has that counts no
+// steps fails here. (All numbers are a quarter of the real ones, to be quick.)
 func TestNoNameIsDearToASocket(t *testing.T) {
-	const many, times, maxPairs = 20_000, 4, 256
-	const noise = 3 // of the clock, on a busy machine; a walk over all there is takes 20 times as long
+	const inline, many, times, maxPairs = maxInline / 4, 5_000, 4, 256
 	var items []registry.Item
-	for i := range maxInline / 2 {
+	for i := range inline / 2 {
 		items = append(items, machine(netA, fmt.Sprintf("m%06d web iad started fdaa:0:18::%x", i, i+1)))
 	}
 	_, z := serve(Config{}, items...)
+	z.inline = inline
 	most := asked{name: "web.internal", typ: dns.TypeAAAA, view: resolver.View{Network: netip.MustParsePrefix(netA)}}
-	if a, steps := stepsOf(t, z, most, nil); a == nil || steps != maxInline {
+	if a, steps := stepsOf(t, z, most, nil); a == nil || steps != inline {
 		t.Fatalf("%d machines are too many for a socket: %d steps", len(items), steps)
 	}
-	mostBytes, mostTime := cost(t, z, most)
+	mostBytes, mostTime := cost(t, z, most, 0, 0)
 
-	reg, z := crowd(sizes{machines: many, apps: many, peers: many, addresses: many, pairs: maxPairs})
+	reg, z := crowd(sizes{machines: many, apps: many, peers: 2 * many, addresses: 2 * many, pairs: maxPairs})
+	z.inline = inline
 	refused := 0
 	check := func(c asked, indexed bool) {
 		defer func() {
@@ -271,8 +273,8 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 			}
 		}()
 		a, steps := stepsOf(t, z, c, nil)
-		bytes, took := cost(t, z, c)
-		if bytes > times*mostBytes || took > noise*times*mostTime {
+		bytes, took := cost(t, z, c, times*mostBytes, times*mostTime)
+		if bytes > times*mostBytes || took > times*mostTime {
 			t.Errorf("%s %s, fleets indexed %t: %d bytes and %v, where %d machines took %d and %v",
 				c.name, typeName(c.typ), indexed, bytes, took, len(items), mostBytes, mostTime)
 		}
@@ -288,7 +290,7 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 			t.Errorf("%s %s is refused again", c.name, typeName(c.typ))
 		}
 	}
-	antidote := poison(reg, maxInline)
+	antidote := poison(reg, inline)
 	for _, c := range crowdQuestions {
 		check(c, false)
 	}
@@ -301,17 +303,17 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 			t.Errorf("%s %s: refused, though it can wait", c.name, typeName(c.typ))
 		}
 	}
-	defer poison(reg, maxInline)()
+	defer poison(reg, inline)()
 	for _, c := range crowdQuestions {
 		check(c, true)
 	}
 	took := time.Duration(math.MaxInt64)
-	for range 10 {
+	for i := 0; i < 50 && took > times*mostTime; i++ {
 		began := time.Now()
 		z.Viewer().View(netip.MustParseAddr("fdaa:0:18:7::1"))
 		took = min(took, time.Since(began))
 	}
-	if took > mostTime {
+	if took > times*mostTime {
 		t.Errorf("a client's view took %v, where %d machines took %v", took, len(items), mostTime)
 	}
 }

@@ -23,15 +23,12 @@ func (l *lookup) flycast() *resolver.Answer {
 	addresses, ch := l.view.Addresses(l.network, q.Labels[0])
 	for a := range watched(l, addresses, ch).All {
 		data = append(data, addressData(a.Addr))
-		if !l.budget.Step(stepsRow) || !l.wants(dns.TypeAAAA) { // for which it is enough that there is one
+		if !l.budget.Step(stepsRow) || !l.wants(dns.TypeAAAA) { // for another type it is enough that there is one
 			break
 		}
 	}
-	switch {
-	case len(data) == 0:
+	if len(data) == 0 {
 		return l.nxdomain(clean(q.Labels[0]) + " has no flycast address for your network")
-	case !l.wants(dns.TypeAAAA):
-		return l.otherType(dns.TypeAAAA)
 	}
 	return l.allAddresses(data)
 }

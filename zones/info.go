@@ -2,6 +2,7 @@ package zones
 
 import (
 	"fmt"
+	"time"
 
 	"dnsd/registry"
 	"dnsd/resolver"
@@ -14,9 +15,6 @@ import (
 func (l *lookup) whoami() *resolver.Answer {
 	l.noStore = true
 	l.open()
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
 	fields := []string{"network=" + l.network.String()}
 	// A client outside its network (loopback, with --network) is no machine.
 	if n, ok := registry.NetworkOf(l.q.Client); ok && n == l.network {
@@ -35,20 +33,13 @@ func (l *lookup) whoami() *resolver.Answer {
 func (l *lookup) info() *resolver.Answer {
 	l.noStore = true
 	l.open()
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
-	if l.q.Type == dns.TypeANY {
-		return l.records(dns.TypeTXT, nil)
-	}
 	var fields []string
 	if !l.cfg.Anonymous {
 		fields = append(fields, "version="+l.cfg.Version, "source="+l.status.Source)
 	}
 	fields = append(fields, fmt.Sprintf("synced=%t", l.status.Synced()), "state="+string(l.status.State))
 	if alive := l.reg.LastAlive(); !alive.IsZero() {
-		age := max(l.cfg.Now().Sub(alive), 0)
-		fields = append(fields, fmt.Sprintf("age=%ds", int64(age.Seconds())))
+		fields = append(fields, fmt.Sprintf("age=%ds", int64(time.Since(alive).Seconds())))
 	}
 	have := l.view.Counts(l.network)
 	return l.fields(append(fields,

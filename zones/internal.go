@@ -10,7 +10,7 @@ import (
 // internal answers for internal.: apps, machines, peers and the lists of them.
 func (l *lookup) internal() *resolver.Answer {
 	n := parseName(l.q.Labels)
-	// These four need no registry: they answer while it is empty, so that a
+	// These four do not need the registry, and answer before it is read, so that a
 	// person can ask what is wrong. _whoami and _dnsd say what is known so far.
 	switch n.kind {
 	case kindApex:
@@ -18,20 +18,20 @@ func (l *lookup) internal() *resolver.Answer {
 	case kindAPI:
 		return l.api()
 	case kindWhoami:
-		return l.whoami()
+		return l.text(l.whoami)
 	case kindInfo:
-		return l.info()
+		return l.text(l.info)
 	}
 	if !l.open() {
 		return l.notReady()
 	}
 	switch n.kind {
 	case kindApps:
-		return l.apps()
+		return l.text(l.apps)
 	case kindInstances:
-		return l.instances(n.all)
+		return l.text(func() *resolver.Answer { return l.instances(n.all) })
 	case kindPeers:
-		return l.peers()
+		return l.text(l.peers)
 	case kindPeer:
 		return l.peer(n.arg)
 	}
@@ -55,11 +55,19 @@ func (l *lookup) app(f *registry.Fleet, n *name) *resolver.Answer {
 	case kindApp, kindNearest:
 		return l.nearest(f, n)
 	case kindVMs, kindRegions:
-		return l.fleetList(f, n)
+		return l.text(func() *resolver.Answer { return l.fleetList(f, n) })
 	case kindRegion, kindGroup, kindKey, kindPair:
 		return l.selected(f, n)
 	}
 	return l.nxdomain(missing(f.Name(), n))
+}
+
+// text answers for a name that has a TXT record only.
+func (l *lookup) text(answer func() *resolver.Answer) *resolver.Answer {
+	if !l.wants(dns.TypeTXT) {
+		return l.otherType(dns.TypeTXT)
+	}
+	return answer()
 }
 
 // selected answers for the names of an app that name some of its machines.
@@ -108,21 +116,16 @@ func (l *lookup) machine(f *registry.Fleet, n *name) *resolver.Answer {
 	switch {
 	case m == nil:
 		return l.nxdomain(missing(f.Name(), n))
-	case !l.wants(dns.TypeAAAA):
-		return l.otherType(dns.TypeAAAA)
-	case !m.Started():
+	case !m.Started() && l.wants(dns.TypeAAAA):
 		return l.nodata(notStarted(f.Name(), m))
 	}
 	return l.allAddresses([][]byte{addressData(m.Addr)})
 }
 
-// api answers for _api, which is configuration and nothing else.
+// api answers for _api, which depends on the configuration alone.
 func (l *lookup) api() *resolver.Answer {
-	switch {
-	case !l.cfg.API.IsValid():
+	if !l.cfg.API.IsValid() {
 		return l.nxdomain("dnsd runs without --api-address")
-	case !l.wants(dns.TypeAAAA):
-		return l.otherType(dns.TypeAAAA)
 	}
 	return l.allAddresses([][]byte{addressData(l.cfg.API)})
 }
@@ -131,14 +134,11 @@ func (l *lookup) api() *resolver.Answer {
 func (l *lookup) peer(label string) *resolver.Answer {
 	p, ch := l.view.Peer(l.network, label)
 	watched(l, p, ch)
-	switch {
-	case p == nil || p.Interactive():
-		if (&registry.Peer{Name: label}).Interactive() {
-			return l.nxdomain("peers called interactive-… are in no answer")
-		}
+	if (&registry.Peer{Name: label}).Interactive() {
+		return l.nxdomain("peers called interactive-… are in no answer")
+	}
+	if p == nil {
 		return l.nxdomain("no peer " + clean(label) + " in your network")
-	case !l.wants(dns.TypeAAAA):
-		return l.otherType(dns.TypeAAAA)
 	}
 	return l.allAddresses([][]byte{addressData(p.Addr)})
 }

@@ -20,10 +20,11 @@ const maxList = 65_535 - 271 - 12 - 11 - 200
 // textList is a TXT record's rdata under way. A character-string ends right after
 // a separator, which stays at its end, so that clients that join the strings,
 // that read string by string, and that read record by record all find every
-// entry. Only an entry that fits no string is cut within.
+// entry. Each entry fits into a string: the longest, of _instances, has 255 bytes
+// with its separator.
 type textList struct {
 	rdata []byte
-	head  int    // where the length of the string under way stands
+	head  int    // index of the length byte of the string under way
 	entry []byte // empty; where the next entry is appended before it is added
 	sep   byte
 	shown int
@@ -36,57 +37,33 @@ func newTextList(sep byte) *textList { return &textList{rdata: []byte{0}, sep: s
 func (t *textList) add(entry []byte) bool {
 	piece := append(entry, t.sep)
 	t.entry = piece[:0]
-	if t.full = t.full || len(t.rdata)+len(piece)+len(piece)/maxString+1 > maxList; t.full {
+	if t.full = t.full || len(t.rdata)+1+len(piece) > maxList; t.full {
 		return false
 	}
 	t.shown++
-	if used := int(t.rdata[t.head]); used > 0 && used+len(piece) > maxString {
-		t.next()
+	if int(t.rdata[t.head])+len(piece) > maxString {
+		t.head = len(t.rdata)
+		t.rdata = append(t.rdata, 0)
 	}
-	for len(piece) > 0 {
-		if t.rdata[t.head] == maxString {
-			t.next()
-		}
-		n := min(len(piece), maxString-int(t.rdata[t.head]))
-		t.rdata = append(t.rdata, piece[:n]...)
-		t.rdata[t.head] += byte(n)
-		piece = piece[n:]
-	}
+	t.rdata[t.head] += byte(len(piece))
+	t.rdata = append(t.rdata, piece...)
 	return true
 }
 
-// add adds an entry to a list, and counts that.
+// add adds an entry to a list, and counts the steps of it.
 func (l *lookup) add(t *textList, entry []byte) bool {
 	return l.budget.Step(stepsEntry) && t.add(entry)
 }
 
-// next begins another string.
-func (t *textList) next() {
-	t.head = len(t.rdata)
-	t.rdata = append(t.rdata, 0)
-}
-
-// data returns the rdata, to which nothing is added any more. The last entry
-// needs no separator, nor a string that holds nothing else.
-func (t *textList) data() []byte {
-	if t.rdata[t.head] == 1 && t.head > 0 {
-		return t.rdata[:t.head]
-	}
-	if t.rdata[t.head] > 0 {
-		t.rdata[t.head]--
-		return t.rdata[:len(t.rdata)-1]
-	}
-	return t.rdata
-}
-
-// body returns the list as one TXT record. Of total entries, which are what,
-// it has at least those that fit. An empty list has no record, for an empty TXT
-// breaks clients; then empty says why.
+// body returns the list as one TXT record. what names the entries, of which total
+// exist; those that fit are in the record. An empty list has no record, because an
+// empty TXT breaks clients; then empty says why.
 func (t *textList) body(total int, what string, empty func() string) *body {
 	if t.shown == 0 {
 		return &body{empty: empty()}
 	}
-	b := &body{data: [][]byte{t.data()}}
+	t.rdata[t.head]-- // the last entry has no separator
+	b := &body{data: [][]byte{t.rdata[:len(t.rdata)-1]}}
 	if t.full {
 		b.partial = &resolver.Partial{Shown: t.shown, Total: total, What: what}
 	}
@@ -95,23 +72,16 @@ func (t *textList) body(total int, what string, empty func() string) *body {
 
 // fleetList answers for the lists of an app.
 func (l *lookup) fleetList(f *registry.Fleet, n *name) *resolver.Answer {
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
-	b := kept(f, n)
-	if b == nil {
-		b = l.compute(f, n, false, func() *body {
-			if n.kind == kindRegions {
-				return l.regions(f, n)
-			}
-			return l.vms(f, n)
-		})
-	}
-	return l.reply(dns.TypeTXT, b)
+	return l.reply(dns.TypeTXT, l.compute(f, n, false, func() *body {
+		if n.kind == kindRegions {
+			return l.regions(f, n)
+		}
+		return l.vms(f, n)
+	}))
 }
 
-// listed returns the machines that a list of f names, all deployed ones or those
-// that are started, and how many they are.
+// listed returns the machines that a list of f names, all deployed or all started
+// ones, and their number.
 func (l *lookup) listed(f *registry.Fleet, all bool) (machines iter.Seq[*registry.Machine], total int) {
 	total = f.Started()
 	if all {
@@ -144,8 +114,8 @@ func (l *lookup) vms(f *registry.Fleet, n *name) *body {
 	return t.body(total, "machines", func() string { return l.noneStarted(f.Name(), n, f.Deployed()) })
 }
 
-// regions makes the list of [all.]regions.<app>: "ams,iad". Regions match without regard to
-// case, so they are written in one.
+// regions makes the list of [all.]regions.<app>: "ams,iad". Regions match without
+// regard to case, and are written in lower case.
 func (l *lookup) regions(f *registry.Fleet, n *name) *body {
 	seen := map[string]bool{"": true}
 	var codes []string
@@ -163,9 +133,7 @@ func (l *lookup) regions(f *registry.Fleet, n *name) *body {
 	codes = slices.Compact(codes)
 	t := newTextList(',')
 	for _, code := range codes {
-		if !l.add(t, append(t.entry, code...)) {
-			break
-		}
+		l.add(t, append(t.entry, code...))
 	}
 	return t.body(len(codes), "regions", func() string {
 		if total == 0 {
@@ -177,51 +145,44 @@ func (l *lookup) regions(f *registry.Fleet, n *name) *body {
 
 // apps answers for _apps.
 func (l *lookup) apps() *resolver.Answer {
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
-	t, total := newTextList(','), l.view.Counts(l.network).Apps
 	fleets, ch := l.view.Fleets(l.network)
-	l.budget.Need(total * stepsRow) // where that is too many, the first step is the last
-	for f := range watched(l, fleets, ch).All {
-		if !l.budget.Step(stepsRow) || f.Exists() && !l.add(t, append(t.entry, f.Name()...)) {
-			break
-		}
-	}
-	return l.reply(dns.TypeTXT, t.body(total, "apps", func() string { return "no apps in your network" }))
+	return names(l, watched(l, fleets, ch), l.view.Counts(l.network).Apps, "apps",
+		func(f *registry.Fleet) (string, bool) { return f.Name(), f.Exists() })
 }
 
 // peers answers for _peer.
 func (l *lookup) peers() *resolver.Answer {
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
-	t, total := newTextList(','), l.view.Counts(l.network).Peers
 	peers, ch := l.view.Peers(l.network)
-	l.budget.Need(total * stepsRow) // where that is too many, the first step is the last
-	for p := range watched(l, peers, ch).All {
-		if !l.budget.Step(stepsRow) || !p.Interactive() && !l.add(t, append(t.entry, p.Name...)) {
+	return names(l, watched(l, peers, ch), l.view.Counts(l.network).Peers, "peers",
+		func(p *registry.Peer) (string, bool) { return p.Name, !p.Interactive() })
+}
+
+// names answers with the names of rows, as far as they are shown; what names
+// the rows, of which total are shown.
+func names[T any](l *lookup, rows registry.Rows[T], total int, what string, name func(T) (name string, shown bool)) *resolver.Answer {
+	t := newTextList(',')
+	l.budget.Need(total * stepsRow) // if these are too many, the first step ends the loop
+	for row := range rows.All {
+		name, shown := name(row)
+		if !l.budget.Step(stepsRow) || shown && !l.add(t, append(t.entry, name...)) {
 			break
 		}
 	}
-	return l.reply(dns.TypeTXT, t.body(total, "peers", func() string { return "no peers in your network" }))
+	return l.reply(dns.TypeTXT, t.body(total, what, func() string { return "no " + what + " in your network" }))
 }
 
 // instances answers for [all.]_instances:
 // "instance=ID,app=APP,ip=IP,region=REG;instance=…".
 func (l *lookup) instances(all bool) *resolver.Answer {
-	if !l.wants(dns.TypeTXT) {
-		return l.otherType(dns.TypeTXT)
-	}
 	t, total, have := newTextList(';'), 0, l.view.Counts(l.network)
 	fleets, ch := l.view.Fleets(l.network)
-	l.budget.Need(have.Apps * stepsRow) // where that is too many, the first step is the last
+	l.budget.Need(have.Apps * stepsRow) // if these are too many, the first step ends the loop
 	for f := range watched(l, fleets, ch).All {
-		if t.full && all {
-			total = have.Machines
+		if !l.budget.Step(stepsRow) {
 			break
 		}
-		if !l.budget.Step(stepsRow) {
+		if t.full && all {
+			total = have.Machines
 			break
 		}
 		machines, n := l.listed(f, all)

@@ -9,7 +9,7 @@ import (
 type kind uint8
 
 const (
-	kindNone      kind = iota // nothing: no registry could give the name a meaning
+	kindNone      kind = iota // nothing, whatever the registry holds
 	kindApex                  // internal. itself
 	kindAPI                   // _api
 	kindWhoami                // _whoami
@@ -30,8 +30,8 @@ const (
 	kindRegions               // regions.<app>, all.regions.<app>
 )
 
-// name is a name under internal. as the grammar reads it. Its strings are those
-// of the question, in lower case, and must not outlive it.
+// name is a parsed name under internal. Its strings are those of the question, in
+// lower case, and must not outlive it.
 type name struct {
 	kind  kind
 	all   bool   // of a list: deployed machines, not only started ones
@@ -41,15 +41,15 @@ type name struct {
 	value string // of kindPair: the metadata value, its labels joined by dots
 }
 
-// maxTop is where top<N> stops counting: more than any fleet has, and every N
-// beyond a fleet's size means the same.
+// maxTop is the largest N of top<N>: larger ones are read as this one, which is
+// more than any fleet has.
 const maxTop = 1 << 30
 
 // parseName reads the labels left of internal., leftmost first. The label next
-// to the origin decides: one of the six names of the network itself, or an app.
-// Since the rest is read from there leftwards, an app or a region may be called
-// like any other part of the grammar without ambiguity, apart from regions named
-// like one of an app's own branches.
+// to the origin is one of the six names of the network itself, or an app. The
+// others are read from there leftwards, so an app or a region may have the name
+// of any other part of the grammar; only a region with the name of one of an
+// app's branches cannot be asked for.
 func parseName(labels []string) name {
 	n := len(labels)
 	if n == 0 {
@@ -86,7 +86,7 @@ func leaf(rest []string, k kind) name {
 	return name{kind: k}
 }
 
-// list reads what may stand before the name of a list: nothing, or "all".
+// list reads what may precede the name of a list: nothing, or "all".
 func list(rest []string, n name) name {
 	switch {
 	case len(rest) == 0:
@@ -139,7 +139,7 @@ func below(rest []string, n name) name {
 	return name{app: n.app}
 }
 
-// parseNearest reads what stands before of.<app>: [top<N>.]nearest.
+// parseNearest reads what precedes of.<app>: [top<N>.]nearest.
 func parseNearest(app string, rest []string) name {
 	i := len(rest)
 	switch {
@@ -167,7 +167,7 @@ func parseTop(label string) (int, bool) {
 	return min(n, maxTop), true
 }
 
-// parseMetadata reads what stands before _metadata.<app>: [[<value>.]<key>.]kv.
+// parseMetadata reads what precedes _metadata.<app>: [[<value>.]<key>.]kv.
 // A value may hold dots, so every label left of the key belongs to it.
 func parseMetadata(app string, rest []string) name {
 	i := len(rest)

@@ -117,11 +117,11 @@ func TestNames(t *testing.T) {
 
 		// Nothing started: NODATA that says so.
 		{"asleep.internal", "AAAA", "NODATA; 0 asleep: 3 machines, none started"},
-		{"gru.asleep.internal", "AAAA", "NODATA; 0 asleep in gru: 3 machines, none started"},
+		{"gru.asleep.internal", "AAAA", "NODATA; 0 asleep in region gru: 3 machines, none started"},
 		{"fra.my-app.internal", "A", aaaaOnly},
-		{"worker.process.my-app.internal", "AAAA", "NODATA; 0 my-app, process group worker: 1 machine, none started"},
-		{"spare.role.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with metadata role=spare: 1 machine, none started"},
-		{"x.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with metadata x: 1 machine, none started"},
+		{"worker.process.my-app.internal", "AAAA", "NODATA; 0 my-app in process group worker: 1 machine, none started"},
+		{"spare.role.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with the metadata role=spare: 1 machine, none started"},
+		{"x.kv._metadata.my-app.internal", "AAAA", "NODATA; 0 my-app with the metadata key x: 1 machine, none started"},
 		{"3a01.vm.my-app.internal", "AAAA", "NODATA; 0 machine 3a01 of my-app is stopped, not started"},
 		{"73aa.vm.asleep.internal", "AAAA", "NODATA; 0 machine 73aa of asleep is pondering, not started"},
 		{"80aa.vm.noaddr.internal", "AAAA", "NODATA; 0 machine 80aa of noaddr is started but has no address"},
@@ -146,17 +146,17 @@ func TestNames(t *testing.T) {
 		{"syd.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in region syd"},
 		{"nrt.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in region nrt"},
 		{"all.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in region all"},
-		{"batch.process.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no process group batch"},
-		{"hidden.process.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no process group hidden"},
-		{"b001.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no machine b001"},
-		{"4b02.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no machine 4b02"},
-		{"5c03.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 my-app has no machine 5c03"},
-		{"148e.vm.asleep.internal", "AAAA", "NXDOMAIN; 0 asleep has no machine 148e"},
-		{"gone.role.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata role=gone"},
-		{"nokey.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata key nokey"},
-		{"\xff\x01 .role.kv._metadata.my-app.internal", "AAAA", `NXDOMAIN; 0 no machine of my-app has the metadata role=\255\001\032`},
-		{strings.Repeat("v", 63) + "w.role.kv._metadata.my-app.internal", "AAAA",
-			"NXDOMAIN; 0 no machine of my-app has the metadata role=" + strings.Repeat("v", 63) + "…"},
+		{"batch.process.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in process group batch"},
+		{"hidden.process.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app in process group hidden"},
+		{"b001.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the id b001"},
+		{"4b02.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the id 4b02"},
+		{"5c03.vm.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the id 5c03"},
+		{"148e.vm.asleep.internal", "AAAA", "NXDOMAIN; 0 no machine of asleep with the id 148e"},
+		{"gone.role.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata role=gone"},
+		{"nokey.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata key nokey"},
+		{"\xff\x01 \x7f.role.kv._metadata.my-app.internal", "AAAA", `NXDOMAIN; 0 no machine of my-app with the metadata role=\255\001\032\127`},
+		{strings.Repeat("v", 63) + "ww.role.kv._metadata.my-app.internal", "AAAA",
+			"NXDOMAIN; 0 no machine of my-app with the metadata role=" + strings.Repeat("v", 63) + "…"},
 		{"top0.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 top0 is no name here: want top1, top2, top3 …"},
 		{"top01.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 top01 is no name here: want top1, top2, top3 …"},
 		{"topx.nearest.of.my-app.internal", "AAAA", "NXDOMAIN; 0 topx is no name here: want top1, top2, top3 …"},
@@ -188,9 +188,9 @@ func TestNames(t *testing.T) {
 		{"kv._metadata.my-app.internal", "AAAA", between}, {"kv._metadata.my-db.internal", "AAAA", between},
 		{"vm.my-app.internal", "ANY", between}, {"3.version.kv._metadata.my-app.internal", "AAAA", between},
 		{"2.3.version.kv._metadata.my-app.internal", "AAAA", between}, {"c.x.kv._metadata.my-app.internal", "AAAA", between},
-		{".3.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata version=.3"},
-		{"z.y.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata y=z"},
-		{"2.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app has the metadata version=2"},
+		{".3.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata version=.3"},
+		{"z.y.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata y=z"},
+		{"2.version.kv._metadata.my-app.internal", "AAAA", "NXDOMAIN; 0 no machine of my-app with the metadata version=2"},
 
 		// The apexes.
 		{"internal", "SOA", "internal." + soa}, {"internal", "NS", "internal."}, {"internal", "AAAA", "fdaa::3"},
@@ -364,24 +364,32 @@ func TestOtherNetwork(t *testing.T) {
 	}
 }
 
-// Of the only machine it is not said that it is not started: it is.
-func TestInstancesWithoutAddress(t *testing.T) {
-	_, z := serve(Config{}, machine(netA, "c1 alpha lhr started"))
-	view := resolver.View{Network: netip.MustParsePrefix(netA)}
-	const want = "NODATA; 0 no machine in your network is started and has an address"
-	if got := render(t, ask(t, z, view, "", "_instances.internal", dns.TypeTXT)); got != want {
-		t.Errorf(" got %s\nwant %s", got, want)
-	}
-}
-
-func TestAllInstances(t *testing.T) {
-	_, z := serve(Config{},
+// Machines without an address or that are not started, and several of one address:
+// that is one record, and all their names.
+func TestOddMachines(t *testing.T) {
+	stopped := []registry.Item{
 		machine(netA, "b2 zeta fra stopped fdaa:0:18::2"), machine(netA, "B1 zeta fra started fdaa:0:18::1"),
-		machine(netA, "c1 alpha lhr created"), machine(netA, "d1 alpha lhr migrated fdaa:0:18::3"))
-	view := resolver.View{Network: netip.MustParsePrefix(netA)}
-	want := `"instance=c1,app=alpha,ip=,region=lhr;instance=B1,app=zeta,ip=fdaa:0:18::1,region=fra;instance=b2,app=zeta,ip=fdaa:0:18::2,region=fra"`
-	if got := render(t, ask(t, z, view, "", "all._instances.internal", dns.TypeTXT)); got != want {
-		t.Errorf(" got %s\nwant %s", got, want)
+		machine(netA, "c1 alpha lhr created"), machine(netA, "d1 alpha lhr migrated fdaa:0:18::3")}
+	shared := []registry.Item{
+		machine(netA, "aa old iad stopped fdaa:0:18::1"), machine(netA, "bb web iad started fdaa:0:18::1"),
+		machine(netA, "cc web fra started fdaa:0:18::1")}
+	for _, test := range []struct {
+		items           []registry.Item
+		name, typ, want string
+	}{
+		{[]registry.Item{machine(netA, "c1 alpha lhr started")}, "_instances.internal", "TXT",
+			"NODATA; 0 no machine in your network is started and has an address"},
+		{stopped, "all._instances.internal", "TXT", `"instance=c1,app=alpha,ip=,region=lhr;` +
+			`instance=B1,app=zeta,ip=fdaa:0:18::1,region=fra;instance=b2,app=zeta,ip=fdaa:0:18::2,region=fra"`},
+		{shared, "web.internal", "AAAA", "fdaa:0:18::1"},
+		{shared, "top2.nearest.of.web.internal", "AAAA", "fdaa:0:18::1"},
+		{shared, reverse("fdaa:0:18::1"), "PTR", "bb.vm.web.internal. cc.vm.web.internal. aa.vm.old.internal."},
+	} {
+		_, z := serve(Config{}, test.items...)
+		view := resolver.View{Network: netip.MustParsePrefix(netA), Region: "iad"}
+		if got := render(t, ask(t, z, view, "", test.name, dns.StringToType[test.typ])); got != test.want {
+			t.Errorf("%s: got %s\nwant %s", test.name, got, test.want)
+		}
 	}
 }
 
@@ -407,32 +415,12 @@ func TestSharedAddressesAndNoneStarted(t *testing.T) {
 				t.Errorf("%s of %d machines: %d records, %d different, in turns %v, want %d", name, n, len(a.Data), len(seen), a.Turns, records)
 			}
 		}
-		for name, what := range map[string]string{"asleep": "asleep", "gru.asleep": "asleep in gru", "web.process.asleep": "asleep, process group web",
+		for name, what := range map[string]string{"asleep": "asleep", "gru.asleep": "asleep in region gru", "web.process.asleep": "asleep in process group web",
 			"top1.nearest.of.asleep": "asleep"} {
 			want := fmt.Sprintf("NODATA; 0 %s: %d machines, none started", what, n)
 			if got := render(t, ask(t, z, view, "", name+".internal", dns.TypeAAAA)); got != want {
 				t.Errorf("%s: %s, want %s", name, got, want)
 			}
 		}
-	}
-}
-
-// One address held by two machines is one record, and both their names.
-func TestSharedAddress(t *testing.T) {
-	_, z := serve(Config{},
-		machine(netA, "aa old iad stopped fdaa:0:18::1"), machine(netA, "bb web iad started fdaa:0:18::1"),
-		machine(netA, "cc web fra started fdaa:0:18::1"))
-	view := resolver.View{Network: netip.MustParsePrefix(netA), Region: "iad"}
-	for name, want := range map[string]string{
-		"web.internal":                 "fdaa:0:18::1",
-		"top2.nearest.of.web.internal": "fdaa:0:18::1",
-	} {
-		if got := render(t, ask(t, z, view, "", name, dns.TypeAAAA)); got != want {
-			t.Errorf("%s: got %s, want %s", name, got, want)
-		}
-	}
-	want := "bb.vm.web.internal. cc.vm.web.internal. aa.vm.old.internal."
-	if got := render(t, ask(t, z, view, "", reverse("fdaa:0:18::1"), dns.TypePTR)); got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }

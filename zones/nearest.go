@@ -16,8 +16,8 @@ import (
 // form a run and take turns, and the limit is applied after that, so that one machine
 // does not get a region's whole load.
 func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
-	// Every N is a name of its own, of which all beyond the fleet's size have
-	// one answer: made-up ones are not worth keeping.
+	// Every N is a name of its own, and all N beyond the fleet's size have the same
+	// answer: sockets need not keep one for each N that somebody makes up.
 	l.noStore = n.top >= maxKeptTop
 	if !l.wants(dns.TypeAAAA) {
 		return l.otherType(dns.TypeAAAA)
@@ -25,13 +25,13 @@ func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	if n.kind == kindApp {
 		return l.reply(dns.TypeAAAA, l.order(f, "", false))
 	}
-	// Kept even where it is cheap: it serves every N, and the clients of one
-	// host are in few regions.
+	// Kept even if it is cheap: it serves every N, and the clients of one host are
+	// in few regions.
 	b := l.order(f, l.q.View.Region, true)
 	first := b.nearest(n.top)
 	if len(first.data) < len(b.data) {
-		// The socket that keeps the answer must not keep all of the fleet's
-		// addresses alive: it gets a copy, or does not keep the answer.
+		// A socket that keeps the answer must not keep all of the fleet's addresses
+		// in memory: it gets a copy, or does not keep the answer.
 		if len(first.data) <= maxKeptTop {
 			first.data = copied(first.data)
 		} else {
@@ -51,8 +51,8 @@ func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	return a
 }
 
-// maxKeptTop is beyond any N that a client has a use for: a thousand addresses
-// fit into no UDP packet.
+// maxKeptTop is larger than any useful N: a thousand addresses fit into no UDP
+// packet.
 const maxKeptTop = 1000
 
 // order returns all of a fleet's addresses, nearest to a region first; in the
@@ -62,9 +62,6 @@ func (l *lookup) order(f *registry.Fleet, region string, keep bool) *body {
 	n := &name{kind: kindApp}
 	if known {
 		n = &name{kind: kindNearest, arg: region}
-	}
-	if b := kept(f, n); b != nil {
-		return b
 	}
 	return l.compute(f, n, keep, func() *body {
 		if !known || f.Started() == 0 {
@@ -104,7 +101,7 @@ func unknownPlace(region string) string {
 	return "your region " + clean(region) + " has no coordinates, so the order is arbitrary"
 }
 
-// farthest stands for the distance of a region without coordinates.
+// farthest is the distance of a region without coordinates.
 const farthest = math.MaxInt
 
 // byDistance returns machines in order of distance from a place, those of
@@ -150,8 +147,8 @@ func (l *lookup) byDistance(from point, machines []*registry.Machine) (ordered [
 const earthRadius = 6_371_008.8
 
 // distance returns the great-circle distance between two places in whole
-// metres: coordinates are no more exact, and two regions that a table puts
-// equally far must not differ by the last bit of a float.
+// metres: coordinates are not more exact than that, and two regions at equal
+// distance must not differ in the last bit of a float.
 func distance(a, b point) int {
 	sinLat := math.Sin((b.lat - a.lat) / 2)
 	sinLon := math.Sin((b.lon - a.lon) / 2)

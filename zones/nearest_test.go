@@ -1,6 +1,7 @@
 package zones
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,6 +40,7 @@ func TestNearest(t *testing.T) {
 		{"west", "web", "top4", "c1 | a1 a2 | b1", 0, ""},
 		{"pole", "web", "top2", "d1 | b1", 0, ""},
 		{"", "web", "top2", "e1 e2 a1 a2 b1 d1 c1 f1 f2", 2, "your region is not known, so the order is arbitrary"},
+		{"", "sleep", "top1", "", 0, "sleep: 1 machine, none started"},
 		{"nowhere", "web", "top2", "e1 e2 a1 a2 b1 d1 c1 f1 f2", 2, "your region nowhere has no coordinates, so the order is arbitrary"},
 	}
 	for _, test := range tests {
@@ -121,8 +123,10 @@ func TestBuiltInRegions(t *testing.T) {
 			t.Errorf("%s to %s is %d km, want about %d", test.a, test.b, km, test.km)
 		}
 	}
-	if d := distance(point{0, 0}, point{0, 3.141592653589793}); d < 20_015_000 || d > 20_016_000 {
-		t.Errorf("half around the globe is %d m", d)
+	for _, lat := range []float64{0, 0.02 * math.Pi / 180} { // with the second, rounding makes a sine of more than 1
+		if d := distance(point{lat, 0}, point{-lat, math.Pi}); d < 20_015_000 || d > 20_016_000 {
+			t.Errorf("half around the globe is %d m", d)
+		}
 	}
 }
 
@@ -130,14 +134,17 @@ func TestExtendRegions(t *testing.T) {
 	for _, test := range []struct{ name, table, want string }{
 		{"empty", "", `the table is empty: its first line must be "code,latitude,longitude"`},
 		{"no column", "code,lat,lon\n", `line 1: there is no column "latitude": the first line must name the columns code, latitude, longitude`},
-		{"all mistakes", "# ours\ncode,latitude,longitude\nxyz,91,0\n,1,1\nabc,1\nnew,x,0\nnan,NaN,0\nok,1,2\nOK,1,2\nlon,0,181\n",
+		{"all mistakes", "# ours\ncode,latitude,longitude\nxyz,91,0\n,1,1\nabc,1\nnew,x,0\nnan,NaN,0\nok,1,2\nOK,1,2\nlon,0,181\na b,1,1\n" +
+			strings.Repeat("x", 64) + ",1,1\n",
 			`line 3: latitude "91" is not a number of degrees between -90 and 90
 line 4: "" is not a region code: want one such as fra
 line 5: there are 2 fields, want at least 3
 line 6: latitude "x" is not a number of degrees between -90 and 90
 line 7: latitude "NaN" is not a number of degrees between -90 and 90
 line 9: region ok stands in line 8 already
-line 10: longitude "181" is not a number of degrees between -180 and 180`},
+line 10: longitude "181" is not a number of degrees between -180 and 180
+line 11: "a b" is not a region code: want one such as fra
+line 12: "` + strings.Repeat("x", 64) + `" is not a region code: want one such as fra`},
 		{"broken quote", "code,latitude,longitude\n\"abc,1,2\n", `line 2, column 10: extraneous or missing " in quoted-field`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -148,12 +155,12 @@ line 10: longitude "181" is not a number of degrees between -180 and 180`},
 		})
 	}
 	base := BuiltInRegions()
-	r, err := base.Extend(strings.NewReader("longitude,code,note,latitude\n0,FRA,moved,0\n1,new,,1\n"))
+	r, err := base.Extend(strings.NewReader("longitude,code,note,latitude\n0,FRA,moved,0\n1,new,,1\n-180,south,,-90\n180,north,,90\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.at["fra"] != (point{}) || len(r.at) != 37 || r.at["ams"] != base.at["ams"] {
-		t.Error("the table does not replace one region, add one and leave the others")
+	if r.at["fra"] != (point{}) || len(r.at) != 39 || r.at["ams"] != base.at["ams"] {
+		t.Error("the table does not replace one region, add three and leave the others")
 	}
 	if base.at["fra"] == (point{}) || len(base.at) != 36 {
 		t.Error("extending a table has changed it")

@@ -12,10 +12,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// The SOA's figures. Only MINIMUM, the time for which a negative answer may be
+// The SOA's numbers. Only MINIMUM, the time for which a negative answer may be
 // kept, means anything here: dnsd has no zone transfer, so nobody compares
-// serials. A constant keeps the record, and with it every negative answer, from
-// changing with the registry or the clock.
+// serials. They are constants, so that a negative answer does not change with the
+// registry or the clock.
 const (
 	soaSerial  = 1
 	soaRefresh = 3600
@@ -33,8 +33,8 @@ func soaData(mname []string, minimum uint32) []byte {
 	return b
 }
 
-// The extended errors that are always the same. None depends on the clock, or on a
-// count that changes without a channel closing.
+// The extended errors with a constant text. Other texts depend neither on the
+// clock nor on a count that changes without a channel closing.
 var (
 	staleAnswer = resolver.EDE{Code: dns.ExtendedErrorCodeStaleAnswer,
 		Text: "the registry's source is silent: this is the last known state"}
@@ -44,8 +44,8 @@ var (
 		Text: "dnsd has not read its registry yet: ask again in a moment"}
 )
 
-// notReady answers while the registry is empty because nothing was read yet:
-// never NXDOMAIN, which clients would believe and keep.
+// notReady answers until the registry has been read: never with NXDOMAIN, which
+// clients would believe and cache.
 func (l *lookup) notReady() *resolver.Answer {
 	return l.finish(&resolver.Answer{Rcode: dns.RcodeServerFailure}, notReady)
 }
@@ -70,8 +70,8 @@ func other(why string) []resolver.EDE {
 	return []resolver.EDE{{Code: dns.ExtendedErrorCodeOther, Text: why}}
 }
 
-// otherType answers a question for a type that the name, which exists, has no
-// records of; has is the type that it can have.
+// otherType answers a question for a type that an existing name does not have; has
+// is the type that it can have.
 func (l *lookup) otherType(has uint16) *resolver.Answer {
 	switch has {
 	case dns.TypeAAAA:
@@ -84,47 +84,44 @@ func (l *lookup) otherType(has uint16) *resolver.Answer {
 
 const textBetween = "this name has no records, only names below it"
 
-// The texts below repeat only what the client's own network has and what the client
-// itself wrote. They are for a person with dig.
+// The texts below are for a person with dig. They contain nothing but what is in the
+// client's own network and what the client has asked.
 
 func noApp(app string) string { return "no app " + clean(app) + " in your network" }
 
-// missing says why a name below an existing app does not exist.
-func missing(app string, n *name) string {
+// subject says which machines of an app a name stands for: "my-app in region fra".
+func subject(app string, n *name) string {
 	arg := clean(n.arg)
 	switch n.kind {
 	case kindRegion:
-		return "no machine of " + app + " in region " + arg
+		return app + " in region " + arg
 	case kindMachine:
-		return app + " has no machine " + arg
+		return app + " with the id " + arg
 	case kindGroup:
-		return app + " has no process group " + arg
+		return app + " in process group " + arg
 	case kindKey:
-		return "no machine of " + app + " has the metadata key " + arg
+		return app + " with the metadata key " + arg
 	case kindPair:
-		return "no machine of " + app + " has the metadata " + arg + "=" + clean(n.value)
+		return app + " with the metadata " + arg + "=" + clean(n.value)
 	}
-	if n.arg != "" {
-		return arg + " is no name here: want top1, top2, top3 …"
+	return app
+}
+
+// missing says why a name below an existing app does not exist.
+func missing(app string, n *name) string {
+	switch {
+	case n.kind != kindNone:
+		return "no machine of " + subject(app, n)
+	case n.arg != "":
+		return clean(n.arg) + " is no name here: want top1, top2, top3 …"
 	}
 	return app + " has no such name below it"
 }
 
-// noneStarted says why a name that exists has no addresses: "my-app in fra: 3
-// machines, none started". It takes a step for each machine.
+// noneStarted says why a name that exists has no addresses: "my-app in region fra:
+// 3 machines, none started". It takes a step for each machine.
 func (l *lookup) noneStarted(app string, n *name, machines []*registry.Machine) string {
-	subject := app
-	switch n.kind {
-	case kindRegion:
-		subject += " in " + clean(n.arg)
-	case kindGroup:
-		subject += ", process group " + clean(n.arg)
-	case kindKey:
-		subject += " with metadata " + clean(n.arg)
-	case kindPair:
-		subject += " with metadata " + clean(n.arg) + "=" + clean(n.value)
-	}
-	return subject + ": " + l.countStates(machines)
+	return subject(app, n) + ": " + l.countStates(machines)
 }
 
 // countStates counts machines of which none is started, or none with an address.
@@ -160,12 +157,12 @@ func notStarted(app string, m *registry.Machine) string {
 	return "machine " + m.ID + " of " + app + " is " + clean(m.State) + ", not started"
 }
 
-// maxShown is how much of a name an extended error repeats: enough to recognise
-// it, and little enough that the text never costs a record its place.
+// maxShown is how many bytes of a name an extended error repeats: enough to
+// recognize it, and few enough that the text never displaces a record.
 const maxShown = 63
 
-// clean returns s fit for a sentence: bytes that don't print, as \DDD (RFC 1035,
-// section 5.1), and its end cut off. The result shares no memory with s.
+// clean returns s for a sentence: bytes that cannot be printed become \DDD (RFC
+// 1035, section 5.1), and a long end is cut off. The result shares no memory with s.
 func clean(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

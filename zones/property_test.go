@@ -136,7 +136,7 @@ func same(a, b *resolver.Answer) bool {
 // the servers have so little time for the former that fleets keep what the
 // latter get; those for one tenant make all of it anew.
 func TestHistories(t *testing.T) {
-	const histories, steps = 8, 100
+	const histories, steps = 8, 50
 	served, woken, needless, refused := 0, 0, 0, 0
 	for seed := range uint64(histories) {
 		w := newWorld(seed, 7, seed%2 == 1)

@@ -71,7 +71,7 @@ func (r *Regions) Extend(table io.Reader) (*Regions, error) {
 			break
 		} else if err != nil {
 			errs = append(errs, csvError(err))
-			break // what follows a broken quote is anyone's guess
+			break // after a broken quote nothing can be read for sure
 		}
 		line, _ := c.FieldPos(0)
 		code, p, err := readRegion(record, column)
@@ -93,7 +93,7 @@ func (r *Regions) Extend(table io.Reader) (*Regions, error) {
 // Codes returns the codes of all regions, in lower case and sorted.
 func (r *Regions) Codes() []string { return slices.Sorted(maps.Keys(r.at)) }
 
-// csvError says in dnsd's words where CSV itself is broken.
+// csvError returns a CSV syntax error with its place written as in dnsd's own errors.
 func csvError(err error) error {
 	var parse *csv.ParseError
 	if errors.As(err, &parse) {

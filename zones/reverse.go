@@ -12,8 +12,8 @@ import (
 
 const (
 	originNibbles  = 4                  // of an address, fixed by the zone's origin
-	networkNibbles = 8                  // those that follow: the network
-	freeNibbles    = 32 - originNibbles // those that a full name gives
+	networkNibbles = 8                  // after those: the network
+	freeNibbles    = 32 - originNibbles // in a full name
 )
 
 // reverse answers for a.a.d.f.ip6.arpa.: the reverse of fdaa::/16. A name of
@@ -107,9 +107,9 @@ func (l *lookup) namesAt(addr netip.Addr) [][]byte {
 }
 
 // local answers for d.f.ip6.arpa., the reverse of the locally assigned addresses
-// fd00::/8: served here, and empty apart from fdaa::/16 below it, so that no
-// question for a private address ever leaves (RFC 6303, section 4.4). The names
-// between it and a.a.d.f.ip6.arpa. exist, since that is below them.
+// fd00::/8. The zone is served here, and empty except for fdaa::/16 below it, so
+// that no question for a private address is forwarded (RFC 6303, section 4.4).
+// a.d.f.ip6.arpa. exists, because a.a.d.f.ip6.arpa. is below it.
 func (l *lookup) local() *resolver.Answer {
 	q := l.q
 	switch {

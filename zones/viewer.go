@@ -7,7 +7,7 @@ import (
 	"dnsd/resolver"
 )
 
-// Viewer returns what tells clients apart.
+// Viewer returns the resolver.Viewer of these zones.
 func (z *Zones) Viewer() resolver.Viewer { return z }
 
 // View implements resolver.Viewer. The source address alone decides: a client

@@ -1,13 +1,12 @@
 // Package zones turns the registry into names: internal., flycast., and the
 // reverse of the private networks' addresses. Each zone answers a question from
-// the client's view and one read transaction, and hands back the channels that
-// say for how long the answer holds. Nothing random and nothing of the clock is
-// in an answer that may be kept.
+// the client's view and one read transaction, and returns the channels of which
+// one closes when the answer may have changed. An answer that may be kept depends
+// neither on the clock nor on chance.
 package zones
 
 import (
 	"net/netip"
-	"time"
 
 	"dnsd/registry"
 	"dnsd/resolver"
@@ -15,7 +14,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Config is what the zones need to be told. Set once.
+// Config configures the zones. Set once.
 type Config struct {
 	TTL       uint32     // of every record, and the SOA's minimum; seconds
 	Advertise netip.Addr // the server's own IPv6 address, AAAA of internal. and flycast.; zero: none
@@ -25,12 +24,11 @@ type Config struct {
 	Region  string       // of clients whose region is not known; empty: unknown
 	Regions *Regions     // coordinates; nil: the built-in table
 
-	Version   string           // for _dnsd.internal.
-	Anonymous bool             // leaves the version and the source's name out of _dnsd.internal.
-	Now       func() time.Time // for the age in _dnsd.internal.; nil: time.Now
+	Version   string // for _dnsd.internal.
+	Anonymous bool   // leaves the version and the source's name out of _dnsd.internal.
 }
 
-// Zones are all that dnsd answers by itself. Safe for concurrent use.
+// Zones are all zones that dnsd answers from the registry. Safe for concurrent use.
 type Zones struct {
 	reg    *registry.Registry
 	cfg    Config
@@ -48,9 +46,6 @@ func New(reg *registry.Registry, cfg Config) *Zones {
 	if cfg.Regions == nil {
 		cfg.Regions = BuiltInRegions()
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
 	cfg.Region = registry.Lower(cfg.Region)
 	z := &Zones{reg: reg, cfg: cfg, inline: maxInline}
 	z.zones = []resolver.Zone{
@@ -66,8 +61,8 @@ func New(reg *registry.Registry, cfg Config) *Zones {
 // a question to the zone with the longest matching origin.
 func (z *Zones) Zones() []resolver.Zone { return z.zones }
 
-// zone is a resolver.Zone: an origin with its records, and what answers the
-// questions in it.
+// zone is a resolver.Zone: an origin with its records, and the function that
+// answers the questions in it.
 type zone struct {
 	*Zones
 	origin string
@@ -77,7 +72,7 @@ type zone struct {
 	aaaa   [][]byte // rdata of the origin's address, nil for none
 }
 
-// zone returns a zone. server is its name server, and addr the address of that
+// zone returns a zone. server is its name server; addr is that server's address
 // where it is the origin itself.
 func (z *Zones) zone(origin, server string, addr netip.Addr, answer func(*lookup) *resolver.Answer) *zone {
 	mname := dns.SplitDomainName(server)
@@ -108,8 +103,8 @@ type lookup struct {
 	watch   []<-chan struct{}
 	noStore bool
 
-	// Every loop over what a tenant may have much of counts its steps. Once
-	// there are too many, loops end early, and the incomplete answer is dropped.
+	// Every loop over what a tenant may have many of counts its steps. Once there
+	// are too many, loops end early, and the incomplete answer is dropped.
 	budget registry.Budget
 }
 
@@ -118,7 +113,7 @@ func (z *zone) Answer(q *resolver.Question) *resolver.Answer {
 	n, ok := registry.NetworkOf(q.View.Network.Addr())
 	if !ok || q.View.Network.Bits() != 48 {
 		refused := &resolver.Answer{Rcode: dns.RcodeRefused, EDE: []resolver.EDE{noNetwork}}
-		if !z.reg.Status().Synced() { // so that dnsd healthcheck can tell, wherever it asks from
+		if !z.reg.Status().Synced() { // for dnsd healthcheck, wherever it asks from
 			refused.EDE = append(refused.EDE, notReady)
 		}
 		return refused
@@ -131,8 +126,8 @@ func (z *zone) Answer(q *resolver.Question) *resolver.Answer {
 	return a
 }
 
-// open begins the look-up's transaction. It returns false while nothing was read
-// into the registry yet.
+// open begins the look-up's transaction. It returns false while the registry has
+// not been read for the first time.
 //
 // The status is read before the transaction begins: a follower applies a listing
 // and then says so, so "synced" is never older than what is read.
@@ -143,13 +138,13 @@ func (l *lookup) open() bool {
 	return l.status.Synced()
 }
 
-// What more than a step is counted for.
+// What counts for more than one step.
 const (
-	stepsRow   = 4 // of the database: what leads to it is looked at, too
-	stepsEntry = 2 // of a list, for its text
+	stepsRow   = 4 // a row of the database, with the tree nodes on the way to it
+	stepsEntry = 2 // the text of a list's entry
 )
 
-// watched passes on what a snapshot returned and keeps its channel.
+// watched returns v, which a snapshot returned with ch, and watches ch.
 func watched[T any](l *lookup, v T, ch <-chan struct{}) T {
 	l.watch = append(l.watch, ch)
 	return v
@@ -168,9 +163,8 @@ func (l *lookup) fleet(app string) *registry.Fleet {
 // wants reports whether the question can be answered with records of typ.
 func (l *lookup) wants(typ uint16) bool { return l.q.Type == typ || l.q.Type == dns.TypeANY }
 
-// records answers with data, the RRset of type typ. To ANY it answers with the
-// HINFO of RFC 8482, section 4.2: ANY is asked by amplifiers and by people who
-// wonder what a name has, and both are served by a small answer.
+// records answers with data, the RRset of type typ, and to ANY with the HINFO of
+// RFC 8482, section 4.2, so that ANY cannot be used for amplification.
 func (l *lookup) records(typ uint16, data [][]byte) *resolver.Answer {
 	a := &resolver.Answer{Type: typ, Data: data}
 	if l.q.Type == dns.TypeANY {
@@ -179,7 +173,7 @@ func (l *lookup) records(typ uint16, data [][]byte) *resolver.Answer {
 	return l.finish(a)
 }
 
-// finish completes an answer with what all answers have.
+// finish sets the fields that all answers have.
 func (l *lookup) finish(a *resolver.Answer, ede ...resolver.EDE) *resolver.Answer {
 	a.TTL, a.NoStore = l.cfg.TTL, l.noStore
 	if !l.noStore {
@@ -195,7 +189,7 @@ func (l *lookup) finish(a *resolver.Answer, ede ...resolver.EDE) *resolver.Answe
 	return a
 }
 
-// apex answers for the origin itself, which depends on no registry.
+// apex answers for the origin itself, which does not depend on the registry.
 func (l *lookup) apex() *resolver.Answer {
 	switch l.q.Type {
 	case dns.TypeSOA, dns.TypeANY:
@@ -212,6 +206,9 @@ func (l *lookup) apex() *resolver.Answer {
 
 // allAddresses answers with AAAA records that take turns at being first.
 func (l *lookup) allAddresses(data [][]byte) *resolver.Answer {
+	if !l.wants(dns.TypeAAAA) {
+		return l.otherType(dns.TypeAAAA)
+	}
 	a := l.records(dns.TypeAAAA, data)
 	if a.Type == dns.TypeAAAA {
 		a.Turns = []int{len(data)}

@@ -14,9 +14,8 @@ import (
 	"dnsd/registry/contain"
 )
 
-// applyLoop is the registry's only writer: it takes what the source sent in
-// natural batches and keeps the status. No lock is held and nothing is read
-// from outside while it works.
+// applyLoop is the registry's only writer: it applies what the source sent, in
+// batches of what is queued, and keeps the status. It holds no lock and does no I/O.
 func (f *Follower) applyLoop(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -38,15 +37,15 @@ func (f *Follower) applyLoop(ctx context.Context) {
 	}
 }
 
-// contain does a part of the apply loop's work, and reports a panic of it, which
-// must not end the loop.
+// contain does a part of the apply loop's work. A panic does not end the loop: it
+// is counted and returned.
 func (f *Follower) contain(do func()) error {
 	err := contain.Run(func() error { do(); return nil })
 	f.panics.Note(err)
 	return err
 }
 
-// offerState has the registry saved where that is due.
+// offerState has the registry saved when that is due.
 func (f *Follower) offerState() {
 	if f.saver.failed.CompareAndSwap(true, false) {
 		f.dirty = true
@@ -63,6 +62,9 @@ func (f *Follower) batch(o op) {
 	var done []chan<- error
 	for {
 		items = append(items, o.items...)
+		if o.problem != nil {
+			f.status.Problem, f.problemAt = o.problem.Error(), time.Now()
+		}
 		if o.done != nil {
 			done = append(done, o.done)
 		}
@@ -77,7 +79,8 @@ func (f *Follower) batch(o op) {
 		break
 	}
 	err := f.contain(func() {
-		f.streamed(items)
+		f.changes(items)
+		f.guard.back(objectsOf(items))
 		if o.listing != nil {
 			f.complete(o.listing)
 		}
@@ -90,8 +93,8 @@ func (f *Follower) batch(o op) {
 	}
 }
 
-// lost ends the stream of which something could not be applied, and has all
-// listed when the source is followed again, after a pause.
+// lost ends a stream of which a part could not be applied. Everything is listed
+// when the source is followed again, after a pause.
 func (f *Follower) lost(err error) {
 	f.owed.Store(true)
 	if d := f.stream.Load(); d != nil {
@@ -99,13 +102,7 @@ func (f *Follower) lost(err error) {
 	}
 }
 
-// streamed applies what came as changes, each of which decides by itself.
-func (f *Follower) streamed(items []registry.Item) {
-	f.changes(items)
-	f.guard.back(objectsOf(items))
-}
-
-// objectsOf yields the objects that items put.
+// objectsOf yields the objects that items insert or replace.
 func objectsOf(items []registry.Item) iter.Seq[registry.Object] {
 	return func(yield func(registry.Object) bool) {
 		for i := range items {
@@ -141,21 +138,18 @@ func (f *Follower) changes(items []registry.Item) int {
 	return n
 }
 
-// take does what an item calls for beside its being applied.
+// take does all that an item needs except applying it: it settles what the guard
+// holds of the object, and counts and logs what cannot be used.
 func (f *Follower) take(item *registry.Item, named keeper, logged *int) {
 	if item.Err == nil {
 		f.guard.decided(item)
 	}
-	var source *sourceError
 	err := trouble(item)
-	switch {
-	case err == nil:
+	switch err {
+	case nil:
 		delete(f.rejected, item.About())
 		return
-	case err == errTold:
-		return
-	case errors.As(err, &source):
-		f.status.Problem, f.problemAt = source.Error(), time.Now()
+	case errTold:
 		return
 	}
 	f.panics.Note(err)
@@ -169,9 +163,9 @@ func (f *Follower) take(item *registry.Item, named keeper, logged *int) {
 	}
 }
 
-// apply makes changes as one transaction and returns how many objects changed.
-// Where one of them makes the registry panic, the transaction is undone, and they
-// are made in halves, until that one is found and left out.
+// apply applies items as one transaction and returns how many objects changed. If
+// one of them makes the registry panic, the transaction is undone, and the items
+// are applied in halves until that one is found and left out.
 func (f *Follower) apply(items []registry.Item) (n int) {
 	err := contain.Run(func() error { n = f.reg.Apply(items); return nil })
 	if err == nil {
@@ -189,8 +183,8 @@ func (f *Follower) apply(items []registry.Item) (n int) {
 
 const (
 	// maxLogged is how many unusable objects of one transaction are logged one
-	// by one: a mistake in an app's network rejects its thousand machines too,
-	// and the first few lines say what all of them would.
+	// by one. A mistake in an app's network rejects its thousand machines too, and
+	// the first few lines show it.
 	maxLogged = 20
 
 	// maxReasons bounds the memory of reasons already logged; beyond it a
@@ -198,9 +192,8 @@ const (
 	maxReasons = 10_000
 )
 
-// errTold stands for a note that was told when its object was listed, where the
-// object stood in the source.
-var errTold = errors.New("told already")
+// errTold takes the place of a note that was logged while its object was listed.
+var errTold = errors.New("logged already")
 
 // partError is why an object is used in part.
 type partError struct{ error }
@@ -226,7 +219,7 @@ func (f *Follower) logTrouble(item *registry.Item, err error) {
 	case isPart(err):
 		msg, level = "an object of the registry's source is used in part", slog.LevelWarn
 	case key.Name == "" && key.ID == "":
-		msg = "an object of the registry's source cannot be used, nor can be told which it is"
+		msg = "an object of the registry's source cannot be used, and does not say which it is"
 	}
 	f.log.Log(context.Background(), level, msg, "object", key.String(), "where", item.Where, "reason", err)
 }
@@ -240,7 +233,7 @@ func (f *Follower) reject(item *registry.Item, err error) bool {
 	} else {
 		f.stats.rejected[logKey.Kind].Add(1)
 	}
-	if logKey.Name == "" { // not even its name could be read: tell them apart by their place
+	if logKey.Name == "" { // those without a name are told apart by their place
 		logKey.ID = item.Where
 	}
 	if f.rejected[logKey] == reason {
@@ -253,9 +246,8 @@ func (f *Follower) reject(item *registry.Item, err error) bool {
 	return true
 }
 
-// complete applies a complete listing as one transaction: what it has, and the
-// loss of what it lacks or has in a state of fewer answers, unless the sweep
-// guard holds that back.
+// complete applies a complete listing as one transaction: what it has, and its
+// losses, unless the sweep guard holds them back.
 func (f *Follower) complete(l *listing) {
 	now, doubted := time.Now(), l.doubt != ""
 	var sizes [registry.Classes]int
@@ -279,13 +271,12 @@ func (f *Follower) complete(l *listing) {
 	f.doubt(l.doubt)
 	if !doubted {
 		f.logHeld(sizes)
-		f.dirty = true // a listing is saved even where it changed nothing: it is proven
+		f.dirty = true // the state is saved even if nothing changed: it is newer
 		f.status.SyncedAt, f.status.State = now, registry.Live
 	}
 }
 
-// logHeld says loudly what is held back: of each class once, and again when it
-// has doubled.
+// logHeld logs what is held back: each class once, and again when it has doubled.
 func (f *Follower) logHeld(sizes [registry.Classes]int) {
 	for c, n := range f.guard.counts {
 		if n > 2*f.loud[c] {
@@ -298,10 +289,10 @@ func (f *Follower) logHeld(sizes [registry.Classes]int) {
 	}
 }
 
-// itemsOf returns what a listing that has been judged changes, and how many
-// objects it removes.
+// itemsOf returns the changes that a listing makes after the guard has judged its
+// losses, and how many objects they remove.
 func (f *Follower) itemsOf(l *listing, view *registry.Snapshot, losses map[registry.Key]loss, rest []registry.Key) (items []registry.Item, removed int) {
-	items = make([]registry.Item, 0, len(l.puts)+len(rest)+len(l.late))
+	items = slices.Grow(items, len(l.puts)+len(rest)+len(l.late))
 	for _, o := range l.changedSince(view, losses) { // before puts, which are newer
 		items = append(items, registry.Put(o))
 	}
@@ -333,7 +324,7 @@ func (f *Follower) itemsOf(l *listing, view *registry.Snapshot, losses map[regis
 	return append(items, l.late...), removed
 }
 
-// doubt notes why the last listing may lack what is there, if it may.
+// doubt notes why the last listing may be incomplete; empty: it is not.
 func (f *Follower) doubt(why string) {
 	switch old := f.status.Doubt; {
 	case why != "" && old == "":
@@ -345,8 +336,8 @@ func (f *Follower) doubt(why string) {
 	f.status.Doubt = why
 }
 
-// releaseHeld lets go of all that is held back. Who asks for that vouches for the
-// last listing, so that a registry which waits for one without doubt is ready.
+// releaseHeld makes all changes that are held back. The operator confirms the last
+// listing by it: a registry that waits for a listing without doubt becomes live.
 func (f *Follower) releaseHeld(why string) {
 	ready := false
 	if s := &f.status; s.Doubt != "" && (s.State == registry.Listing || s.State == registry.Cached) {
@@ -413,10 +404,10 @@ func (f *Follower) updateStatus(now time.Time) {
 	f.reg.SetStatus(*s)
 }
 
-// relist ends the stream where everything is to be listed again: it is time, or
-// owed, or the guard waits for a second opinion. A source that doubts itself is
-// waited for instead. A listing that is under way is let end: to begin it again
-// would be to never end it, where it takes longer than the guard's pause.
+// relist ends the stream when everything is to be listed again: because it is
+// time, something was lost, or the guard waits for a second opinion. It leaves alone
+// a source that doubts its listing, and a listing under way: one that takes longer
+// than guardHold would never end.
 func (f *Follower) relist(now time.Time) {
 	d := f.stream.Load()
 	if d == nil || !d.streaming.Load() { // which is set after the listing has been judged

@@ -20,21 +20,21 @@ const (
 	// the last.
 	batchItems = 500
 
-	// queueOps bounds what a source may be ahead of the registry. It only has
-	// to cover the time of one transaction.
+	// queueOps is how many calls a source may be ahead of the registry: enough
+	// for the time of one transaction.
 	queueOps = 1024
 
 	// The pause before following again is drawn evenly from zero to a bound
 	// that doubles (full jitter), so that ten thousand hosts do not come back
-	// to a recovering cluster at once. It starts anew after healthyAfter, or see
-	// FollowerConfig.OwnHost.
+	// to a recovering cluster at once. It starts over after healthyAfter; see also
+	// Config.OwnHost.
 	backoffMin   = 500 * time.Millisecond
 	backoffMax   = 30 * time.Second
-	backoffOwn   = 5 * time.Second // where nobody else comes back
+	backoffOwn   = 5 * time.Second // of a source that serves only this host
 	healthyAfter = 2 * time.Minute
 
-	// relistEvery is how often everything is listed again, to mend whatever a
-	// stream lost; spread by a fifth each way, for the same reason.
+	// relistEvery is how often everything is listed again, to repair whatever a
+	// stream lost; it varies by a fifth each way, for the same reason.
 	relistEvery = 15 * time.Minute
 
 	// tick is how often the apply loop looks at the clock: staleness is
@@ -42,15 +42,14 @@ const (
 	tick = time.Second
 )
 
-// Config is what a follower needs to be told. The zero value of a field
-// means its default.
+// Config configures a follower. The zero value of a field means its default.
 type Config struct {
 	StaleAfter time.Duration // silence after which answers say that they may be stale; default 1 min
 	StateDir   string        // where the last known state is kept; empty: nowhere
 	Log        *slog.Logger  // default: discard
 
-	// OwnHost says that the source is an agent of this host, which no other
-	// host waits for: the pauses stay short, and start anew once it has answered.
+	// OwnHost says that the source is an agent on this host, which serves no
+	// other: the pauses stay short, and start over once it has answered.
 	OwnHost bool
 }
 
@@ -76,7 +75,7 @@ type Follower struct {
 	rejected  map[registry.Key]string // reasons already logged
 	dirty     bool                    // the registry has changed since it was last saved
 
-	answered bool // the source has, in this call of Follow; owned by whoever is in Follow
+	answered bool // the source has sent something in this call of Follow; owned by its goroutine
 
 	// Written by one goroutine each, read by the collector.
 	stats followerStats
@@ -101,7 +100,8 @@ type followerStats struct {
 type op struct {
 	items   []registry.Item
 	listing *listing     // complete; nil for changes
-	done    chan<- error // has room for one: the op is applied, or is not and why; may be nil
+	problem error        // what the source failed with; nil: it did not
+	done    chan<- error // gets nil when the op is applied, or why it is not; has room for one; may be nil
 }
 
 // New returns a follower of src for reg; Run starts it.
@@ -164,7 +164,7 @@ var errRelist = errors.New("time to list again")
 
 // follow runs the source, again and again, until ctx ends.
 func (f *Follower) follow(ctx context.Context) {
-	// A stream may be resumed only behind a complete listing: one that was due
+	// A stream may be resumed only after a complete listing: one that was due
 	// and broke off is still due.
 	bound, resume := backoffMin, false
 	for ctx.Err() == nil {
@@ -189,7 +189,10 @@ func (f *Follower) follow(ctx context.Context) {
 		}
 		f.stats.reconnects.Add(1)
 		f.log.Warn("the registry's source broke off; following it again", "source", f.src, "err", err, "pause", pause)
-		f.problem(ctx, err)
+		select {
+		case f.ops <- op{problem: err}:
+		case <-ctx.Done():
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -210,7 +213,7 @@ func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, er
 	defer f.stream.Store(nil)
 	err = contain.Run(func() error { return f.src.Follow(ctx, d, resume) })
 	if errors.As(err, new(*contain.Error)) {
-		d.listed = false // where it stood, and whether it still knows, is not to be trusted
+		d.listed = false // the source may not know what it has sent
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return d.listed, cause
@@ -221,28 +224,17 @@ func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, er
 	return d.listed, err
 }
 
-// problem tells the apply loop, which owns the status, what the source failed with.
-func (f *Follower) problem(ctx context.Context, err error) {
-	select {
-	case f.ops <- op{items: []registry.Item{{Err: &sourceError{err}}}}:
-	case <-ctx.Done():
-	}
-}
-
-// sourceError travels to the apply loop in place of a rejected object.
-type sourceError struct{ error }
-
 // feed is what the source writes to. It lives for one call of Follow.
 type feed struct {
 	f       *Follower
 	listing *listing // under way; nil: none
 	listed  bool     // the last one that was completed was whole
 
-	// Set once, for the apply loop, which ends a stream to have everything listed.
+	// Set once. The apply loop ends a stream to have everything listed again.
 	end   context.CancelCauseFunc
-	until time.Time // when it is time for that
+	until time.Time // when that is due
 
-	streaming atomic.Bool // no listing is under way or still to begin; for the apply loop too
+	streaming atomic.Bool // no listing is under way or still to begin; read by the apply loop too
 }
 
 func (d *feed) send(ctx context.Context, o op) error {
@@ -269,10 +261,6 @@ func (d *feed) await(ctx context.Context, o op) error {
 	}
 }
 
-// errListedDelete is why a deletion is rejected in the middle of a listing: what is
-// not there is not listed.
-var errListedDelete = errors.New("it is deleted in the middle of a listing")
-
 // List implements Feed.
 func (d *feed) List(ctx context.Context, items []registry.Item) error {
 	if d.listing == nil {
@@ -288,12 +276,12 @@ func (d *feed) List(ctx context.Context, items []registry.Item) error {
 	for i := range items {
 		item := items[i] // the slice is the caller's
 		if item.Object == nil && item.Err == nil {
-			item.Err = errListedDelete
+			item.Err = errors.New("it is deleted in the middle of a listing") // where it should just be missing
 		}
 		if err := contain.Run(func() error { d.listing.add(&item); return nil }); err != nil {
 			item = registry.Reject(registry.Key{}, item.Where, err)
 		}
-		if err := trouble(&item); err != nil { // which is told at once, and of an object no more than that
+		if err := trouble(&item); err != nil { // logged now; the object waits for the end of the listing
 			rejected = append(rejected, registry.Item{Key: item.About(), Err: err, Where: item.Where})
 		}
 	}

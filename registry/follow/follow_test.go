@@ -110,6 +110,7 @@ func fleetOf(t testing.TB, n int) []registry.Item {
 
 func TestFollowListsThenChanges(t *testing.T) {
 	var changed chan []registry.Item
+	ended := false
 	src := &script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
 		if err := errors.Join(feed.List(ctx, fleetOf(t, 2)), feed.List(ctx, fleetOf(t, 3)), feed.Listed(ctx, "")); err != nil {
 			return err
@@ -117,6 +118,8 @@ func TestFollowListsThenChanges(t *testing.T) {
 		for {
 			select {
 			case <-ctx.Done():
+				time.Sleep(time.Second)
+				ended = true
 				return ctx.Err()
 			case items := <-changed:
 				if err := feed.Change(ctx, items); err != nil {
@@ -147,7 +150,9 @@ func TestFollowListsThenChanges(t *testing.T) {
 			t.Errorf("%d machines %v after the change, want 2 at once", r.Count(registry.KindMachine), time.Since(began))
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil || !ended {
+			t.Errorf("Run returned %v, after the source had: %t", err, ended)
+		}
 	})
 }
 
@@ -275,6 +280,7 @@ func TestBackOffGrowsAndStaysBelowHalfAMinute(t *testing.T) {
 func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 	bad := registry.Reject(registrytest.Machine(t, "m0001").Key(), "line 7, column 3", errors.New("state is missing"))
 	nameless := registry.Reject(registry.Key{Kind: registry.KindMachine}, "line 9, column 1", errors.New("id is missing"))
+	another := registry.Reject(nameless.Key, "line 10, column 1", nameless.Err)
 	elsewhere := registry.Reject(registry.Key{Kind: registry.KindMachine, Name: "web", ID: "m0002", AnyNetwork: true}, "line 11, column 1", errors.New("network is missing"))
 	lost := registry.Reject(registry.Key{Kind: registry.KindMachine, Name: "db", AnyNetwork: true}, "line 13, column 1", errors.New("machines is no list"))
 	var now world
@@ -283,7 +289,7 @@ func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 	now.set(append(fleetOf(t, 4), registry.Put(registrytest.Machine(t, "d1", registrytest.InApp("db"))), registry.Put(registrytest.Machine(t, "d2", registrytest.InApp("db")))))
 	follow(t, src, Config{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *registry.Registry, f *Follower) {
 		for range 3 {
-			now.set([]registry.Item{registry.Put(registrytest.Machine(t, "m0003")), bad, nameless, elsewhere, lost})
+			now.set([]registry.Item{registry.Put(registrytest.Machine(t, "m0003")), bad, nameless, another, elsewhere, lost})
 			f.owed.Store(true)
 			pass(time.Second)
 		}
@@ -293,12 +299,12 @@ func TestRejectedObjectKeepsItsVersion(t *testing.T) {
 		if f, _ := r.Snapshot().Fleet(registrytest.Network(t, "fdaa:0:18::/48"), "db"); f == nil || registrytest.IDs(f.Deployed()) != "[d1 d2]" {
 			t.Error("an app whose machines could not be read has lost some")
 		}
-		if n := f.stats.rejected[registry.KindMachine].Load(); n != 12 {
-			t.Errorf("%d rejections counted, want 12", n)
+		if n := f.stats.rejected[registry.KindMachine].Load(); n != 15 {
+			t.Errorf("%d rejections counted, want 15", n)
 		}
 	})
-	if n := strings.Count(log.String(), "cannot be used"); n != 4 {
-		t.Errorf("%d rejections logged, want each of four once:\n%s", n, log.String())
+	if n, nameless := strings.Count(log.String(), "cannot be used"), strings.Count(log.String(), "does not say which it is"); n != 5 || nameless != 2 {
+		t.Errorf("%d rejections logged, want each of five once, and two that do not say of what:\n%s", n, log.String())
 	}
 }
 

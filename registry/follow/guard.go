@@ -10,15 +10,14 @@ import (
 const (
 	// A listing that takes away more than guardMin objects and more than it
 	// leaves is more often a mistake (an empty prefix, a wrong table, a state
-	// misread for all, a store restored to the wrong day) than the truth: the
-	// guard asks twice.
+	// misread for all, a store restored to the wrong day) than the truth: a second
+	// listing must confirm it.
 	guardMin = 20
 
-	// guardHold is how long after the first listing that lacked an object the
-	// second opinion may begin at the earliest. What other listings have taken
-	// away counts against the next one for as long, so that many small steps are
-	// no way around the guard; after that any further listing is the second
-	// opinion on them.
+	// guardHold is the least time between the first listing that lacks an object
+	// and the beginning of another one that confirms the loss. What listings have
+	// taken away counts towards the losses of the next one for as long, so that
+	// many small steps are no way around the guard.
 	guardHold = 30 * time.Second
 )
 
@@ -51,11 +50,11 @@ type guard struct {
 }
 
 // judge decides on all losses of a complete listing, which began at a given
-// time: afterwards those in g.held are not to be made, all others are. It returns
-// the ones that are no sweep, to be noted when they are made. sizes says how much
-// answers hold before it.
+// time: afterwards those in g.held are held back, and all others are to be made.
+// It returns those that need no confirmation, to be noted when they are made.
+// sizes is how much answers held before the listing.
 func (g *guard) judge(losses map[registry.Key]loss, sizes [registry.Classes]int, began, now time.Time, doubted bool) (pass []registry.Key) {
-	const all = registry.Classes // what the classes come to together
+	const all = registry.Classes // the sum of the classes
 	var gone, left [registry.Classes + 1]int
 	copy(left[:], sizes[:])
 	for key, p := range g.passed {
@@ -122,16 +121,15 @@ func (g *guard) note(pass []registry.Key, losses map[registry.Key]loss, now time
 	}
 }
 
-// expire lets go of what is remembered of passed losses when none of it counts
-// any longer.
+// expire forgets the passed losses when none of them counts any longer.
 func (g *guard) expire(now time.Time) {
 	if now.Sub(g.newest) >= guardHold {
 		g.passed = nil
 	}
 }
 
-// back forgets of the passed losses those that objects undo. Of several versions
-// of one the last counts.
+// back forgets the passed losses that objects undo. Of several versions of an
+// object the last counts.
 func (g *guard) back(objects iter.Seq[registry.Object]) {
 	if len(g.passed) == 0 {
 		return
@@ -149,19 +147,16 @@ func (g *guard) back(objects iter.Seq[registry.Object]) {
 	}
 }
 
-// decided forgets what an item that is about to be applied decides by itself.
+// decided drops the held loss of an object that a change decides on.
 func (g *guard) decided(item *registry.Item) {
 	if len(g.held) > 0 {
 		g.drop(item.About())
 	}
 }
 
-// spare forgets what is held of objects that the source names without their
-// being usable: they are there.
+// spare drops the held losses of objects that the source has named and that
+// cannot be used: they exist.
 func (g *guard) spare(named keeper) {
-	if len(named) == 0 {
-		return
-	}
 	for key, l := range g.held {
 		if named.has(l.old) {
 			g.drop(key)
@@ -179,8 +174,8 @@ func (g *guard) drop(key registry.Key) {
 	}
 }
 
-// take returns the held losses as changes and holds none any more. What was let
-// through before is vouched for as well.
+// take returns the held losses as changes, and forgets them and the passed ones:
+// an operator has confirmed both.
 func (g *guard) take() []registry.Item {
 	items := make([]registry.Item, 0, len(g.held))
 	for key, l := range g.held {

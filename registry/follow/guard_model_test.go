@@ -341,13 +341,13 @@ func (d dice) changes() []registry.Item {
 // lost but by two listings half a minute apart, a release or a change.
 func TestGuardFollowsItsModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
-	for n := range uint64(8) {
+	for n := range uint64(5) {
 		d := dice{rand.New(rand.NewPCG(seed, n)), t}
 		src := newPuppet(d.listing())
 		follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, f *Follower) {
 			m := newModel(t)
 			heldMost := 0
-			for step := range 400 {
+			for step := range 250 {
 				what := "waits"
 				switch d.IntN(12) {
 				case 0, 1, 2, 3:

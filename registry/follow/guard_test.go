@@ -258,6 +258,10 @@ func TestEachClassIsJudgedByItself(t *testing.T) {
 		g.lists()
 		g.expect("twenty in all", [registry.Classes]int{}, [registry.Classes]int{})
 	})
+	guarding(t, few[:21], func(g *guarded) {
+		g.lists()
+		g.expect("one more", [registry.Classes]int{15, 6}, [registry.Classes]int{15, 6})
+	})
 }
 
 // Every key has its own half minute.
@@ -301,6 +305,9 @@ func TestASecondOpinionMustBegin(t *testing.T) {
 		g.expect("a listing that began too early", [registry.Classes]int{100}, [registry.Classes]int{100})
 		pass(time.Minute)
 		g.expect("one that began in time", [registry.Classes]int{}, [registry.Classes]int{})
+		if g.calls() != 2 {
+			t.Errorf("followed %d times: a listing under way was begun again", g.calls())
+		}
 	})
 }
 
@@ -413,20 +420,22 @@ func TestChangesAreNotGuarded(t *testing.T) {
 		}
 	})
 	// What a change brings back is no longer lost.
-	for name, back := range map[string]func(g *guarded){
-		"by a change": func(g *guarded) { g.change(t, all[30:50]...) },
-		"during a listing": func(g *guarded) {
+	for name, back := range map[string]func(g *guarded, left int){
+		"by a change": func(g *guarded, left int) { g.change(t, all[left:40]...) },
+		"during a listing": func(g *guarded, left int) {
 			g.pull(t, func(ctx context.Context, feed Feed) error {
-				return errors.Join(feed.List(ctx, all[:30]), feed.Change(ctx, all[30:50]), feed.Listed(ctx, ""))
+				return errors.Join(feed.List(ctx, all[:left]), feed.Change(ctx, all[left:40]), feed.Listed(ctx, ""))
 			})
 		},
 	} {
-		guarding(t, all[:50], func(g *guarded) {
-			g.lists(all[:30])
-			back(g)
-			g.lists(all[20:50])
-			g.expect("twenty were lost and came back "+name, [registry.Classes]int{30}, [registry.Classes]int{})
-		})
+		for _, left := range []int{20, 39} {
+			guarding(t, all[:40], func(g *guarded) {
+				g.lists(all[:left])
+				back(g, left)
+				g.lists(all[20:40])
+				g.expect(fmt.Sprint("all but ", left, " were lost and came back ", name), [registry.Classes]int{20}, [registry.Classes]int{})
+			})
+		}
 	}
 	// Also where it comes while the listing is under way.
 	guarding(t, all, func(g *guarded) {
@@ -476,27 +485,6 @@ func TestAHeldObjectThatComesBackUnusableStays(t *testing.T) {
 	}
 }
 
-// The state of a machine is held like its removal, through a listing under way.
-func TestReleaseOfStatesDuringAListing(t *testing.T) {
-	all, stopped := running(t, 100), running(t, 100, registrytest.InState("stopped"))
-	guarding(t, all, func(g *guarded) {
-		g.lists(stopped)
-		g.pull(t, func(ctx context.Context, feed Feed) error {
-			if err := feed.List(ctx, all); err != nil {
-				return err
-			}
-			g.f.Release()
-			time.Sleep(time.Second)
-			if got := answering(g.r); got[registry.StartedMachines] != 0 {
-				t.Errorf("released, and %d machines are still started", got[registry.StartedMachines])
-			}
-			return feed.Listed(ctx, "")
-		})
-		pass(2 * time.Second)
-		g.expect("the listing that was under way had them started", [registry.Classes]int{100}, [registry.Classes]int{})
-	})
-}
-
 // Of a machine that a listing has twice the last version counts.
 func TestListedTwiceIsJudgedByTheLast(t *testing.T) {
 	all, stopped := running(t, 100), running(t, 100, registrytest.InState("stopped"))
@@ -524,31 +512,41 @@ func TestASweepIsLoggedOnce(t *testing.T) {
 		for n := 100; n > 0; n -= 10 {
 			src.list(t, slices.Concat(all[:n], guests[:89]), "")
 		}
+		src.list(t, slices.Concat(all[:1], guests[:87]), "")
 		src.list(t, all[:1], "")
 		src.list(t, slices.Concat(all, guests), "")
-		src.list(t, guests, "") // another day
+		src.list(t, guests[:89], "") // another day
 	})
-	for _, want := range []string{
-		`what="started machines" held=400 of=500 source=puppet://`,
-		`what="started machines" held=500 of=500 source=puppet://`,
-		`what=peers held=1 of=90 source=puppet://`, `what=peers held=90 of=90 source=puppet://`,
+	for want, times := range map[string]int{
+		`what="started machines" held=400 of=500 source=puppet://`: 1,
+		`what="started machines" held=500 of=500 source=puppet://`: 1,
+		`what=peers held=1 of=90 source=puppet://`:                 2,
+		`what=peers held=3 of=90 source=puppet://`:                 1,
+		`what=peers held=90 of=90 source=puppet://`:                1,
 	} {
-		if n := strings.Count(log.String(), want); n != 1 {
-			t.Errorf("%q is logged %d times, want once", want, n)
+		if n := strings.Count(log.String(), want); n != times {
+			t.Errorf("%q is logged %d times, want %d", want, n, times)
 		}
 	}
-	if n := strings.Count(log.String(), "level=ERROR"); n != 4 || strings.Count(log.String(), "SIGUSR1 lets it go") != 4 {
-		t.Errorf("%d errors, want 4, with what to do:\n%s", n, log)
+	if n := strings.Count(log.String(), "level=ERROR"); n != 6 || strings.Count(log.String(), "SIGUSR1 lets it go") != 6 {
+		t.Errorf("%d errors, want 6, with what to do:\n%s", n, log)
 	}
 }
 
-func TestReleaseOfNothingSaysSo(t *testing.T) {
+func TestAReleaseIsLogged(t *testing.T) {
 	log := &bytes.Buffer{}
-	follow(t, newPuppet(running(t, 3)), Config{Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
+	src := newPuppet(running(t, 30))
+	follow(t, src, Config{Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
 		f.Release()
 		pass(time.Second)
+		if !strings.Contains(log.String(), "nothing is held back") || strings.Contains(log.String(), "level=WARN") {
+			t.Errorf("of nothing: %s", log)
+		}
+		src.list(t, nil, "")
+		f.Release()
+		pass(time.Second)
+		if !strings.Contains(log.String(), `msg="what was held back is let through" objects=30 by=SIGUSR1`) {
+			t.Errorf("of 30 machines: %s", log)
+		}
 	})
-	if !strings.Contains(log.String(), "nothing is held back") || strings.Contains(log.String(), "level=WARN") {
-		t.Error(log)
-	}
 }

@@ -29,8 +29,8 @@ type app struct {
 
 func appOf(key registry.Key) app { return app{key.Network, key.Name} }
 
-// listedFleet marks what a listing has named of a fleet that was known when it
-// began.
+// listedFleet marks what a listing has named of a fleet that was known when the
+// listing began.
 type listedFleet struct {
 	fleet *registry.Fleet
 	named bool     // the app object itself
@@ -75,8 +75,8 @@ func (l *listing) add(item *registry.Item) {
 		l.rejected = append(l.rejected, key)
 		return
 	}
-	// An object named twice is put even where it is what is known, because the
-	// one before may have differed: the last one wins.
+	// An object named twice is put even if it is what is known, because the first
+	// one may have differed: the last one wins.
 	unchanged := false
 	switch key.Kind {
 	case registry.KindMachine:
@@ -87,7 +87,7 @@ func (l *listing) add(item *registry.Item) {
 			unchanged = !f.named && f.fleet.Registered() && f.fleet.Name() == item.Object.(*registry.App).Name
 			f.named = true
 		}
-	default: // few: those that are unchanged are found to be so when they are applied
+	default: // few: whether they are unchanged is found out when they are applied
 		l.others[key] = struct{}{}
 	}
 	if !unchanged {
@@ -95,11 +95,11 @@ func (l *listing) add(item *registry.Item) {
 	}
 }
 
-// keeper holds the keys of objects that the source named without their being
-// usable: of those the versions known before stay. An object is known by what
-// could be read of it: a machine or a flycast address by its id, whatever its app
-// was to be, in any network where that could not be read; a peer by its name or
-// its address; an app by its name. A machine without id keeps all of its app.
+// keeper holds the keys of objects that the source named and that cannot be used:
+// the versions known before stay. A machine or a flycast address is recognized by
+// its id, whatever its app, and in any network if that could not be read; a peer by
+// its name or its address; an app by its name. A machine without an id keeps all
+// machines of its app.
 type keeper map[registry.Key]struct{}
 
 func (k keeper) add(key registry.Key) {
@@ -127,20 +127,18 @@ func (k keeper) has(o registry.Object) bool {
 	for _, named := range [...]registry.Key{
 		{Kind: key.Kind, Network: key.Network, ID: id},
 		{Kind: key.Kind, Network: key.Network, Name: key.Name},
+		{Kind: key.Kind, AnyNetwork: true, ID: id},
+		{Kind: key.Kind, AnyNetwork: true, Name: key.Name},
 	} {
-		anywhere := registry.Key{Kind: named.Kind, Name: named.Name, ID: named.ID, AnyNetwork: true}
-		for _, named := range [...]registry.Key{named, anywhere} {
-			if _, ok := k[named]; ok {
-				return true
-			}
+		if _, ok := k[named]; ok {
+			return true
 		}
 	}
 	return false
 }
 
 // losses returns what the listing takes away from answers, by key, and the keys
-// of what it lacks besides, which is in none. What changes that arrived later
-// decide on is their affair.
+// of what else it lacks. Objects that later changes decide on are left out.
 func (l *listing) losses(v *registry.Snapshot) (losses map[registry.Key]loss, rest []registry.Key) {
 	losses = map[registry.Key]loss{}
 	l.worse(v, losses)
@@ -170,8 +168,8 @@ func (l *listing) losses(v *registry.Snapshot) (losses map[registry.Key]loss, re
 	return losses, rest
 }
 
-// worse adds the machines that the listing has in a class of fewer answers. Of
-// one that is listed twice the last version counts.
+// worse adds the machines that the listing has in a class of fewer answers. Of a
+// machine that is listed twice the last version counts.
 func (l *listing) worse(v *registry.Snapshot, losses map[registry.Key]loss) {
 	var fleet *registry.Fleet
 	var of app
@@ -205,7 +203,7 @@ func (l *listing) worse(v *registry.Snapshot, losses map[registry.Key]loss) {
 }
 
 // absent calls lacks with every object that the registry holds and the listing
-// has not named, but for those that came after it began.
+// has not named, except those that came after it began.
 func (l *listing) absent(v *registry.Snapshot, lacks func(registry.Object)) {
 	v.EachFleet(func(f *registry.Fleet) bool {
 		listed := l.fleet(app{f.Network(), registry.Lower(f.Name())})
@@ -236,9 +234,9 @@ func (l *listing) absent(v *registry.Snapshot, lacks func(registry.Object)) {
 	v.Each(registry.KindAddress, other)
 }
 
-// changedSince returns what the listing found unchanged and what is no longer so:
-// losses that were held have been let through meanwhile. What the listing has as
-// another version may be among it, but none of its own losses.
+// changedSince returns the objects that the listing found unchanged and that have
+// changed since, because held losses were let through. Objects of which the listing
+// has another version may be among them, but none of its losses.
 func (l *listing) changedSince(v *registry.Snapshot, losses map[registry.Key]loss) []registry.Object {
 	var gone []registry.Object
 	for key, listed := range l.fleets {

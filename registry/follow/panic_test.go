@@ -60,6 +60,9 @@ func TestAPanicCostsOneObject(t *testing.T) {
 				if s := r.Status(); s.State != registry.Live || src.calls() != 1 {
 					t.Errorf("%s, followed %d times", s.State, src.calls())
 				}
+				if n := g.metric("dnsd_registry_changes_total", ""); n != 61 {
+					t.Errorf("%v changes are counted, want 61", n)
+				}
 				if n := g.metric("dnsd_registry_panics_total", ""); n != 6 {
 					t.Errorf("%v panics are counted, want two in each of three rounds", n)
 				}

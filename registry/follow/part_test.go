@@ -68,5 +68,3 @@ func TestMachineUsedInPart(t *testing.T) {
 		check("over the bound again", "started", 6, 2)
 	})
 }
-
-// fleetWith returns n machines with the same metadata, each holding its own.

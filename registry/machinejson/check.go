@@ -2,6 +2,7 @@ package machinejson
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"dnsd/registry"
@@ -29,51 +30,47 @@ type Problem struct {
 	Text         string
 }
 
+// Error implements error.
+func (p *Problem) Error() string {
+	return fmt.Sprintf("line %d, column %d: %s", p.Line, p.Column, p.Text)
+}
+
 // Check reads a registry file as Parse does and sums it up.
 func Check(data []byte) Report {
-	p := newParser(data)
-	if err := p.file(); err != nil {
-		whole := err.(*fileError) // it fails with no other
-		return Report{Problems: []Problem{{whole.line, whole.column, whole.text}}, Unusable: true}
-	}
-	r := Report{States: map[string]int{}, Problems: p.problems}
+	r := Report{States: map[string]int{}}
 	networks := map[registry.Network]*NetworkReport{}
-	for i := range p.items {
-		o := p.items[i].Object
-		if o == nil {
-			continue
+	p := newParser(data, func(items []registry.Item) error {
+		for i := range items {
+			if o := items[i].Object; o != nil {
+				r.count(o, networks)
+			}
 		}
-		key := o.Key()
-		r.Objects[key.Kind]++
-		n := networks[key.Network]
-		if n == nil {
-			n = &NetworkReport{Network: key.Network}
-			networks[key.Network] = n
-		}
-		n.Objects[key.Kind]++
-		if m, ok := o.(*registry.Machine); ok {
-			r.States[m.State]++
-		}
+		return nil
+	})
+	if err := p.file(); err != nil {
+		return Report{Problems: []Problem{*err.(*Problem)}, Unusable: true} // it fails with no other
 	}
 	for _, n := range networks {
 		r.Networks = append(r.Networks, *n)
 	}
 	slices.SortFunc(r.Networks, func(a, b NetworkReport) int { return cmp.Compare(a.Network, b.Network) })
+	r.Problems = p.problems
 	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
 	return r
 }
 
-// rejectedName names a rejected object in a report, as far as it has a name.
-func rejectedName(k registry.Key) string {
-	switch {
-	case k.Name == "" && k.ID == "":
-		return k.Kind.String()
-	case k.Name == "":
-		return k.Kind.String() + " " + k.ID
-	case k.ID == "":
-		return k.Kind.String() + " " + k.Name
+func (r *Report) count(o registry.Object, networks map[registry.Network]*NetworkReport) {
+	key := o.Key()
+	n := networks[key.Network]
+	if n == nil {
+		n = &NetworkReport{Network: key.Network}
+		networks[key.Network] = n
 	}
-	return k.Kind.String() + " " + k.Name + "/" + k.ID
+	r.Objects[key.Kind]++
+	n.Objects[key.Kind]++
+	if m, ok := o.(*registry.Machine); ok {
+		r.States[m.State]++
+	}
 }

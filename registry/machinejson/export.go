@@ -18,8 +18,16 @@ func Export(w io.Writer, v *registry.Snapshot) error {
 	e := &exporter{w: bufio.NewWriterSize(w, 64<<10)}
 	e.encoder = json.NewEncoder(&e.line)
 	e.encoder.SetEscapeHTML(false) // the file is read by people, not by browsers
-	e.apps(v)
-	for _, m := range e.machines {
+	var loose []*registry.Machine  // of apps that are not registered
+	v.EachFleet(func(f *registry.Fleet) bool {
+		if f.Registered() {
+			e.app(f, v)
+		} else {
+			loose = append(loose, f.Machines()...)
+		}
+		return e.err == nil
+	})
+	for _, m := range loose {
 		e.element("machines", jsonOf(m))
 	}
 	v.Each(registry.KindPeer, func(o registry.Object) bool {
@@ -27,9 +35,13 @@ func Export(w io.Writer, v *registry.Snapshot) error {
 		e.element("peers", peerJSON{Name: p.Name, Network: p.Network.String(), PrivateIP: p.Addr.String(), Region: p.Region})
 		return e.err == nil
 	})
-	for _, a := range e.addresses {
-		e.element("addresses", addressJSON{App: a.App, Network: a.Network.String(), Address: a.Addr.String()})
-	}
+	v.Each(registry.KindAddress, func(o registry.Object) bool {
+		a := o.(*registry.Address)
+		if f, _ := v.Fleet(a.Network, registry.Lower(a.App)); f == nil || !belongs(a, f) {
+			e.element("addresses", addressJSON{App: a.App, Network: a.Network.String(), Address: a.Addr.String()})
+		}
+		return e.err == nil
+	})
 	if e.list == "" {
 		e.print("{\n\"apps\": [")
 	}
@@ -44,9 +56,6 @@ type exporter struct {
 	line    bytes.Buffer
 	encoder *json.Encoder // into line
 	list    string        // the list that is open
-
-	machines  []*registry.Machine // of apps that are not registered
-	addresses []*registry.Address // that stand under no app of their network
 }
 
 func (e *exporter) print(s string) {
@@ -82,60 +91,40 @@ func (e *exporter) element(list string, value any) {
 	e.print(e.json(value))
 }
 
-// apps writes the registered apps with their machines and flycast addresses,
-// and puts aside what belongs to no registered app.
-func (e *exporter) apps(v *registry.Snapshot) {
-	names := map[registry.Key]string{}
-	v.Each(registry.KindApp, func(o registry.Object) bool { names[o.Key()] = o.(*registry.App).Name; return true })
-	machines, flycast := map[registry.Key][]*registry.Machine{}, map[registry.Key][]string{}
-	v.Each(registry.KindMachine, func(o registry.Object) bool {
-		m := o.(*registry.Machine)
-		key := (&registry.App{Name: m.App, Network: m.Network}).Key()
-		if _, ok := names[key]; ok {
-			machines[key] = append(machines[key], m)
-		} else {
-			e.machines = append(e.machines, m)
-		}
-		return true
-	})
-	v.Each(registry.KindAddress, func(o registry.Object) bool {
-		a := o.(*registry.Address)
-		key := (&registry.App{Name: a.App, Network: a.Network}).Key()
-		if names[key] == a.App { // one that spells the app otherwise keeps its own spelling
-			flycast[key] = append(flycast[key], a.Addr.String())
-		} else {
-			e.addresses = append(e.addresses, a)
-		}
-		return true
-	})
-	v.Each(registry.KindApp, func(o registry.Object) bool {
-		key := o.Key()
-		e.app(o.(*registry.App), machines[key], flycast[key])
-		return e.err == nil
-	})
+// belongs reports whether an address is written with the app f of its name and
+// network. One that spells the app otherwise keeps its own spelling.
+func belongs(a *registry.Address, f *registry.Fleet) bool {
+	return f.Registered() && f.Name() == a.App
 }
 
-// app writes one app. Its machines take their app and network from it.
-func (e *exporter) app(a *registry.App, machines []*registry.Machine, flycast []string) {
+// app writes an app. Its machines and addresses take their app and network from it.
+func (e *exporter) app(f *registry.Fleet, v *registry.Snapshot) {
 	e.open("apps")
-	e.print(`{"name":` + e.json(a.Name) + `,"network":"` + a.Network.String() + `"`)
+	e.print(`{"name":` + e.json(f.Name()) + `,"network":"` + f.Network().String() + `"`)
+	var flycast []string
+	addresses, _ := v.Addresses(f.Network(), registry.Lower(f.Name()))
+	for a := range addresses.All {
+		if belongs(a, f) {
+			flycast = append(flycast, a.Addr.String())
+		}
+	}
 	if len(flycast) > 0 {
 		e.print(`,"flycast":` + e.json(flycast))
 	}
-	for i, m := range machines {
+	for i, m := range f.Machines() {
 		if i == 0 {
 			e.print(`,"machines":[`)
 		} else {
 			e.print(",")
 		}
 		j := jsonOf(m)
-		if m.App == a.Name {
+		if m.App == f.Name() {
 			j.App = ""
 		}
 		j.Network = ""
 		e.print("\n    " + e.json(j))
 	}
-	if len(machines) > 0 {
+	if len(f.Machines()) > 0 {
 		e.print("]")
 	}
 	e.print("}")

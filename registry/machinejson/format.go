@@ -1,6 +1,7 @@
 package machinejson
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -23,11 +24,11 @@ import (
 // The rules, where the format leaves room:
 //
 //   - An app's network holds for its machines and flycast addresses, which are
-//     rejected when they say otherwise. Without one, each of them says itself
-//     whose it is, and the app takes the network in which all its machines lie;
-//     it is rejected when there are none, or they lie in several.
-//   - An app with an unusable name or network takes its machines and flycast
-//     addresses with it: whose they are is not known.
+//     rejected when they name another. Without one, each of them must name its
+//     own, and the app takes the network of its machines; it is rejected when
+//     there are none, or they lie in several.
+//   - An app with an unusable name or network is rejected with its machines and
+//     flycast addresses.
 //   - Of two objects with one key the first is used and the other rejected.
 //   - The machines of the list "machines" belong to apps that are not registered
 //     by themselves.
@@ -35,49 +36,45 @@ import (
 // An object that cannot be used is an Item made by Reject whose Where is its
 // place ("line 12, column 8") and whose Key says as much as can be read, its
 // kind at least; it costs no other object. An object of which a part cannot be
-// used is an Item with a Note and its place. The error is for a file that cannot
-// be used as a whole, being no JSON or not of this shape; it begins with the
-// place as well.
+// used is an Item with a Note and its place. The error is for a file that is not
+// JSON or not of this shape; it begins with the place as well.
 func Parse(data []byte) ([]registry.Item, error) {
-	p := newParser(data)
-	if err := p.file(); err != nil {
-		return nil, err
-	}
-	return p.items, nil
+	var all []registry.Item
+	err := EachBatch(data, func(items []registry.Item) error {
+		all = append(all, items...)
+		return nil
+	})
+	return all, err
 }
 
 // batch is how many items EachBatch hands over at a time: enough that the call
-// is nothing beside the parsing.
+// costs nothing beside the parsing.
 const batch = 1000
 
-// EachBatch reads a file as Parse does and hands over what it holds by and
-// by, so that it need not fit into memory all at once. That a file cannot be
-// used as a whole is found before the first batch. The slice is valid during
+// EachBatch reads a file as Parse does and hands over its items a batch at a
+// time, so that they need not fit into memory all at once. A file that cannot be
+// used as a whole is an error before the first batch. The slice is valid during
 // the call. An error of take ends the reading and is returned.
 func EachBatch(data []byte, take func([]registry.Item) error) error {
-	p := newParser(data)
-	p.take = take
-	if err := p.file(); err != nil {
-		return err
-	}
-	p.flush()
-	return p.err
+	return newParser(data, take).file()
 }
 
 // parser reads one file.
 type parser struct {
 	*document
-	items    []registry.Item
-	problems []Problem                   // one for each rejection and note among the items
-	first    map[registry.Key]int        // where each object was listed first
-	take     func([]registry.Item) error // what EachBatch was given; nil: all items are kept
-	err      error                       // of take; nothing more is read
+	take     func([]registry.Item) error
+	err      error                // of take; nothing more is read
+	items    []registry.Item      // not yet handed to take
+	problems []Problem            // one for each rejection and note among all items
+	first    map[registry.Key]int // where each object was listed first
 }
 
-// add takes an item that is complete.
+func newParser(data []byte, take func([]registry.Item) error) *parser {
+	return &parser{document: &document{data: data}, take: take, first: map[registry.Key]int{}}
+}
+
 func (p *parser) add(item registry.Item) {
-	p.items = append(p.items, item)
-	if p.take != nil && len(p.items) >= batch {
+	if p.items = append(p.items, item); len(p.items) >= batch {
 		p.flush()
 	}
 }
@@ -88,10 +85,6 @@ func (p *parser) flush() {
 	}
 	clear(p.items) // lets go of the objects
 	p.items = p.items[:0]
-}
-
-func newParser(data []byte) *parser {
-	return &parser{document: &document{data: data}, first: map[registry.Key]int{}}
 }
 
 func (p *parser) file() error {
@@ -105,9 +98,9 @@ func (p *parser) file() error {
 	}
 	lists := map[string]func(span){
 		"apps":      p.app,
-		"machines":  func(v span) { p.machine(v, Scope{}) },
-		"peers":     p.peer,
-		"addresses": p.address,
+		"machines":  func(v span) { object(p, registry.KindMachine, v, Scope{}, DecodeMachine) },
+		"peers":     func(v span) { object(p, registry.KindPeer, v, Scope{}, DecodePeer) },
+		"addresses": func(v span) { object(p, registry.KindAddress, v, Scope{}, DecodeAddress) },
 	}
 	found := map[string]span{}
 	var order []string // of the file
@@ -130,11 +123,12 @@ func (p *parser) file() error {
 	for _, name := range order {
 		for v := range p.elements(found[name]) {
 			if lists[name](v); p.err != nil {
-				break
+				return p.err
 			}
 		}
 	}
-	return nil
+	p.flush()
+	return p.err
 }
 
 // put takes a good object, unless its key has been listed before.
@@ -160,10 +154,11 @@ func (p *parser) reject(key registry.Key, at span, err error) {
 
 func (p *parser) problem(key registry.Key, at span, err error) {
 	line, column := p.position(at.from)
-	p.problems = append(p.problems, Problem{line, column, rejectedName(key) + ": " + err.Error()})
+	key.AnyNetwork = true // which is not named
+	p.problems = append(p.problems, Problem{line, column, key.String() + ": " + err.Error()})
 }
 
-// wrongKind says that a value is not what it stands for.
+// wrongKind returns the error for a value of the wrong JSON type.
 func (p *parser) wrongKind(what string, v span, want string) error {
 	return fmt.Errorf("%s is a JSON %s, want %s", what, p.kind(v), want)
 }
@@ -201,7 +196,10 @@ func (p *parser) app(at span) {
 		_, errNetwork = registry.ParseNetwork(e.network)
 	}
 	if err := errors.Join(errName, errNetwork); err != nil {
-		p.rejectApp(&e, errNetwork != nil, registry.OneLine(err))
+		if errNetwork != nil {
+			e.network = "unreadable" // so that the keys of all that it holds are of any network
+		}
+		p.rejectApp(&e, registry.OneLine(err))
 		return
 	}
 	p.goodApp(&e)
@@ -212,7 +210,7 @@ func (p *parser) goodApp(e *appEntry) {
 	scope := Scope{App: e.name, Network: e.network}
 	networks := map[registry.Network]bool{}
 	for v := range p.parts(e.machines, scope, registry.KindMachine) {
-		if m := p.machine(v, scope); m != nil {
+		if m := object(p, registry.KindMachine, v, scope, DecodeMachine); m != nil {
 			networks[m.Network] = true
 		}
 	}
@@ -236,27 +234,20 @@ func (p *parser) goodApp(e *appEntry) {
 }
 
 // rejectApp rejects an app with all that it holds.
-func (p *parser) rejectApp(e *appEntry, anyNetwork bool, err error) {
+func (p *parser) rejectApp(e *appEntry, err error) {
 	scope := Scope{App: e.name, Network: e.network}
-	whole := func(key registry.Key) registry.Key {
-		if anyNetwork {
-			key.Network, key.AnyNetwork = 0, true
-		}
-		return key
-	}
-	p.reject(whole(scope.key(registry.KindApp, "")), e.at, err)
+	p.reject(scope.key(registry.KindApp, ""), e.at, err)
 	err = fmt.Errorf("its app, which begins at %s, cannot be used: %w", p.place(e.at.from), err)
 	for v := range p.parts(e.machines, scope, registry.KindMachine) {
-		p.reject(whole(p.machineKey(v, scope)), v, err)
+		p.reject(p.rejectedKey(registry.KindMachine, v, scope), v, err)
 	}
 	for v := range p.parts(e.flycast, scope, registry.KindAddress) {
 		address, _ := p.str("flycast", v)
-		p.reject(whole(scope.key(registry.KindAddress, address)), v, err)
+		p.reject(scope.key(registry.KindAddress, address), v, err)
 	}
 }
 
-// parts yields the elements of an app's lists. One that is no list is rejected
-// in their stead.
+// parts yields the elements of an app's lists, and rejects what is no list.
 func (p *parser) parts(lists []span, scope Scope, kind registry.Kind) iter.Seq[span] {
 	return func(yield func(span) bool) {
 		for _, list := range lists {
@@ -273,22 +264,21 @@ func (p *parser) parts(lists []span, scope Scope, kind registry.Kind) iter.Seq[s
 	}
 }
 
-// machine reads one machine and returns it, nil where it cannot be used.
-func (p *parser) machine(at span, scope Scope) *registry.Machine {
-	var m *registry.Machine
-	err := p.wrongKind("the machine", at, "an object")
+// object reads one object and returns it, nil where it cannot be used.
+func object[T registry.Object](p *parser, kind registry.Kind, at span, scope Scope, decode func([]byte, Scope) (T, error)) (o T) {
+	err := p.wrongKind("the "+kind.String(), at, "an object")
 	if p.kind(at) == "object" {
 		err = contain.Run(func() (err error) {
-			m, err = DecodeMachine(p.text(at), scope)
+			o, err = decode(p.text(at), scope)
 			return err
 		})
 	}
 	if err != nil {
-		p.reject(p.machineKey(at, scope), at, err)
-		return nil
+		p.reject(p.rejectedKey(kind, at, scope), at, err)
+	} else {
+		p.put(o, at)
 	}
-	p.put(m, at)
-	return m
+	return o
 }
 
 func (p *parser) flycast(at span, scope Scope) {
@@ -304,53 +294,24 @@ func (p *parser) flycast(at span, scope Scope) {
 	p.put(a, at)
 }
 
-func (p *parser) peer(at span) {
-	var o *registry.Peer
-	err := p.wrongKind("the peer", at, "an object")
-	if p.kind(at) == "object" {
-		err = contain.Run(func() (err error) {
-			o, err = DecodePeer(p.text(at), Scope{})
-			return err
-		})
-	}
-	if err != nil {
-		f := p.strings(at)
-		p.reject(Scope{App: f["name"], Network: f["network"]}.key(registry.KindPeer, f["private_ip"]), at, err)
-		return
-	}
-	p.put(o, at)
-}
-
-func (p *parser) address(at span) {
-	var o *registry.Address
-	err := p.wrongKind("the address", at, "an object")
-	if p.kind(at) == "object" {
-		err = contain.Run(func() (err error) {
-			o, err = DecodeAddress(p.text(at), Scope{})
-			return err
-		})
-	}
-	if err != nil {
-		f := p.strings(at)
-		p.reject(Scope{App: f["app"], Network: f["network"]}.key(registry.KindAddress, f["address"]), at, err)
-		return
-	}
-	p.put(o, at)
-}
-
-// machineKey reads what it can of a rejected machine's identity.
-func (p *parser) machineKey(at span, scope Scope) registry.Key {
+// rejectedKey reads what it can of a rejected object's identity.
+func (p *parser) rejectedKey(kind registry.Kind, at span, scope Scope) registry.Key {
 	f := p.strings(at)
-	if scope.App == "" {
-		scope.App = f["app"]
+	name, address := f["app"], f["private_ip"]
+	switch kind {
+	case registry.KindPeer:
+		name = f["name"]
+	case registry.KindAddress:
+		address = f["address"]
 	}
+	scope.App = cmp.Or(scope.App, name)
 	network, err := agreedNetwork(f["network"], scope.Network)
 	scope.Network = network
-	key := scope.key(registry.KindMachine, f["private_ip"])
+	key := scope.key(kind, address)
 	if err != nil {
 		key.Network, key.AnyNetwork = 0, true
 	}
-	if registry.CheckLabel("id", f["id"]) == nil {
+	if kind == registry.KindMachine && registry.CheckLabel("id", f["id"]) == nil {
 		key.ID = registry.Lower(f["id"])
 	}
 	return key
@@ -372,7 +333,7 @@ func (p *parser) strings(at span) map[string]string {
 
 // key returns as much of a rejected object's key as its name (of the app or
 // peer), network and address tell. Where network and address disagree, or
-// neither can be read, it holds for any network.
+// neither can be read, the key is of any network.
 func (s Scope) key(kind registry.Kind, address string) registry.Key {
 	key := registry.Key{Kind: kind, AnyNetwork: true}
 	if registry.CheckLabel("name", s.App) == nil {

@@ -118,6 +118,10 @@ func TestParseFileRejects(t *testing.T) {
 			{anywhere(registry.KindApp, "a", ""), "line 1, column 11", "not a /48"},
 			{anywhere(registry.KindMachine, "a", "m"), "line 1, column 91", "its app, which begins at line 1, column 11, cannot be used"},
 			{anywhere(registry.KindAddress, "a", "fdaa:0:18::7"), "line 1, column 61", "its app"}}},
+		{"app with a network of a wrong type", `{"apps": [{"name": "a", "network": 5, "flycast": ["fdaa:0:18::7"], "machines": [{"id": "m", "private_ip": "fdaa:0:18::1"}]}]}`, 0, []rejected{
+			{anywhere(registry.KindApp, "a", ""), "line 1, column 11", "network is a JSON number, want a string"},
+			{anywhere(registry.KindMachine, "a", "m"), "line 1, column 81", "its app"},
+			{anywhere(registry.KindAddress, "a", "fdaa:0:18::7"), "line 1, column 51", "its app"}}},
 		{"app with a bad name", `{"apps": [{"name": "a.b", "network": "fdaa:0:18::/48", "machines": [{"id": "m"}]}]}`, 0, []rejected{
 			{key(registry.KindApp, net18, "", ""), "line 1, column 11", "'.'"},
 			{key(registry.KindMachine, net18, "", "m"), "line 1, column 69", "its app"}}},
@@ -259,7 +263,7 @@ func TestCheckNamesWhatIsRejected(t *testing.T) {
 		name, _, _ := strings.Cut(p.Text, ": ")
 		names = append(names, name)
 	}
-	if want := []string{"peer", "peer fdaa:0:18::1", "peer p", "peer p/fdaa:0:18::1"}; !slices.Equal(names, want) {
+	if want := []string{"peer without a name", "peer fdaa:0:18::1", "peer p", "peer p/fdaa:0:18::1"}; !slices.Equal(names, want) {
 		t.Errorf("%q, want %q", names, want)
 	}
 }

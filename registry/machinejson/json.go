@@ -28,7 +28,7 @@ func agreed(field, value, scope string) (string, error) {
 	return "", fmt.Errorf("%s %q does not agree with where it stands (%q)", field, value, scope)
 }
 
-// agreedNetwork is settle for networks, which may be written in two ways.
+// agreedNetwork is agreed for networks, which may be written in two ways.
 func agreedNetwork(value, scope string) (string, error) {
 	if value == "" || scope == "" {
 		return value + scope, nil
@@ -83,7 +83,7 @@ func DecodeMachine(data []byte, scope Scope) (*registry.Machine, error) {
 	}
 	spec := registry.MachineSpec{ID: id, App: app, State: j.State, Region: j.Region, Network: network, PrivateIP: j.PrivateIP}
 	config := j.Config
-	if config == nil { // the API sends another in its place where it could not load it whole
+	if config == nil { // the API sends this one where it could not load the whole
 		config = j.IncompleteConfig
 	}
 	if config != nil {

@@ -82,15 +82,15 @@ func TestAPanicInAFileCostsOneObject(t *testing.T) {
 		"peers":     "peer p",
 		"addresses": "address web/fdaa:0:18::1",
 	} {
-		p := newParser([]byte(`[{"id": "m1", "app": "web", "name": "p", "network": "fdaa:0:18::/48", "private_ip": "fdaa:0:18::1", "address": "fdaa:0:18::1"}]`))
+		p := newParser([]byte(`[{"id": "m1", "app": "web", "name": "p", "network": "fdaa:0:18::/48", "private_ip": "fdaa:0:18::1", "address": "fdaa:0:18::1"}]`), nil)
 		beyond := span{1, 10_000} // an object that ends behind the text
 		switch list {
 		case "machines":
-			p.machine(beyond, Scope{})
+			object(p, registry.KindMachine, beyond, Scope{}, DecodeMachine)
 		case "peers":
-			p.peer(beyond)
+			object(p, registry.KindPeer, beyond, Scope{}, DecodePeer)
 		default:
-			p.address(beyond)
+			object(p, registry.KindAddress, beyond, Scope{}, DecodeAddress)
 		}
 		var bug *contain.Error
 		if len(p.items) != 1 || !errors.As(p.items[0].Err, &bug) || !strings.HasPrefix(p.items[0].Key.String(), want) {

@@ -21,16 +21,6 @@ type document struct {
 // span is the value data[from:to].
 type span struct{ from, to int }
 
-// fileError is why a file cannot be used as a whole.
-type fileError struct {
-	line, column int
-	text         string
-}
-
-func (e *fileError) Error() string {
-	return fmt.Sprintf("line %d, column %d: %s", e.line, e.column, e.text)
-}
-
 // position returns the line and column of an offset, both counted from 1, the
 // column in bytes as Go's own tools count it.
 func (d *document) position(offset int) (line, column int) {
@@ -55,11 +45,11 @@ func (d *document) place(offset int) string {
 // fail returns the error that ends the reading of the file.
 func (d *document) fail(offset int, format string, args ...any) error {
 	line, column := d.position(offset)
-	return &fileError{line, column, fmt.Sprintf(format, args...)}
+	return &Problem{line, column, fmt.Sprintf(format, args...)}
 }
 
-// expected says what belongs where the JSON decoder found something else, by
-// the end of the decoder's own words.
+// expected says what belongs where the JSON decoder found something else; after
+// is how the decoder's message ends.
 var expected = []struct{ after, want string }{
 	{"looking for beginning of value", "want a value"},
 	{"looking for beginning of object key string", "want a name in double quotes (is there a comma too many?)"},
@@ -71,8 +61,7 @@ var expected = []struct{ after, want string }{
 	{"in string escape code", `want one of \" \\ \/ \b \f \n \r \t \u`},
 }
 
-// check says where the text is not JSON. Everything below relies on its having
-// passed.
+// check says where the text is not JSON. Everything below assumes that it is.
 func (d *document) check() error {
 	if i := bytes.IndexFunc(d.data, func(r rune) bool { return !strings.ContainsRune(" \t\r\n", r) }); i < 0 {
 		return d.fail(0, `the file is empty: an empty registry is {"apps": []}`)
@@ -111,7 +100,7 @@ func (d *document) root() span {
 // text returns a value's bytes, which belong to the document.
 func (d *document) text(v span) []byte { return d.data[v.from:v.to] }
 
-// kind names a value's type as a sentence says it.
+// kind names a value's type for messages.
 func (d *document) kind(v span) string {
 	switch d.data[v.from] {
 	case '{':
