@@ -17,6 +17,7 @@ import (
 
 // TestOneMember holds what a cluster survives being asked one after the other.
 func TestOneMember(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	for _, test := range []struct {
 		name string
@@ -148,6 +149,7 @@ func testCompactedWatch(t *testing.T, c *cluster) {
 }
 
 func TestKillAndRestart(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(2500)
 	s, f := c.source(), &feed{}
@@ -173,6 +175,7 @@ func TestKillAndRestart(t *testing.T) {
 }
 
 func TestFrozenServer(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(10)
 	s, f := c.source(func(c *Config) { c.Timeout = time.Second }), &feed{}
@@ -193,6 +196,7 @@ func TestFrozenServer(t *testing.T) {
 }
 
 func TestQuorumLost(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{Members: 3})
 	c.fill(10)
 	last := c.Endpoints()[:1]
@@ -221,6 +225,7 @@ func TestQuorumLost(t *testing.T) {
 }
 
 func TestWiped(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(300)
 	s, f := c.source(), &feed{}
@@ -257,6 +262,7 @@ func TestWiped(t *testing.T) {
 // TestWipedAndRefilled fills a wiped cluster, in the same term, up to the same
 // revision.
 func TestWipedAndRefilled(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	put := func(ids ...string) {
 		for _, id := range ids {
@@ -293,6 +299,7 @@ func TestWipedAndRefilled(t *testing.T) {
 }
 
 func TestRestored(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(10)
 	s, f := c.source(), &feed{}
@@ -316,6 +323,7 @@ func TestRestored(t *testing.T) {
 // What cannot be reached is said, and what does not answer is not waited for when
 // the context ends.
 func TestStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	s, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: prefix}, nil)
 	if err != nil {
 		t.Fatal(err)

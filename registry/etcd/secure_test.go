@@ -13,6 +13,7 @@ import (
 )
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{TLS: true})
 	c.fill(10)
 	dir := t.TempDir()
@@ -59,6 +60,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestUser(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(10)
 	must := func(err error) {

@@ -21,6 +21,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // patience bounds every wait for a cluster. A member under the race detector
@@ -285,6 +287,10 @@ func (c *Cluster) ClientAs(user, password string) *clientv3.Client {
 	cli, err := clientv3.New(clientv3.Config{
 		Endpoints: c.Endpoints(), TLS: conf, Username: user, Password: password,
 		DialTimeout: patience, Logger: zap.NewNop(),
+		// A member that was restarted is tried again soon, not after gRPC's second.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: 500 * time.Millisecond},
+		})},
 	})
 	if err != nil {
 		c.t.Fatalf("connecting to etcd: %v", err)
