@@ -59,6 +59,7 @@ func (a *agentStore) start() {
 // TestAgent is about an agent that fails, and keeps the promises that etcd's
 // failures are held to.
 func TestAgent(t *testing.T) {
+	t.Parallel()
 	for name, failure := range map[string]func(s *scene, a *agentStore){
 		"killed": func(s *scene, a *agentStore) {
 			a.Kill()

@@ -252,7 +252,7 @@ func TestCertificate(t *testing.T) {
 		e.must(os.Rename(newKey, key))
 		e.must(os.Rename(newCert, cert))
 	}
-	expiry := time.Now().Add(8 * time.Second) // time enough to begin with it
+	expiry := time.Now().Add(15 * time.Second) // time enough to begin with it
 	renew(etcdtest.Leaf{User: "dnsd", Expiry: expiry})
 	p, url := e.through()
 	s := play(t, e, url, "--etcd-ca", e.c.CA.File, "--etcd-cert", cert, "--etcd-key", key)

@@ -131,12 +131,11 @@ type witness struct {
 }
 
 func (w *witness) run(stop <-chan struct{}) error {
-	conn, err := w.s.dial()
+	line, err := w.s.dial()
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	buf := make([]byte, 65535)
+	defer line.Close()
 	for {
 		select {
 		case <-stop:
@@ -144,33 +143,10 @@ func (w *witness) run(stop <-chan struct{}) error {
 		default:
 		}
 		q := w.g.Question()
-		req := request(q.Name, q.Type)
-		raw, err := req.Pack()
-		if err != nil {
-			return err
-		}
 		asked := time.Now()
-		if err := conn.SetDeadline(asked.Add(lab.Patience)); err != nil {
-			return err
-		}
-		if _, err := conn.Write(raw); err != nil {
-			return err
-		}
-		n, err := conn.Read(buf)
+		resp, err := line.ask(q.Name, q.Type)
 		if err != nil {
-			return fmt.Errorf("%s: %w", q.Name, err)
-		}
-		resp := new(dns.Msg)
-		if err := resp.Unpack(buf[:n]); err != nil {
 			return err
-		}
-		if resp.Id != req.Id {
-			return fmt.Errorf("%s: an answer to something else", q.Name)
-		}
-		if resp.Truncated {
-			if resp, err = w.s.ask(q.Name, q.Type); err != nil {
-				return err
-			}
 		}
 		if err := w.judge(&q, resp, asked); err != nil {
 			return err
@@ -305,7 +281,7 @@ func (g *generator) rest(t *testing.T, s *server) {
 	newest, now := g.h.Newest()
 	var why string
 	for _, q := range g.Everything() {
-		if !lab.Until(patience, func() bool {
+		if !until(patience, func() bool {
 			resp, err := s.ask(q.Name, q.Type)
 			if err != nil {
 				why = err.Error()

@@ -15,7 +15,7 @@ func TestMain(m *testing.M) {
 	// Most tests here wait for a silence to be noticed; more of them at once
 	// than there are processors cost nothing.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	if err := flag.Set("test.parallel", "24"); err != nil {
 		panic(err)
 	}
 	code := lab.Main(m)
