@@ -49,13 +49,9 @@ func TestConform(t *testing.T) {
 							f.agent.Delete(tables[k.Kind], corrosiontest.Row{"id": k.ID, "network": network, "name": k.Name, "app": k.Name, "address": k.ID})
 						}
 					},
-					Break: func() { opts.stop(f.agent) },
-					Mend: func() {
-						if err := f.agent.Start(); err != nil {
-							t.Fatal(err)
-						}
-					},
-					Silence: f.src.proveEvery, Secrets: []string{opts.Token},
+					Break:   func() { opts.stop(f.agent) },
+					Mend:    f.start,
+					Silence: f.src.proveEvery, Secrets: []string{opts.Token}, Apart: true,
 				}
 			})
 		})

@@ -1,6 +1,7 @@
 package corrosion
 
 import (
+	"flag"
 	"io"
 	"log/slog"
 	"os"
@@ -15,7 +16,15 @@ import (
 	"dnsd/registry/follow/followtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Nearly all tests wait for a source: more of them run at once than there are
+	// processors.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is longer than a test waits for anything: what takes so long never comes.
 const patience = time.Hour
@@ -81,6 +90,14 @@ func (f *fixture) follow() {
 }
 
 func (f *fixture) stop() { f.run.Stop() }
+
+// start makes an agent that was stopped serve again.
+func (f *fixture) start() {
+	f.t.Helper()
+	if err := f.agent.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+}
 
 // relist ends Follow and begins anew, without resuming.
 func (f *fixture) relist() { f.stop(); f.follow() }

@@ -169,6 +169,7 @@ func (h *history) truth() map[registry.Key]registry.Object {
 // Whatever changes and whatever fails: at rest, what is known is what is true,
 // and no listing was needed to get there that is not one of the source's own.
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()

@@ -33,6 +33,7 @@ func metrics(t *testing.T, s *Source) map[string]float64 {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	p := quick
 	p.standstill = patience
 	f := cluster(t, corrosiontest.Options{}, Config{Queries: Queries{
@@ -58,9 +59,7 @@ func TestMetrics(t *testing.T) {
 	is("gaps", 0)
 	is("lacking", 0)
 	f.agent.Wipe()
-	if err := f.agent.Start(); err != nil {
-		t.Fatal(err)
-	}
+	f.start()
 	is("lacking", 21)
 	f.agent.Refill(1)
 	is("gaps", 20)

@@ -12,6 +12,7 @@ import (
 
 // What makes dnsd panic costs one row, or, in a stream's own work, the stream.
 func TestAPanicCostsOneRow(t *testing.T) {
+	t.Parallel()
 	f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) {
 		f.agent.Put("machines", row("m1", "started"), row("m2", "started"))
 		s := *f.src.subs[0].shape
@@ -38,6 +39,7 @@ func TestAPanicCostsOneRow(t *testing.T) {
 }
 
 func TestAPanicEndsAStream(t *testing.T) {
+	t.Parallel()
 	f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) {
 		f.agent.Put("machines", row("m1", "started"))
 		s := *f.src.subs[0].shape

@@ -16,6 +16,7 @@ import (
 // A row that cannot be used any more leaves the version known before, on the
 // stream and in a listing, whatever it says instead.
 func TestBadRowsKeepWhatWasKnown(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		bad  corrosiontest.Row
@@ -100,6 +101,7 @@ func TestRowUsedInPart(t *testing.T) {
 
 // A row that was never of use, and comes and goes, costs nothing but itself.
 func TestBadRowsFromTheStart(t *testing.T) {
+	t.Parallel()
 	f := start(t, corrosiontest.Options{}, Config{}, func(f *fixture) { f.agent.Put("machines", row("m1", "started")) })
 	f.waitListed(1)
 	for _, bad := range []corrosiontest.Row{with(row("m2", "started"), "app", ""), row("m2", ""), with(row("m2", "started"), "network", "18")} {
@@ -117,6 +119,7 @@ func TestBadRowsFromTheStart(t *testing.T) {
 // A row longer than any line may be costs itself: no other row, no connection,
 // and not what was known of it.
 func TestRowTooLong(t *testing.T) {
+	t.Parallel()
 	long := func(letter string) corrosiontest.Row {
 		return with(row("m2", "started"), "metadata", strings.Repeat(letter, maxLine))
 	}
@@ -229,6 +232,7 @@ func TestTable(t *testing.T) {
 }
 
 func TestLineReader(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 3*readBuffer)
 	tooLong := strings.Repeat("y", maxLine+1)
 	text := "a\n\n" + long + "\nb\n" + tooLong + "\nc\nlast"
@@ -238,6 +242,7 @@ func TestLineReader(t *testing.T) {
 		"with EOF": iotest.DataErrReader(strings.NewReader(text)),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLineReader(r)
 			for _, want := range []string{"a", "", long, "b", "TOO LONG", "c", "last"} {
 				line, err := l.next()

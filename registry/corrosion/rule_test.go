@@ -53,6 +53,7 @@ func (j *journal) count(text string) (n int) {
 }
 
 func TestDeafQueries(t *testing.T) {
+	t.Parallel()
 	const deafApps = "SELECT network, name FROM apps"
 	for _, test := range []struct {
 		name    string
@@ -67,6 +68,7 @@ func TestDeafQueries(t *testing.T) {
 		{"table of keys", Queries{Apps: "SELECT network, name FROM labels"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			log := &journal{Handler: slog.DiscardHandler}
 			f := start(t, corrosiontest.Options{}, Config{Queries: test.queries}, func(f *fixture) {
 				f.agent.CreateTable("labels", []string{"network", "name"})
@@ -108,6 +110,7 @@ func (j onJournal) WithAttrs([]slog.Attr) slog.Handler     { return j }
 func (j onJournal) WithGroup(string) slog.Handler          { return j }
 
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	agent, err := corrosiontest.New(corrosiontest.Options{})
 	if err != nil {
 		t.Fatal(err)

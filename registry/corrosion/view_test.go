@@ -8,11 +8,10 @@ import (
 
 // An agent whose internal tables cannot be read is judged by its health.
 func TestMuteAgent(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, corrosiontest.Options{Mute: true}, Config{}, quick)
 	f.agent.Wipe()
-	if err := f.agent.Start(); err != nil {
-		t.Fatal(err)
-	}
+	f.start()
 	if f.agent.Refill(5) == 0 {
 		t.Fatal("there are no gaps")
 	}
@@ -23,48 +22,10 @@ func TestMuteAgent(t *testing.T) {
 	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.Get(known) == 20 })
 }
 
-// An agent that is cut off goes on answering: that proves it, and not the rest
-// of the world.
-func TestCutOffAgent(t *testing.T) {
-	f := cluster(t, corrosiontest.Options{}, Config{}, quick)
-	f.wait("a sign of life", func() bool { return f.world.Proofs() > 0 })
-	f.wait("a look", func() bool { v := f.src.whole.view.Load(); return v != nil && v.known.Members > 0 })
-	f.agent.Isolate()
-	f.waitTrouble("sees no other agent")
-	before, asked := f.world.Proofs(), f.agent.Counts().Queries
-	f.wait("further questions", func() bool { return f.agent.Counts().Queries > asked+10 })
-	if n := f.world.Proofs(); n > before+1 {
-		t.Errorf("a cut-off agent was taken for proof %d times", n-before)
-	}
-	f.agent.Put("machines", row("mff", "started"))
-	f.agent.Rejoin()
-	f.waitState("mff", "started")
-	f.waitTrouble("")
-	before = f.world.Proofs()
-	f.wait("a sign of life", func() bool { return f.world.Proofs() > before })
-	if n := f.world.Listings(); n != 1 || f.failed() != "" {
-		t.Errorf("%d listings; Follow returned %q", n, f.failed())
-	}
-}
-
-// A dnsd that never saw the others is told by the agent that there were some.
-func TestCutOffBefore(t *testing.T) {
-	f := start(t, corrosiontest.Options{Members: 2}, Config{}, put, func(f *fixture) {
-		f.src.whole.pace = quick
-		f.agent.Isolate()
-	})
-	f.waitListed(1)
-	f.waitTrouble("sees no other agent")
-	asked := f.agent.Counts().Queries
-	f.wait("further questions", func() bool { return f.agent.Counts().Queries > asked+10 })
-	if n := f.world.Proofs(); n > 0 {
-		t.Errorf("a cut-off agent was taken for proof %d times", n)
-	}
-}
-
 // The agent logs an error for each question about its health that it cannot
 // answer: it is asked when it has learned something.
 func TestHealthIsAskedWhenThereIsSome(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, corrosiontest.Options{}, Config{}, quick)
 	asked := f.agent.Counts().Queries
 	f.wait("looks", func() bool { return f.agent.Counts().Queries > asked+20 })

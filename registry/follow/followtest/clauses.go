@@ -336,7 +336,7 @@ func backPressure(w *world) {
 		w.churn(1)
 	}
 	time.Sleep(w.Patience * 3 / 2) // the time that must pass without effect
-	cpu, window := processor(), time.Second
+	cpu, window := processor(), 300*time.Millisecond
 	time.Sleep(window)
 	if used := processor() - cpu; used > window/4 {
 		w.t.Errorf("%v of processor time in %v of waiting for the registry", used, window)

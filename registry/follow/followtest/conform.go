@@ -36,39 +36,48 @@ type Fixture struct {
 	Patience time.Duration
 	// Secrets are what the source knows and must not tell.
 	Secrets []string
+	// Apart says that fixtures share nothing, so that clauses may run at once.
+	Apart bool
 }
 
 // Conform holds a source to the contract of follow.Source and follow.Feed, clause
 // by clause, each on a fixture of its own.
 func Conform(t *testing.T, fixture func(t *testing.T) Fixture) {
-	for _, c := range []struct {
-		name  string
-		check func(*world)
-	}{
-		{"an empty world is a complete listing", emptyWorld},
-		{"a listing holds all that is there", wholeListing},
-		{"every change follows, in order", everyChange},
-		{"nothing is lost while it lists", writesWhileListing},
-		{"a deletion is one", deletions},
-		{"what is unusable costs itself", unusable},
-		{"a sign of life comes in time", signsOfLife},
-		{"it ends with its context", endsWithContext},
-		{"a call that failed is made up for", failedCalls},
-		{"a broken world ends it or proves nothing", brokenWorld},
-		{"a break loses and doubles nothing", breaks},
-		{"asked to list, it lists", listsAfresh},
-		{"its name stays and holds no secret", itsName},
-		{"a registry that is behind is waited for", backPressure},
-		{"it makes one call at a time, and none after its return", oneCall},
-	} {
+	for _, c := range clauses {
 		t.Run(c.name, func(t *testing.T) {
-			w := &world{t: t, Fixture: fixture(t), rec: &Recorder{}, truth: map[registry.Key]registry.Object{},
+			f := fixture(t)
+			if f.Apart && !c.measures {
+				t.Parallel()
+			}
+			w := &world{t: t, Fixture: f, rec: &Recorder{}, truth: map[registry.Key]registry.Object{},
 				wrote: map[registry.Key][]registry.Object{}, saw: map[registry.Key][]registry.Object{}}
 			w.watch()
 			c.check(w)
 			w.inOrder()
 		})
 	}
+}
+
+var clauses = [...]struct {
+	name     string
+	check    func(*world)
+	measures bool // what the process does, so that nothing else may run
+}{
+	{name: "an empty world is a complete listing", check: emptyWorld},
+	{name: "a listing holds all that is there", check: wholeListing},
+	{name: "every change follows, in order", check: everyChange},
+	{name: "nothing is lost while it lists", check: writesWhileListing},
+	{name: "a deletion is one", check: deletions},
+	{name: "what is unusable costs itself", check: unusable},
+	{name: "a sign of life comes in time", check: signsOfLife},
+	{name: "it ends with its context", check: endsWithContext, measures: true},
+	{name: "a call that failed is made up for", check: failedCalls},
+	{name: "a broken world ends it or proves nothing", check: brokenWorld},
+	{name: "a break loses and doubles nothing", check: breaks},
+	{name: "asked to list, it lists", check: listsAfresh},
+	{name: "its name stays and holds no secret", check: itsName},
+	{name: "a registry that is behind is waited for", check: backPressure, measures: true},
+	{name: "it makes one call at a time, and none after its return", check: oneCall},
 }
 
 // world is a fixture, what was written to it, and what became of that.
