@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -86,13 +85,10 @@ func (e *etcdStore) compact() {
 	e.must(err)
 }
 
-// through returns a proxy to the cluster's only member, and the URL through it.
-// It has the member's host, which its certificate names.
-func (e *etcdStore) through() (*proxy, string) {
-	to := e.c.Endpoints()[0]
-	host, _, _ := net.SplitHostPort(to)
-	p := interpose(e.t, net.JoinHostPort(host, "12379"), to)
-	return p, "etcd://" + p.addr + e.prefix
+// through returns a proxy to the cluster, and the URL through it.
+func (e *etcdStore) through() (*etcdtest.Proxy, string) {
+	p := e.c.Through(e.t)
+	return p, "etcd://" + p.Addr() + e.prefix
 }
 
 // machineNumber is a machine of my-app in netA.
