@@ -20,15 +20,15 @@ type parsed struct {
 	scope machinejson.Scope
 }
 
-// parseKey reads name, a key without the prefix. Only the canonical spelling is
-// taken: with two keys for one object, deleting either would delete it.
+// parseKey parses name, a key without the prefix. Only the canonical spelling is
+// accepted: if an object had two keys, deleting either would delete it.
 func parseKey(name string) (p parsed, err error) {
 	dir, rest, _ := strings.Cut(name, "/")
 	network, rest, ok := strings.Cut(rest, "/")
 	if !ok {
 		return p, errKey
 	}
-	id, two := rest, false // what follows the network: one part, or two
+	id := rest // the last part
 	switch dir {
 	case "apps":
 		p.key.Kind, p.key.Name, p.scope.App = registry.KindApp, rest, rest
@@ -39,10 +39,7 @@ func parseKey(name string) (p parsed, err error) {
 		if dir == "addresses" {
 			p.key.Kind = registry.KindAddress
 		}
-		p.key.Name, id, two = strings.Cut(rest, "/")
-		if !two {
-			return p, errKey
-		}
+		p.key.Name, id, _ = strings.Cut(rest, "/")
 		p.key.ID, p.scope.App, p.scope.ID = id, p.key.Name, id
 	default:
 		return p, errKey
@@ -57,7 +54,8 @@ func parseKey(name string) (p parsed, err error) {
 	return p, canonical(p, network)
 }
 
-// canonical says which part of a key is not written in the one accepted way.
+// canonical returns an error that names the part of a key that is not in its
+// canonical form.
 func canonical(p parsed, network string) error {
 	if want := p.key.Network.Prefix().Addr().String(); network != want {
 		return fmt.Errorf("network %q in the key: want it as %q", network, want)
@@ -82,36 +80,28 @@ func canonical(p parsed, network string) error {
 // put turns a key and its value into the item that inserts the object, or
 // rejects it. A malformed key keeps no older version alive.
 func (s *Source) put(key, value []byte) registry.Item {
-	where := string(key)
-	p, err := s.parse(key)
-	if err != nil {
-		return registry.Reject(registry.Key{AnyNetwork: true}, where, err)
-	}
 	var o registry.Object
-	err = contain.Run(func() (err error) {
+	reject := registry.Key{AnyNetwork: true}
+	err := contain.Run(func() error {
+		p, err := parseKey(string(key[len(s.cfg.Prefix):]))
+		if err != nil {
+			return err
+		}
+		reject = p.key
 		o, err = p.decode(value)
 		return err
 	})
 	if err != nil {
-		return registry.Reject(p.key, where, err)
+		return registry.Reject(reject, string(key), err)
 	}
 	item := registry.Put(o)
 	if item.Note != nil {
-		item.Where = where
+		item.Where = string(key)
 	}
 	return item
 }
 
-// parse reads a key.
-func (s *Source) parse(key []byte) (p parsed, err error) {
-	err = contain.Run(func() (err error) {
-		p, err = parseKey(string(key[len(s.cfg.Prefix):]))
-		return err
-	})
-	return p, err
-}
-
-// decode reads the value of a key.
+// decode decodes the value of a key.
 func (p parsed) decode(value []byte) (registry.Object, error) {
 	switch p.key.Kind {
 	case registry.KindMachine:
@@ -126,10 +116,11 @@ func (p parsed) decode(value []byte) (registry.Object, error) {
 
 // remove returns the item for a deleted key, and false for a key that never
 // named an object.
-func (s *Source) remove(key []byte) (registry.Item, bool) {
-	p, err := s.parse(key)
-	if err != nil {
-		return registry.Item{}, false
-	}
-	return registry.Delete(p.key), true
+func (s *Source) remove(key []byte) (item registry.Item, ok bool) {
+	err := contain.Run(func() error {
+		p, err := parseKey(string(key[len(s.cfg.Prefix):]))
+		item = registry.Delete(p.key)
+		return err
+	})
+	return item, err == nil
 }

@@ -57,17 +57,16 @@ func TestNewNamesEveryMistake(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := New(Config{Endpoints: []string{"http://h1:2379"}, Prefix: "/x", CAFile: empty, PasswordFile: "/nowhere"}, slog.Default())
-	for _, want := range []string{"http://h1:2379", "does not end in /", "no PEM certificate", "needs a user"} {
+	_, err := New(Config{CAFile: empty, PasswordFile: "/nowhere"}, slog.Default())
+	for _, want := range []string{"no PEM certificate", "needs a user"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q lacks %q", err, want)
 		}
 	}
 	for want, c := range map[string]Config{
-		"no etcd end point": {Prefix: "/x/"},
-		"both":              {Endpoints: []string{"h:1"}, Prefix: "/x/", CertFile: empty},
-		"twice":             {Endpoints: []string{"h:1"}, Prefix: "/x/", Username: "u", Password: "p", PasswordFile: empty},
-		"no such file":      {Endpoints: []string{"h:1"}, Prefix: "/x/", Username: "u", PasswordFile: "/nowhere"},
+		"both":         {CertFile: empty},
+		"twice":        {Username: "u", Password: "p", PasswordFile: empty},
+		"no such file": {Username: "u", PasswordFile: "/nowhere"},
 	} {
 		if _, err := New(c, slog.Default()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want an error with %q", c, err, want)
