@@ -139,17 +139,20 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 	}
 	defer c.close()
 
-	if resume && s.at.rev > 0 {
+	if !resume {
+		s.at = position{}
+	}
+	if s.at.rev > 0 {
 		err := s.verify(ctx, c)
 		if errors.Is(err, errHistory) {
 			s.log.Warn("cannot resume, listing everything", "source", s, "reason", err)
-			resume = false
+			s.at = position{}
 		} else if err != nil {
 			return stopped(ctx, fmt.Errorf("connecting: %w", err))
 		}
 	}
 	for again := false; ; again = true {
-		if !resume || s.at.rev == 0 {
+		if s.at.rev == 0 {
 			if err := s.list(ctx, c, feed); err != nil {
 				return stopped(ctx, fmt.Errorf("listing: %w", err))
 			}
@@ -161,7 +164,7 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 		}
 		// The cluster works, so list again without a pause; but only once, so that
 		// a cluster that always loses its history is not listed in a loop.
-		if !lost || again || ctx.Err() != nil {
+		if !lost || again {
 			return stopped(ctx, fmt.Errorf("watching: %w", err))
 		}
 		s.log.Warn("cannot watch on, listing everything", "source", s, "reason", err)

@@ -109,7 +109,7 @@ func testCompactedAway(t *testing.T, c *cluster) {
 
 func testCompactedListing(t *testing.T, c *cluster) {
 	c.fill(2500)
-	s, f := c.source(), &feed{}
+	s, f := c.source(func(conf *Config) { conf.Timeout = time.Hour }), &feed{} // it is not waited out
 	var once sync.Once
 	f.Before = func(context.Context, followtest.Call, []registry.Item) {
 		once.Do(func() { c.machine("m0001", "stopped"); c.compact() })
@@ -161,7 +161,9 @@ func TestKillAndRestart(t *testing.T) {
 	followtest.Eventually(t, "proof of life", func() bool { return f.Proofs() > 0 })
 	c.settles(f)
 
-	c.Kill(0)
+	impatient := c.source(func(conf *Config) { conf.Timeout = time.Second })
+	g := &feed{Before: func(context.Context, followtest.Call, []registry.Item) { c.Kill(0) }}
+	followtest.Follow(t, impatient, g, false).Fails("listing: connection error") // outlives no end
 	run.Fails("watching")
 	followtest.Follow(t, s, f, true).Fails("connection refused") // at once, and not silence
 	c.Restart(0)

@@ -34,6 +34,7 @@ func TestParseURL(t *testing.T) {
 		"etcd://h1:2379":             "does not end in /",
 		"etcd://h1:2379/x":           "does not end in /",
 		"etcd:///x/":                 "want host:port",
+		"etcd://h1:/x/":              "want host:port",
 		"etcd://h1,,h2/x/":           "want host:port",
 		"etcd://fdaa::5/x/":          "brackets",
 		"etcd://h1/x/?tls=1/":        "no parameters",
@@ -63,13 +64,22 @@ func TestNewNamesEveryMistake(t *testing.T) {
 			t.Errorf("error %q lacks %q", err, want)
 		}
 	}
-	for want, c := range map[string]Config{
-		"both":         {CertFile: empty},
-		"twice":        {Username: "u", Password: "p", PasswordFile: empty},
-		"no such file": {Username: "u", PasswordFile: "/nowhere"},
+	for _, c := range []struct {
+		Config
+		want string
+	}{
+		{Config{CertFile: empty}, "both"},
+		{Config{KeyFile: empty}, "both"},
+		{Config{CAFile: "/nowhere"}, "no such file"},
+		{Config{CertFile: "/nowhere", KeyFile: empty}, "no such file"},
+		{Config{CertFile: empty, KeyFile: "/nowhere"}, "no such file"},
+		{Config{CertFile: empty, KeyFile: empty}, "client certificate"},
+		{Config{Password: "p"}, "needs a user"},
+		{Config{Username: "u", Password: "p", PasswordFile: empty}, "twice"},
+		{Config{Username: "u", PasswordFile: "/nowhere"}, "no such file"},
 	} {
-		if _, err := New(c, slog.Default()); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%+v: %v, want an error with %q", c, err, want)
+		if _, err := New(c.Config, slog.Default()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want an error with %q", c.Config, err, c.want)
 		}
 	}
 	s, err := New(Config{Endpoints: []string{"h1:1", "h2:2"}, Prefix: "/x/", Username: "u", Password: "s3cret"}, slog.Default())
@@ -181,6 +191,10 @@ func TestChanges(t *testing.T) {
 			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "z", 11)}},
 			position{11, witnesses{seen("z", 11), a}}, 1, false,
 		},
+		"the newest witness changed": {
+			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "a", 11)}},
+			position{11, witnesses{seen("a", 11), z}}, 1, false,
+		},
 		"rubbish deleted": {
 			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "B", 11)}},
 			position{11, witnesses{seen("B", 0), a, z}}, 0, false,
@@ -193,20 +207,21 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestWitnessesListed lists keys whose last changes are in no order.
+// TestWitnessesListed lists keys whose last changes are in no order, two in each
+// transaction.
 func TestWitnessesListed(t *testing.T) {
 	var got witnesses
 	for i := range int64(100) {
-		got.listed(&mvccpb.KeyValue{Key: fmt.Append(nil, i), ModRevision: 1 + i*37%100})
+		got.listed(&mvccpb.KeyValue{Key: fmt.Append(nil, i), ModRevision: 1 + i*37%100/2})
 	}
 	for i, w := range got {
-		if w.mod != int64(100-i) {
+		if w.mod != int64(50-i/2) {
 			t.Fatalf("witness %d is of revision %d, want the last %d changed, newest first", i, w.mod, len(got))
 		}
 	}
 	last := got[len(got)-2]
 	got.changed(witness{key: "new"})
-	if got[0].key != "new" || got[1].mod != 100 || got[len(got)-1] != last {
+	if got[0].key != "new" || got[1].mod != 50 || got[len(got)-1] != last {
 		t.Errorf("after another change: %+v", got)
 	}
 }

@@ -62,7 +62,7 @@ func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 			return err
 		}
 		clear(items) // lets go of the objects
-		if more = page.More && len(page.Kvs) > 0; more {
+		if more = page.More; more {
 			r.Key = append(page.Kvs[len(page.Kvs)-1].Key, 0) // the next possible key
 			r.Limit = s.pages.next(page)
 		}

@@ -56,7 +56,7 @@ func (s *Source) watch(ctx context.Context, c *client, feed follow.Feed) error {
 		StartRevision:  s.at.rev,
 		ProgressNotify: true,
 	}}})
-	p := pulse{began: time.Now()}
+	var p pulse
 	p.listen()
 	asking.Go(func() { cancel(contain.Run(func() error { return s.ask(ctx, stream, &p) })) })
 
@@ -137,36 +137,36 @@ func (s *Source) ask(ctx context.Context, stream pb.Watch_WatchClient, p *pulse)
 			return ctx.Err()
 		case <-time.After(wait):
 		}
-		switch waited := p.silence(); {
-		case waited > s.pace.silence:
+		if p.silence() > s.pace.silence {
 			return errSilent
-		case waited > 0: // otherwise the registry is behind, not the server
-			_ = stream.Send(request)
 		}
+		_ = stream.Send(request)
 	}
 }
 
 // pulse tells ask what the receiver of a watch hears.
 type pulse struct {
-	began    time.Time
-	since    atomic.Int64 // when the receiver began to wait, after began; 0: it is busy
-	answered atomic.Bool  // something besides the watch's creation has come
+	since    atomic.Pointer[time.Time] // when the receiver began to wait; nil: it is busy
+	answered atomic.Bool               // something besides the watch's creation has come
 }
 
-func (p *pulse) listen() { p.since.Store(max(1, int64(time.Since(p.began)))) }
+func (p *pulse) listen() {
+	now := time.Now()
+	p.since.Store(&now)
+}
 
 func (p *pulse) heard(r *pb.WatchResponse) {
-	p.since.Store(0)
+	p.since.Store(nil)
 	if !r.Created {
 		p.answered.Store(true)
 	}
 }
 
-// silence returns how long the receiver has been waiting, 0 when it is busy.
+// silence returns how long the receiver has been waiting: 0 while it is busy,
+// because then the registry is behind and not the server.
 func (p *pulse) silence() time.Duration {
-	since := p.since.Load()
-	if since == 0 {
-		return 0
+	if since := p.since.Load(); since != nil {
+		return time.Since(*since)
 	}
-	return max(1, time.Since(p.began)-time.Duration(since))
+	return 0
 }

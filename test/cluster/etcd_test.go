@@ -207,22 +207,8 @@ func TestQuorum(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	e := newEtcd(t, etcdtest.Options{})
-	ctx := e.c.Context()
-	for _, user := range []string{"root", "dnsd"} {
-		_, err := e.cli.UserAdd(ctx, user, "s3cret-"+user)
-		e.must(err)
-		_, err = e.cli.RoleAdd(ctx, user)
-		e.must(err)
-		_, err = e.cli.UserGrantRole(ctx, user, user)
-		e.must(err)
-	}
-	end := clientv3.GetPrefixRangeEnd(e.prefix)
-	grant := func() {
-		_, err := e.cli.RoleGrantPermission(e.c.Context(), "dnsd", e.prefix, end, clientv3.PermissionType(clientv3.PermRead))
-		e.must(err)
-	}
-	grant()
-	_, err := e.cli.AuthEnable(ctx)
+	e.c.AddUsers(e.cli, e.prefix)
+	_, err := e.cli.AuthEnable(e.c.Context())
 	e.must(err)
 	e.cli = e.c.ClientAs("root", "s3cret-root")
 	password := filepath.Join(t.TempDir(), "password")
@@ -230,13 +216,12 @@ func TestRefused(t *testing.T) {
 
 	p, url := e.through()
 	s := play(t, e, url, "--etcd-user", "dnsd", "--etcd-password-file", password)
-	_, err = e.cli.RoleRevokePermission(e.c.Context(), "dnsd", e.prefix, end)
-	e.must(err)
+	e.c.Revoke(e.cli, e.prefix)
 	p.Part()
 	p.Join()
 	s.goesStale("permission denied")
 	s.turn()
-	grant()
+	e.c.Grant(e.cli, e.prefix)
 	s.heals()
 }
 
@@ -246,20 +231,14 @@ func TestCertificate(t *testing.T) {
 	e := newEtcd(t, etcdtest.Options{TLS: true})
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key")
-	renew := func(l etcdtest.Leaf) {
-		t.Helper()
-		newCert, newKey := e.c.CA.Issue(l)
-		e.must(os.Rename(newKey, key))
-		e.must(os.Rename(newCert, cert))
-	}
-	renew(etcdtest.Leaf{User: "dnsd"})
+	e.c.CA.Renew(etcdtest.Leaf{User: "dnsd"}, cert, key)
 	p, url := e.through()
 	s := play(t, e, url, "--etcd-ca", e.c.CA.File, "--etcd-cert", cert, "--etcd-key", key)
-	renew(etcdtest.Leaf{User: "dnsd", Expiry: time.Now().Add(-time.Second)})
+	e.c.CA.Renew(etcdtest.Leaf{User: "dnsd", Expiry: time.Now().Add(-time.Second)}, cert, key)
 	p.Part()
 	p.Join()
 	s.goesStale("client certificate " + cert + " expired on ")
 	s.turn()
-	renew(etcdtest.Leaf{User: "dnsd"})
+	e.c.CA.Renew(etcdtest.Leaf{User: "dnsd"}, cert, key)
 	s.heals()
 }
