@@ -74,16 +74,12 @@ func (s *Source) connect(ctx context.Context) (*client, error) {
 		hint: expiry(tlsConf, s.cfg.CertFile)}
 	if s.cfg.Username != "" {
 		if c.token, err = c.login(ctx, conn, s.cfg.Username, pass); err != nil {
-			c.close()
+			lib.Close()
 			return nil, fmt.Errorf("logging in as %q: %w", s.cfg.Username, err)
 		}
 	}
 	return c, nil
 }
-
-// close closes the connection. The library's error only says that the context
-// has ended.
-func (c *client) close() { _ = c.lib.Close() }
 
 // login exchanges the password for a token, which is empty in a cluster without
 // authentication.
@@ -139,7 +135,10 @@ func (c *client) plain(err error) error {
 
 // tlsConfig reads the files of cfg; it returns nil where cfg names none.
 func tlsConfig(cfg Config) (*tls.Config, error) {
-	if cfg.CAFile == "" && cfg.CertFile == "" && cfg.KeyFile == "" {
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
+		return nil, errors.New("a client certificate for etcd needs both its certificate file and its key file")
+	}
+	if cfg.CAFile == "" && cfg.CertFile == "" {
 		return nil, nil
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -152,9 +151,6 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 		if !conf.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("%s holds no PEM certificate", cfg.CAFile)
 		}
-	}
-	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
-		return nil, errors.New("a client certificate for etcd needs both its certificate file and its key file")
 	}
 	if cfg.CertFile != "" {
 		cert, err := keyPair(cfg.CertFile, cfg.KeyFile)

@@ -137,7 +137,7 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 	if err != nil {
 		return stopped(ctx, fmt.Errorf("connecting: %w", err))
 	}
-	defer c.close()
+	defer c.lib.Close()
 
 	if !resume {
 		s.at = position{}

@@ -119,10 +119,11 @@ func TestPut(t *testing.T) {
 		{"volumes/fdaa:0:18::/v1", `{}`, nowhere, "not a key"},
 		{"", `{}`, nowhere, "not a key"},
 		{"apps/fd00:0:18::/my-app", `{}`, nowhere, "fd00:0:18::"},
-		{"apps/fdaa:0:0018::/my-app", `{}`, nowhere, `want it as "fdaa:0:18::"`},
-		{"apps/fdaa:0:18::/My-App", `{}`, nowhere, `lower case, "my-app"`},
-		{"machines/fdaa:0:18::/my-app/M1", `{}`, nowhere, `lower case, "m1"`},
-		{"addresses/fdaa:0:99::/my-app/fdaa:0:99:0::9", `{}`, nowhere, `want it as "fdaa:0:99::9"`},
+		{"apps/fdaa:0:0018::/my-app", `{}`, nowhere, `want "apps/fdaa:0:18::/my-app"`},
+		{"apps/fdaa:0:18::/My-App", `{}`, nowhere, `want "apps/fdaa:0:18::/my-app"`},
+		{"machines/fdaa:0:18::/My-App/m1", `{}`, nowhere, `want "machines/fdaa:0:18::/my-app/m1"`},
+		{"machines/fdaa:0:18::/my-app/M1", `{}`, nowhere, `want "machines/fdaa:0:18::/my-app/m1"`},
+		{"addresses/fdaa:0:99::/my-app/fdaa:0:99:0::9", `{}`, nowhere, `want "addresses/fdaa:0:99::/my-app/fdaa:0:99::9"`},
 		{"addresses/fdaa:0:99::/my-app/nine", `{}`, nowhere, "no IPv6 address"},
 	} {
 		item := s.put([]byte(prefix+c.key), []byte(c.value))
