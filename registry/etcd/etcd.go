@@ -70,7 +70,7 @@ type Source struct {
 // New returns a source. It does not connect, but reads the files that cfg names,
 // so that a mistake shows at start; the error names every mistake.
 func New(cfg Config, log *slog.Logger) (*Source, error) {
-	if cfg.Timeout <= 0 {
+	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
 	}
 	_, errTLS := tlsConfig(cfg)
@@ -142,7 +142,7 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 	if !resume {
 		s.at = position{}
 	}
-	if s.at.rev > 0 {
+	if s.at != (position{}) {
 		err := s.verify(ctx, c)
 		if errors.Is(err, errHistory) {
 			s.log.Warn("cannot resume, listing everything", "source", s, "reason", err)

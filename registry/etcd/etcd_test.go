@@ -46,11 +46,16 @@ func testPagesAndChanges(t *testing.T, c *cluster) {
 	c.put(prefix+"apps/fdaa:0:18::/quiet", `{"name":"quiet"}`)
 	c.put(prefix+"peers/fdaa:0:18::/p", `{"private_ip":"fdaa:0:18::8"}`)
 	c.put(prefix+"addresses/fdaa:0:99::/my-app/fdaa:0:99::9", `{}`)
-	s, f := c.source(), &feed{}
+	listed := 0
+	s, f := c.source(), &feed{Before: func(_ context.Context, call followtest.Call, items []registry.Item) {
+		if call == followtest.List {
+			listed += len(items)
+		}
+	}}
 	followtest.Follow(t, s, f, false)
 	followtest.Eventually(t, "the listing", func() bool { return f.Listings() == 1 })
-	if seen := f.Seen(); len(seen.Objects) != n+3 || seen.Pages != 3 {
-		t.Fatalf("%d objects in %d pages, want %d in 3", len(seen.Objects), seen.Pages, n+3)
+	if seen := f.Seen(); len(seen.Objects) != n+3 || listed != n+3 || seen.Pages != 3 {
+		t.Fatalf("%d objects, %d rows in %d pages, want %d in 3", len(seen.Objects), listed, seen.Pages, n+3)
 	}
 
 	// One transaction is one change.
@@ -100,10 +105,12 @@ func testCompactedAway(t *testing.T, c *cluster) {
 	c.delete(machineKey("m0005"))
 	c.machine("m0020", "started")
 	c.compact()
-	followtest.Follow(t, s, f, true)
+	log := c.log(s)
+	run = followtest.Follow(t, s, f, true)
 	c.settles(f)
-	if f.Listings() != 2 {
-		t.Errorf("%d listings, want 2", f.Listings())
+	run.Stop()
+	if f.Listings() != 2 || !strings.Contains(log.String(), "cannot resume") {
+		t.Errorf("%d listings, want 2; the log: %s", f.Listings(), log)
 	}
 }
 
@@ -135,11 +142,15 @@ func testCompactedWatch(t *testing.T, c *cluster) {
 			c.compact()
 		}
 	}
+	log := c.log(s)
 	run := followtest.Follow(t, s, f, false)
 	followtest.Eventually(t, "a listing without a pause", func() bool { return f.Listings() == 2 })
 	c.machine("m2", "started")
 	c.settles(f)
 	run.Stop()
+	if !strings.Contains(log.String(), "cannot watch on") {
+		t.Errorf("the log: %s", log)
+	}
 
 	lose = 99
 	followtest.Follow(t, s, f, false).Fails("compacted") // twice in a row
@@ -326,11 +337,13 @@ func TestRestored(t *testing.T) {
 // the context ends.
 func TestStopsAtOnce(t *testing.T) {
 	t.Parallel()
-	s, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: prefix}, nil)
-	if err != nil {
-		t.Fatal(err)
+	for timeout, want := range map[time.Duration]string{0: "connection refused", time.Hour: "connection refused", 1: "no answer within 1ns"} {
+		s, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: prefix, Timeout: timeout}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		followtest.Follow(t, s, &feed{}, false).Fails(want)
 	}
-	followtest.Follow(t, s, &feed{}, false).Fails("connection refused")
 
 	c := start(t, etcdtest.Options{})
 	frozen := c.source(func(c *Config) { c.Timeout = time.Hour })

@@ -53,8 +53,8 @@ type gathering struct {
 // Read implements net.Conn. It returns up to gatherFor after the connection was
 // closed.
 func (g *gathering) Read(p []byte) (int, error) {
-	if wait := gatherFor - time.Since(g.last); wait > 0 && !g.more {
-		time.Sleep(wait)
+	if !g.more {
+		time.Sleep(gatherFor - time.Since(g.last))
 	}
 	n, err := g.Conn.Read(p)
 	g.last, g.more = time.Now(), n == len(p)

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -73,6 +74,13 @@ func (c *cluster) source(change ...func(*Config)) *Source {
 	}
 	s.pace, s.pages = quick, small
 	return s
+}
+
+// log returns what a source logs from now on, to be read when it has stopped.
+func (c *cluster) log(s *Source) *bytes.Buffer {
+	var b bytes.Buffer
+	s.log = slog.New(slog.NewTextHandler(&b, nil))
+	return &b
 }
 
 const net18 = "fdaa:0:18::"

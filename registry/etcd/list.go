@@ -25,9 +25,9 @@ var defaultPages = pages{first: 1000, most: 20_000}
 
 const pageBytes = 8 << 20
 
-// next returns how many objects the page after page may hold.
+// next returns how many objects the page after page, which is not empty, may hold.
 func (p pages) next(page *pb.RangeResponse) int64 {
-	size := 1
+	var size int
 	for _, kv := range page.Kvs {
 		size += len(kv.Key) + len(kv.Value)
 	}
@@ -40,7 +40,6 @@ func (p pages) next(page *pb.RangeResponse) int64 {
 func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 	r := &pb.RangeRequest{Key: []byte(s.cfg.Prefix), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(s.cfg.Prefix)), Limit: s.pages.first}
 	var at position
-	var items []registry.Item
 	for more := true; more; {
 		page, err := s.page(ctx, c, r)
 		if err != nil {
@@ -53,7 +52,7 @@ func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 			r.Revision, at.rev = page.Header.Revision, page.Header.Revision
 			s.term = page.Header.RaftTerm
 		}
-		items = items[:0]
+		items := make([]registry.Item, 0, len(page.Kvs))
 		for _, kv := range page.Kvs {
 			items = append(items, s.put(kv.Key, kv.Value))
 			at.seen.listed(kv)
@@ -61,7 +60,6 @@ func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 		if err := feed.List(ctx, items); err != nil {
 			return err
 		}
-		clear(items) // lets go of the objects
 		if more = page.More; more {
 			r.Key = append(page.Kvs[len(page.Kvs)-1].Key, 0) // the next possible key
 			r.Limit = s.pages.next(page)
@@ -80,12 +78,12 @@ func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 // may take, so that a million objects need not be listed again.
 func (s *Source) page(ctx context.Context, c *client, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	const pause = 250 * time.Millisecond // a member restarts in a second or two
-	for patience := c.timeout; ; patience -= pause {
+	for end := time.Now().Add(c.timeout); ; {
 		page, err := c.get(ctx, r)
 		if err == nil {
 			return page, nil
 		}
-		if r.Revision == 0 || patience <= 0 || status.Code(err) != codes.Unavailable {
+		if r.Revision == 0 || time.Now().After(end) || status.Code(err) != codes.Unavailable {
 			return nil, historyError(c.plain(err))
 		}
 		select {

@@ -24,8 +24,8 @@ type pace struct {
 	silence time.Duration // without any answer: the stream is given up
 }
 
-// etcd's own progress notifications come every 10 min, too seldom to tell a
-// quiet cluster from a dead one. A request that arrives before the watch has
+// etcd notifies of progress by itself every 10 min, too seldom to tell a quiet
+// cluster from a dead one. A request that arrives before the watch has
 // caught up gets no answer, hence the short interval at first. A member that
 // answers none for three rounds is cut off from the others or behind them.
 var defaultPace = pace{first: 500 * time.Millisecond, steady: 10 * time.Second, silence: 30 * time.Second}
@@ -53,22 +53,20 @@ func (s *Source) watch(ctx context.Context, c *client, feed follow.Feed) error {
 		// The last known revision, not the next one: etcd 3.7 answers no progress
 		// request on a watch that starts in the future, so that an idle cluster
 		// would seem dead. changes drops what is known.
-		StartRevision:  s.at.rev,
-		ProgressNotify: true,
+		StartRevision: s.at.rev,
 	}}})
 	var p pulse
 	p.listen()
 	asking.Go(func() { cancel(contain.Run(func() error { return s.ask(ctx, stream, &p) })) })
 
-	var items []registry.Item
 	for {
 		r, err := stream.Recv()
 		if err != nil {
 			return stopped(ctx, c.plain(err))
 		}
 		p.heard(r)
-		at := s.at
-		if items, at, err = s.changes(r, items[:0], at); err != nil {
+		items, at, err := s.changes(r, s.at)
+		if err != nil {
 			return err
 		}
 		if !r.Created {
@@ -77,21 +75,20 @@ func (s *Source) watch(ctx context.Context, c *client, feed follow.Feed) error {
 				return stopped(ctx, err)
 			}
 			s.at = at
-			clear(items) // lets go of the objects
 		}
 		p.listen()
 	}
 }
 
 // changes turns a response into items and the position after it.
-func (s *Source) changes(r *pb.WatchResponse, items []registry.Item, at position) ([]registry.Item, position, error) {
+func (s *Source) changes(r *pb.WatchResponse, at position) (items []registry.Item, _ position, _ error) {
 	switch {
 	case r.CompactRevision != 0:
 		return nil, at, fmt.Errorf("%w: it is compacted up to revision %d", errHistory, r.CompactRevision)
 	case r.Canceled:
 		return nil, at, fmt.Errorf("the server ended the watch: %s", r.CancelReason)
 	case r.Created:
-		return items, at, nil // its revision is the member's own, which may be older
+		return nil, at, nil // its revision is the member's own, which may be older
 	}
 	if err := backwards(r.Header.GetRevision(), at.rev); err != nil {
 		return nil, at, err
@@ -164,9 +161,9 @@ func (p *pulse) heard(r *pb.WatchResponse) {
 
 // silence returns how long the receiver has been waiting: 0 while it is busy,
 // because then the registry is behind and not the server.
-func (p *pulse) silence() time.Duration {
+func (p *pulse) silence() (d time.Duration) {
 	if since := p.since.Load(); since != nil {
-		return time.Since(*since)
+		d = time.Since(*since)
 	}
-	return 0
+	return d
 }
