@@ -13,19 +13,19 @@ import (
 )
 
 func TestHistoryOfFile(t *testing.T) {
-	recount(t, &filePlatform{t: t, path: filepath.Join(t.TempDir(), "registry.json"), world: world{}, texts: map[object]json.RawMessage{}}, true)
+	recount(t, &filePlatform{t: t, path: filepath.Join(t.TempDir(), "registry.json"), world: world{}, texts: map[object]json.RawMessage{}}, false)
 }
 
 func TestHistoryOfEtcd(t *testing.T) {
 	e := newEtcd(t, etcdtest.Options{})
 	p := &etcdPlatform{etcdStore: e}
 	p.proxy, p.through = e.through()
-	recount(t, p, true)
+	recount(t, p, false)
 }
 
 func TestHistoryOfCorrosion(t *testing.T) {
 	a := &agentStore{newAgent(t, corrosiontest.Options{Lag: 200, Keep: 100}), t}
-	recount(t, &agentPlatform{agentStore: a}, false)
+	recount(t, &agentPlatform{agentStore: a}, true)
 }
 
 // filePlatform is a file, which is written anew for every change.
