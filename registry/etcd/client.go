@@ -22,16 +22,16 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// A connection is pinged after 10 s without traffic and closed when 5 s bring
-// no answer: a frozen or unplugged server is gone after 15 s. Below 10 s the
-// transport refuses to ping.
+// A connection is pinged after 10 s without traffic and closed 5 s later if there
+// is no answer: a frozen or unplugged server is noticed after 15 s. gRPC does not
+// ping more often than every 10 s.
 const (
 	keepalive        = 10 * time.Second
 	keepaliveTimeout = 5 * time.Second
 )
 
-// anySize lifts gRPC's limit of 4 MiB on what is received: pages and batches of
-// changes have no such bound, and the server's answers are trusted.
+// anySize lifts gRPC's limit of 4 MiB on received messages: pages and batches of
+// changes have no such bound, and the server is trusted.
 var anySize = grpc.MaxCallRecvMsgSize(math.MaxInt32)
 
 // client is one connection to the cluster, authenticated. Its methods may be
@@ -42,10 +42,10 @@ type client struct {
 	watch   pb.WatchClient
 	token   string        // of the user; empty without one
 	timeout time.Duration // of each request
-	hint    string        // what may be behind a refused connection; mostly empty
+	hint    string        // a likely reason for a refused connection; may be empty
 }
 
-// connect prepares a connection and logs the user in. Without a user nothing is
+// connect prepares a connection and logs the user in. Without a user, nothing is
 // sent before the first request.
 func (s *Source) connect(ctx context.Context) (*client, error) {
 	tlsConf, err := tlsConfig(s.cfg)
@@ -74,19 +74,15 @@ func (s *Source) connect(ctx context.Context) (*client, error) {
 		hint: expiry(tlsConf, s.cfg.CertFile)}
 	if s.cfg.Username != "" {
 		if c.token, err = c.login(ctx, conn, s.cfg.Username, pass); err != nil {
-			c.close()
+			lib.Close()
 			return nil, fmt.Errorf("logging in as %q: %w", s.cfg.Username, err)
 		}
 	}
 	return c, nil
 }
 
-// close ends the connection and what runs on it. Its error says only that the
-// context had ended before.
-func (c *client) close() { _ = c.lib.Close() }
-
-// login trades the password for a token. A cluster without authentication gives
-// none and wants none.
+// login exchanges the password for a token, which is empty in a cluster without
+// authentication.
 func (c *client) login(ctx context.Context, conn *grpc.ClientConn, user, pass string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -99,8 +95,8 @@ func (c *client) login(ctx context.Context, conn *grpc.ClientConn, user, pass st
 	return r.Token, nil
 }
 
-// outgoing adds to ctx what every request carries: the token, and the wish to
-// be refused by a member that knows no leader rather than to wait on it.
+// outgoing adds the metadata of every request to ctx: the token, and that a
+// member without a leader is to refuse the request at once.
 func (c *client) outgoing(ctx context.Context) context.Context {
 	ctx = clientv3.WithRequireLeader(ctx)
 	if c.token != "" {
@@ -109,28 +105,16 @@ func (c *client) outgoing(ctx context.Context) context.Context {
 	return ctx
 }
 
-// request is a linearizable read of key, or of [key, end), at revision rev or,
-// where that is 0, at the newest.
-type request struct {
-	key, end string
-	rev      int64
-	limit    int64
-}
-
-// get runs r once, within the time-out, and returns gRPC's error. It does not
-// wait for an end point to come up: that none is there is said at once, and why.
-func (c *client) get(ctx context.Context, r request) (*pb.RangeResponse, error) {
+// get reads a range once, within the time-out, and returns gRPC's error. It does
+// not wait for an end point to come up: if there is none, it fails at once.
+func (c *client) get(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	in := &pb.RangeRequest{Key: []byte(r.key), Revision: r.rev, Limit: r.limit}
-	if r.end != "" {
-		in.RangeEnd = []byte(r.end)
-	}
-	return c.kv.Range(c.outgoing(ctx), in, anySize)
+	return c.kv.Range(c.outgoing(ctx), r, anySize)
 }
 
-// plain returns err as etcd's own error where it is one of those that rpctypes
-// lists, and otherwise as its message, without gRPC's wrapping.
+// plain returns err as etcd's own error if rpctypes knows it, and otherwise
+// gRPC's message without its prefix.
 func (c *client) plain(err error) error {
 	if err == nil {
 		return nil
@@ -151,7 +135,10 @@ func (c *client) plain(err error) error {
 
 // tlsConfig reads the files of cfg; it returns nil where cfg names none.
 func tlsConfig(cfg Config) (*tls.Config, error) {
-	if cfg.CAFile == "" && cfg.CertFile == "" && cfg.KeyFile == "" {
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
+		return nil, errors.New("a client certificate for etcd needs both its certificate file and its key file")
+	}
+	if cfg.CAFile == "" && cfg.CertFile == "" {
 		return nil, nil
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -164,9 +151,6 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 		if !conf.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("%s holds no PEM certificate", cfg.CAFile)
 		}
-	}
-	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
-		return nil, errors.New("a client certificate for etcd needs both its certificate file and its key file")
 	}
 	if cfg.CertFile != "" {
 		cert, err := keyPair(cfg.CertFile, cfg.KeyFile)
@@ -188,8 +172,8 @@ func keyPair(certFile, keyFile string) (tls.Certificate, error) {
 	return tls.X509KeyPair(cert, key)
 }
 
-// expiry says that the client's certificate has expired, which a server's own
-// refusal says unclearly ("bad certificate") or not at all.
+// expiry returns a hint if the client's certificate has expired. Servers refuse
+// it with an unclear message ("bad certificate") or none.
 func expiry(conf *tls.Config, file string) string {
 	if conf == nil || len(conf.Certificates) == 0 {
 		return ""
@@ -200,7 +184,7 @@ func expiry(conf *tls.Config, file string) string {
 	return ""
 }
 
-// password returns the user's password, from its file where one is named.
+// password returns the user's password, from its file if there is one.
 func password(cfg Config) (string, error) {
 	switch {
 	case cfg.Username == "" && (cfg.Password != "" || cfg.PasswordFile != ""):

@@ -20,6 +20,7 @@ func TestConform(t *testing.T) {
 		n++
 		prefix := fmt.Sprintf("/dnsd/v%d/", n)
 		c.put(fmt.Sprintf("/dnsd/v%dx/apps/fdaa:0:18::/next-door", n), `{}`)
+		p := c.Through(t)
 		path := func(key registry.Key) string {
 			path := prefix + followtest.Lists[key.Kind] + "/" + key.Network.Prefix().Addr().String() + "/" + key.Name
 			if key.ID != "" {
@@ -28,7 +29,10 @@ func TestConform(t *testing.T) {
 			return path
 		}
 		return followtest.Fixture{
-			Source: c.source(func(conf *Config) { conf.Prefix, conf.Username, conf.Password = prefix, "dnsd", "hunter2" }),
+			Source: c.source(func(conf *Config) {
+				conf.Endpoints, conf.Prefix = []string{p.Addr()}, prefix
+				conf.Username, conf.Password = "dnsd", "hunter2"
+			}),
 			Put: func(objects ...registry.Object) {
 				if err := load(c.Context(), c.cli, len(objects), func(i int) (string, string) {
 					return path(objects[i].Key()), followtest.JSON(objects[i])
@@ -45,9 +49,8 @@ func TestConform(t *testing.T) {
 					t.Error(err)
 				}
 			},
-			Break:   func() { c.Kill(0) },
-			Mend:    func() { c.Restart(0); c.put("/x", "so that it has a leader") },
-			Silence: quick.steady, Patience: quick.silence, Secrets: []string{"hunter2"},
+			Break: p.Part, Mend: p.Join,
+			Silence: quick.steady, Patience: quick.silence, Secrets: []string{"hunter2"}, Apart: true,
 		}
 	})
 }

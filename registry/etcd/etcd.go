@@ -1,8 +1,8 @@
 // Package etcd reads the registry from an etcd cluster (v3): all keys under a
 // prefix at one revision, then every change after it.
 //
-// Keys are written in one way only, so that an object has exactly one key and
-// the deletion of a key is the deletion of an object:
+// An object has exactly one key, so that the deletion of a key is the deletion of
+// an object:
 //
 //	<prefix>machines/<network>/<app>/<id>
 //	<prefix>apps/<network>/<name>
@@ -12,11 +12,11 @@
 // with <network> and <address> in their canonical form (fdaa:0:18::) and names
 // in lower case. The value repeats the object as JSON and must agree.
 //
-// The package speaks etcd's API directly on the connection that the client
+// The package calls etcd's API directly, on the connection that the client
 // library keeps (end points, balancing, TLS, keepalive). The library's own
-// watch reconnects in silence, to whatever data are there by then, and buffers
-// without bound; here a stream that breaks is an error at once, and a registry
-// that is behind holds the server back.
+// watch reconnects silently, even to other data, and buffers without bound;
+// here a broken stream is an error at once, and a registry that is behind slows
+// the server down.
 package etcd
 
 import (
@@ -33,19 +33,19 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// Config says which cluster to read and as whom. Secrets are read from files,
-// afresh for every connection, so that rotated ones are picked up.
+// Config says which cluster to read and as whom. The files are read again for
+// every connection, so that new certificates and passwords take effect.
 type Config struct {
-	Endpoints []string // host:port each; at least one
-	Prefix    string   // of all keys; ends in "/"
+	Endpoints []string // host:port each, at least one, as ParseURL returns them
+	Prefix    string   // of all keys; begins and ends with "/"
 
-	CAFile   string // PEM; set: TLS, with servers that these authorities vouch for
-	CertFile string // PEM; the client's certificate. Needs KeyFile
+	CAFile   string // PEM; the authorities that sign the servers' certificates; set: TLS
+	CertFile string // PEM; the client's certificate; needs KeyFile
 	KeyFile  string // PEM
 
 	Username     string // empty: no user authentication
-	Password     string // of Username; PasswordFile is the alternative
-	PasswordFile string // holds the password; white space around it is cut off
+	Password     string // of Username
+	PasswordFile string // holds the password instead; white space around it is cut off
 
 	Timeout time.Duration // of each request; 0 means 10 s
 }
@@ -54,8 +54,8 @@ type Config struct {
 // the longest wait in a healthy cluster, takes 1 to 2 s at etcd's defaults.
 const defaultTimeout = 10 * time.Second
 
-// Source is a follow.Source. It keeps its place in the cluster's history from
-// one Follow to the next.
+// Source is a follow.Source. It keeps its position in the cluster's history
+// between calls of Follow.
 type Source struct {
 	cfg   Config
 	log   *slog.Logger
@@ -64,30 +64,18 @@ type Source struct {
 
 	// Owned by Follow; calls never overlap.
 	at   position
-	term uint64 // of the cluster, when last it was asked as a whole
+	term uint64 // of the cluster, in the last linearizable response
 }
 
-// New returns a source. It connects to nothing, but reads the files that cfg
-// names, so that a mistake shows at start; the error names all of them.
+// New returns a source. It does not connect, but reads the files that cfg names,
+// so that a mistake shows at start; the error names every mistake.
 func New(cfg Config, log *slog.Logger) (*Source, error) {
-	if cfg.Timeout <= 0 {
+	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
-	}
-	var errs []error
-	if len(cfg.Endpoints) == 0 {
-		errs = append(errs, errors.New("no etcd end point is given: want host:port"))
-	}
-	for _, e := range cfg.Endpoints {
-		if _, _, err := net.SplitHostPort(e); err != nil || strings.ContainsAny(e, "/@") {
-			errs = append(errs, fmt.Errorf("etcd end point %q: want host:port", e))
-		}
-	}
-	if !strings.HasSuffix(cfg.Prefix, "/") {
-		errs = append(errs, fmt.Errorf("etcd prefix %q does not end in /: want one such as /dnsd/v1/", cfg.Prefix))
 	}
 	_, errTLS := tlsConfig(cfg)
 	_, errPassword := password(cfg)
-	if err := errors.Join(append(errs, errTLS, errPassword)...); err != nil {
+	if err := errors.Join(errTLS, errPassword); err != nil {
 		return nil, err
 	}
 	return &Source{cfg: cfg, log: log, pace: defaultPace, pages: defaultPages}, nil
@@ -134,13 +122,13 @@ func withPort(host string) (string, error) {
 	return net.JoinHostPort(name, port), nil
 }
 
-// String returns the source as its URL. It holds no secrets.
+// String returns the source's URL, which holds no secrets.
 func (s *Source) String() string {
-	return "etcd://" + strings.Join(s.cfg.Endpoints, ",") + "/" + strings.TrimPrefix(s.cfg.Prefix, "/")
+	return "etcd://" + strings.Join(s.cfg.Endpoints, ",") + s.cfg.Prefix
 }
 
-// Identity names what is followed, whichever members it is read from: the last
-// known state on disk is that of a prefix, not of end points.
+// Identity names what is followed. The last known state on disk belongs to a
+// prefix, whichever end points it was read from.
 func (s *Source) Identity() string { return "etcd:" + s.cfg.Prefix }
 
 // Follow implements follow.Source. It makes a connection and closes it.
@@ -149,19 +137,22 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 	if err != nil {
 		return stopped(ctx, fmt.Errorf("connecting: %w", err))
 	}
-	defer c.close()
+	defer c.lib.Close()
 
-	if resume && s.at.rev > 0 {
+	if !resume {
+		s.at = position{}
+	}
+	if s.at != (position{}) {
 		err := s.verify(ctx, c)
 		if errors.Is(err, errHistory) {
 			s.log.Warn("cannot resume, listing everything", "source", s, "reason", err)
-			resume = false
+			s.at = position{}
 		} else if err != nil {
 			return stopped(ctx, fmt.Errorf("connecting: %w", err))
 		}
 	}
 	for again := false; ; again = true {
-		if !resume || s.at.rev == 0 {
+		if s.at.rev == 0 {
 			if err := s.list(ctx, c, feed); err != nil {
 				return stopped(ctx, fmt.Errorf("listing: %w", err))
 			}
@@ -171,9 +162,9 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 		if lost {
 			s.at = position{}
 		}
-		// The cluster is well, so there is nothing to wait for; but only once, lest
-		// one that always loses its history is listed without a pause.
-		if !lost || again || ctx.Err() != nil {
+		// The cluster works, so list again without a pause; but only once, so that
+		// a cluster that always loses its history is not listed in a loop.
+		if !lost || again {
 			return stopped(ctx, fmt.Errorf("watching: %w", err))
 		}
 		s.log.Warn("cannot watch on, listing everything", "source", s, "reason", err)
@@ -188,12 +179,12 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// errHistory marks errors after which the position is worthless, so that only a
-// listing helps: the changes since then are compacted away, or the data behind
-// the end points are no longer those that were read (wiped, restored).
+// errHistory marks errors after which the position is useless and everything has
+// to be listed: the changes after it were compacted, or the cluster was wiped or
+// restored from a backup.
 var errHistory = errors.New("the history that was followed is gone")
 
-// historyError describes err as an errHistory where it is one.
+// historyError wraps err in errHistory where it means that.
 func historyError(err error) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted):
@@ -204,9 +195,9 @@ func historyError(err error) error {
 	return err
 }
 
-// backwards is an errHistory when a response carries a revision lower than the
-// last one seen: the data were restored or wiped. (The cluster's id can stay
-// the same, and a watch would miss every change until the revision is reached.)
+// backwards returns an errHistory if a response's revision is lower than the last
+// one seen: the cluster was restored or wiped. (Its id can stay the same, and a
+// watch would miss every change until the old revision is reached.)
 func backwards(got, last int64) error {
 	if got < last {
 		return fmt.Errorf("%w: the cluster is at revision %d, it was at %d", errHistory, got, last)

@@ -17,6 +17,7 @@ import (
 
 // TestOneMember holds what a cluster survives being asked one after the other.
 func TestOneMember(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	for _, test := range []struct {
 		name string
@@ -45,11 +46,16 @@ func testPagesAndChanges(t *testing.T, c *cluster) {
 	c.put(prefix+"apps/fdaa:0:18::/quiet", `{"name":"quiet"}`)
 	c.put(prefix+"peers/fdaa:0:18::/p", `{"private_ip":"fdaa:0:18::8"}`)
 	c.put(prefix+"addresses/fdaa:0:99::/my-app/fdaa:0:99::9", `{}`)
-	s, f := c.source(), &feed{}
+	listed := 0
+	s, f := c.source(), &feed{Before: func(_ context.Context, call followtest.Call, items []registry.Item) {
+		if call == followtest.List {
+			listed += len(items)
+		}
+	}}
 	followtest.Follow(t, s, f, false)
 	followtest.Eventually(t, "the listing", func() bool { return f.Listings() == 1 })
-	if seen := f.Seen(); len(seen.Objects) != n+3 || seen.Pages != 3 {
-		t.Fatalf("%d objects in %d pages, want %d in 3", len(seen.Objects), seen.Pages, n+3)
+	if seen := f.Seen(); len(seen.Objects) != n+3 || listed != n+3 || seen.Pages != 3 {
+		t.Fatalf("%d objects, %d rows in %d pages, want %d in 3", len(seen.Objects), listed, seen.Pages, n+3)
 	}
 
 	// One transaction is one change.
@@ -99,16 +105,18 @@ func testCompactedAway(t *testing.T, c *cluster) {
 	c.delete(machineKey("m0005"))
 	c.machine("m0020", "started")
 	c.compact()
-	followtest.Follow(t, s, f, true)
+	log := c.log(s)
+	run = followtest.Follow(t, s, f, true)
 	c.settles(f)
-	if f.Listings() != 2 {
-		t.Errorf("%d listings, want 2", f.Listings())
+	run.Stop()
+	if f.Listings() != 2 || !strings.Contains(log.String(), "cannot resume") {
+		t.Errorf("%d listings, want 2; the log: %s", f.Listings(), log)
 	}
 }
 
 func testCompactedListing(t *testing.T, c *cluster) {
 	c.fill(2500)
-	s, f := c.source(), &feed{}
+	s, f := c.source(func(conf *Config) { conf.Timeout = time.Hour }), &feed{} // it is not waited out
 	var once sync.Once
 	f.Before = func(context.Context, followtest.Call, []registry.Item) {
 		once.Do(func() { c.machine("m0001", "stopped"); c.compact() })
@@ -134,11 +142,15 @@ func testCompactedWatch(t *testing.T, c *cluster) {
 			c.compact()
 		}
 	}
+	log := c.log(s)
 	run := followtest.Follow(t, s, f, false)
 	followtest.Eventually(t, "a listing without a pause", func() bool { return f.Listings() == 2 })
 	c.machine("m2", "started")
 	c.settles(f)
 	run.Stop()
+	if !strings.Contains(log.String(), "cannot watch on") {
+		t.Errorf("the log: %s", log)
+	}
 
 	lose = 99
 	followtest.Follow(t, s, f, false).Fails("compacted") // twice in a row
@@ -148,6 +160,7 @@ func testCompactedWatch(t *testing.T, c *cluster) {
 }
 
 func TestKillAndRestart(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(2500)
 	s, f := c.source(), &feed{}
@@ -159,7 +172,9 @@ func TestKillAndRestart(t *testing.T) {
 	followtest.Eventually(t, "proof of life", func() bool { return f.Proofs() > 0 })
 	c.settles(f)
 
-	c.Kill(0)
+	impatient := c.source(func(conf *Config) { conf.Timeout = time.Second })
+	g := &feed{Before: func(context.Context, followtest.Call, []registry.Item) { c.Kill(0) }}
+	followtest.Follow(t, impatient, g, false).Fails("listing: connection error") // outlives no end
 	run.Fails("watching")
 	followtest.Follow(t, s, f, true).Fails("connection refused") // at once, and not silence
 	c.Restart(0)
@@ -173,6 +188,7 @@ func TestKillAndRestart(t *testing.T) {
 }
 
 func TestFrozenServer(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(10)
 	s, f := c.source(func(c *Config) { c.Timeout = time.Second }), &feed{}
@@ -193,6 +209,7 @@ func TestFrozenServer(t *testing.T) {
 }
 
 func TestQuorumLost(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{Members: 3})
 	c.fill(10)
 	last := c.Endpoints()[:1]
@@ -221,6 +238,7 @@ func TestQuorumLost(t *testing.T) {
 }
 
 func TestWiped(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(300)
 	s, f := c.source(), &feed{}
@@ -257,6 +275,7 @@ func TestWiped(t *testing.T) {
 // TestWipedAndRefilled fills a wiped cluster, in the same term, up to the same
 // revision.
 func TestWipedAndRefilled(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	put := func(ids ...string) {
 		for _, id := range ids {
@@ -293,6 +312,7 @@ func TestWipedAndRefilled(t *testing.T) {
 }
 
 func TestRestored(t *testing.T) {
+	t.Parallel()
 	c := start(t, etcdtest.Options{})
 	c.fill(10)
 	s, f := c.source(), &feed{}
@@ -316,11 +336,14 @@ func TestRestored(t *testing.T) {
 // What cannot be reached is said, and what does not answer is not waited for when
 // the context ends.
 func TestStopsAtOnce(t *testing.T) {
-	s, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: prefix}, nil)
-	if err != nil {
-		t.Fatal(err)
+	t.Parallel()
+	for timeout, want := range map[time.Duration]string{0: "connection refused", time.Hour: "connection refused", 1: "no answer within 1ns"} {
+		s, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: prefix, Timeout: timeout}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		followtest.Follow(t, s, &feed{}, false).Fails(want)
 	}
-	followtest.Follow(t, s, &feed{}, false).Fails("connection refused")
 
 	c := start(t, etcdtest.Options{})
 	frozen := c.source(func(c *Config) { c.Timeout = time.Hour })

@@ -1,7 +1,9 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,7 +19,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Most tests here wait for a member: more of them than there are processors.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const prefix = "/dnsd/v1/"
 
@@ -65,6 +74,13 @@ func (c *cluster) source(change ...func(*Config)) *Source {
 	}
 	s.pace, s.pages = quick, small
 	return s
+}
+
+// log returns what a source logs from now on, to be read when it has stopped.
+func (c *cluster) log(s *Source) *bytes.Buffer {
+	var b bytes.Buffer
+	s.log = slog.New(slog.NewTextHandler(&b, nil))
+	return &b
 }
 
 const net18 = "fdaa:0:18::"

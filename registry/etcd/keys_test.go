@@ -34,6 +34,7 @@ func TestParseURL(t *testing.T) {
 		"etcd://h1:2379":             "does not end in /",
 		"etcd://h1:2379/x":           "does not end in /",
 		"etcd:///x/":                 "want host:port",
+		"etcd://h1:/x/":              "want host:port",
 		"etcd://h1,,h2/x/":           "want host:port",
 		"etcd://fdaa::5/x/":          "brackets",
 		"etcd://h1/x/?tls=1/":        "no parameters",
@@ -57,20 +58,28 @@ func TestNewNamesEveryMistake(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := New(Config{Endpoints: []string{"http://h1:2379"}, Prefix: "/x", CAFile: empty, PasswordFile: "/nowhere"}, slog.Default())
-	for _, want := range []string{"http://h1:2379", "does not end in /", "no PEM certificate", "needs a user"} {
+	_, err := New(Config{CAFile: empty, PasswordFile: "/nowhere"}, slog.Default())
+	for _, want := range []string{"no PEM certificate", "needs a user"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q lacks %q", err, want)
 		}
 	}
-	for want, c := range map[string]Config{
-		"no etcd end point": {Prefix: "/x/"},
-		"both":              {Endpoints: []string{"h:1"}, Prefix: "/x/", CertFile: empty},
-		"twice":             {Endpoints: []string{"h:1"}, Prefix: "/x/", Username: "u", Password: "p", PasswordFile: empty},
-		"no such file":      {Endpoints: []string{"h:1"}, Prefix: "/x/", Username: "u", PasswordFile: "/nowhere"},
+	for _, c := range []struct {
+		Config
+		want string
+	}{
+		{Config{CertFile: empty}, "both"},
+		{Config{KeyFile: empty}, "both"},
+		{Config{CAFile: "/nowhere"}, "no such file"},
+		{Config{CertFile: "/nowhere", KeyFile: empty}, "no such file"},
+		{Config{CertFile: empty, KeyFile: "/nowhere"}, "no such file"},
+		{Config{CertFile: empty, KeyFile: empty}, "client certificate"},
+		{Config{Password: "p"}, "needs a user"},
+		{Config{Username: "u", Password: "p", PasswordFile: empty}, "twice"},
+		{Config{Username: "u", PasswordFile: "/nowhere"}, "no such file"},
 	} {
-		if _, err := New(c, slog.Default()); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%+v: %v, want an error with %q", c, err, want)
+		if _, err := New(c.Config, slog.Default()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want an error with %q", c.Config, err, c.want)
 		}
 	}
 	s, err := New(Config{Endpoints: []string{"h1:1", "h2:2"}, Prefix: "/x/", Username: "u", Password: "s3cret"}, slog.Default())
@@ -110,10 +119,11 @@ func TestPut(t *testing.T) {
 		{"volumes/fdaa:0:18::/v1", `{}`, nowhere, "not a key"},
 		{"", `{}`, nowhere, "not a key"},
 		{"apps/fd00:0:18::/my-app", `{}`, nowhere, "fd00:0:18::"},
-		{"apps/fdaa:0:0018::/my-app", `{}`, nowhere, `want it as "fdaa:0:18::"`},
-		{"apps/fdaa:0:18::/My-App", `{}`, nowhere, `lower case, "my-app"`},
-		{"machines/fdaa:0:18::/my-app/M1", `{}`, nowhere, `lower case, "m1"`},
-		{"addresses/fdaa:0:99::/my-app/fdaa:0:99:0::9", `{}`, nowhere, `want it as "fdaa:0:99::9"`},
+		{"apps/fdaa:0:0018::/my-app", `{}`, nowhere, `want "apps/fdaa:0:18::/my-app"`},
+		{"apps/fdaa:0:18::/My-App", `{}`, nowhere, `want "apps/fdaa:0:18::/my-app"`},
+		{"machines/fdaa:0:18::/My-App/m1", `{}`, nowhere, `want "machines/fdaa:0:18::/my-app/m1"`},
+		{"machines/fdaa:0:18::/my-app/M1", `{}`, nowhere, `want "machines/fdaa:0:18::/my-app/m1"`},
+		{"addresses/fdaa:0:99::/my-app/fdaa:0:99:0::9", `{}`, nowhere, `want "addresses/fdaa:0:99::/my-app/fdaa:0:99::9"`},
 		{"addresses/fdaa:0:99::/my-app/nine", `{}`, nowhere, "no IPv6 address"},
 	} {
 		item := s.put([]byte(prefix+c.key), []byte(c.value))
@@ -182,32 +192,37 @@ func TestChanges(t *testing.T) {
 			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "z", 11)}},
 			position{11, witnesses{seen("z", 11), a}}, 1, false,
 		},
+		"the newest witness changed": {
+			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "a", 11)}},
+			position{11, witnesses{seen("a", 11), z}}, 1, false,
+		},
 		"rubbish deleted": {
 			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "B", 11)}},
 			position{11, witnesses{seen("B", 0), a, z}}, 0, false,
 		},
 	} {
-		items, got, err := s.changes(c.r, nil, at)
+		items, got, err := s.changes(c.r, at)
 		if c.lost != errors.Is(err, errHistory) || !c.lost && (err != nil || got != c.want || len(items) != c.n) {
 			t.Errorf("%s: %d items, %+v, %v", name, len(items), got, err)
 		}
 	}
 }
 
-// TestWitnessesListed lists keys whose last changes are in no order.
+// TestWitnessesListed lists keys whose last changes are in no order, two in each
+// transaction.
 func TestWitnessesListed(t *testing.T) {
 	var got witnesses
 	for i := range int64(100) {
-		got.listed(&mvccpb.KeyValue{Key: fmt.Append(nil, i), ModRevision: 1 + i*37%100})
+		got.listed(&mvccpb.KeyValue{Key: fmt.Append(nil, i), ModRevision: 1 + i*37%100/2})
 	}
 	for i, w := range got {
-		if w.mod != int64(100-i) {
+		if w.mod != int64(50-i/2) {
 			t.Fatalf("witness %d is of revision %d, want the last %d changed, newest first", i, w.mod, len(got))
 		}
 	}
 	last := got[len(got)-2]
 	got.changed(witness{key: "new"})
-	if got[0].key != "new" || got[1].mod != 100 || got[len(got)-1] != last {
+	if got[0].key != "new" || got[1].mod != 50 || got[len(got)-1] != last {
 		t.Errorf("after another change: %+v", got)
 	}
 }
@@ -220,11 +235,10 @@ func TestPageSize(t *testing.T) {
 		"small objects":  {1000, 300, 20_000},
 		"medium objects": {1000, 1000, 8388},
 		"large objects":  {1000, 100_000, 1000},
-		"none":           {0, 0, 1000},
 	} {
 		page := &pb.RangeResponse{}
 		for range c.objects {
-			page.Kvs = append(page.Kvs, &mvccpb.KeyValue{Value: make([]byte, c.bytes)})
+			page.Kvs = append(page.Kvs, &mvccpb.KeyValue{Key: make([]byte, 100), Value: make([]byte, c.bytes-100)})
 		}
 		if got := defaultPages.next(page); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)

@@ -13,48 +13,46 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// pages says how many objects a page may hold: the first one, and those after
-// it, which are sized by the bytes that an object turns out to have.
+// pages says how many objects a page may hold: the first one, and at most each
+// later one, which is sized by the bytes of the objects before.
 type pages struct{ first, most int64 }
 
 // Large pages matter: for every page the server counts all keys from there to
 // the end, so that listing in pages of 1000 is quadratic (measured, 1,000,000
 // machines of 300 bytes on two busy cores: 143 s in pages of 1000, 22 s in pages
-// of 10,000, 16 s in pages of 20,000). Where objects are large, pageBytes keeps
-// a page from being so.
+// of 10,000, 16 s in pages of 20,000). pageBytes bounds a page of large objects.
 var defaultPages = pages{first: 1000, most: 20_000}
 
 const pageBytes = 8 << 20
 
-// next returns how many objects the page after this one may hold.
+// next returns how many objects the page after page, which is not empty, may hold.
 func (p pages) next(page *pb.RangeResponse) int64 {
-	size := 1
+	var size int
 	for _, kv := range page.Kvs {
 		size += len(kv.Key) + len(kv.Value)
 	}
 	return min(p.most, max(p.first, int64(len(page.Kvs))*pageBytes/int64(size)))
 }
 
-// list hands the whole prefix over, as it is at one revision: the newest when
-// the first page is read. It holds one page at a time. (Fetching the next one
-// meanwhile was measured: no gain with the server on the same host.)
+// list feeds the whole prefix as it is at one revision, the newest when the first
+// page is read. It holds one page at a time. (Fetching the next one meanwhile was
+// measured: no gain with the server on the same host.)
 func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
-	r := request{key: s.cfg.Prefix, end: clientv3.GetPrefixRangeEnd(s.cfg.Prefix), limit: s.pages.first}
+	r := &pb.RangeRequest{Key: []byte(s.cfg.Prefix), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(s.cfg.Prefix)), Limit: s.pages.first}
 	var at position
-	var items []registry.Item
 	for more := true; more; {
 		page, err := s.page(ctx, c, r)
 		if err != nil {
 			return err
 		}
-		if err := backwards(page.Header.Revision, r.rev); err != nil {
+		if err := backwards(page.Header.Revision, r.Revision); err != nil {
 			return err
 		}
-		if r.rev == 0 {
-			r.rev, at.rev = page.Header.Revision, page.Header.Revision
+		if r.Revision == 0 {
+			r.Revision, at.rev = page.Header.Revision, page.Header.Revision
 			s.term = page.Header.RaftTerm
 		}
-		items = items[:0]
+		items := make([]registry.Item, 0, len(page.Kvs))
 		for _, kv := range page.Kvs {
 			items = append(items, s.put(kv.Key, kv.Value))
 			at.seen.listed(kv)
@@ -62,10 +60,9 @@ func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 		if err := feed.List(ctx, items); err != nil {
 			return err
 		}
-		clear(items) // lets go of the objects
-		if more = page.More && len(page.Kvs) > 0; more {
-			r.key = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00" // the next key possible
-			r.limit = s.pages.next(page)
+		if more = page.More; more {
+			r.Key = append(page.Kvs[len(page.Kvs)-1].Key, 0) // the next possible key
+			r.Limit = s.pages.next(page)
 		}
 	}
 	s.at = position{} // unknown while the listing is being applied
@@ -76,17 +73,17 @@ func (s *Source) list(ctx context.Context, c *client, feed follow.Feed) error {
 	return nil
 }
 
-// page reads one page. Once a listing is under way, trouble that passes (an
-// election, a member restarting) is waited out for as long as one request may
-// take, rather than to begin a million objects again.
-func (s *Source) page(ctx context.Context, c *client, r request) (*pb.RangeResponse, error) {
+// page reads one page. After the first one it retries while the cluster is
+// unavailable (an election, a member that restarts), for as long as one request
+// may take, so that a million objects need not be listed again.
+func (s *Source) page(ctx context.Context, c *client, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	const pause = 250 * time.Millisecond // a member restarts in a second or two
-	for patience := c.timeout; ; patience -= pause {
+	for end := time.Now().Add(c.timeout); ; {
 		page, err := c.get(ctx, r)
 		if err == nil {
 			return page, nil
 		}
-		if r.rev == 0 || patience <= 0 || status.Code(err) != codes.Unavailable {
+		if r.Revision == 0 || time.Now().After(end) || status.Code(err) != codes.Unavailable {
 			return nil, historyError(c.plain(err))
 		}
 		select {

@@ -17,25 +17,25 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// pace says when a watch asks for proof of life and when it stops waiting.
+// pace says when a watch asks for progress and when it stops waiting.
 type pace struct {
 	first   time.Duration // between requests until the first answer
 	steady  time.Duration // between requests after it
 	silence time.Duration // without any answer: the stream is given up
 }
 
-// etcd's own progress notes come every 10 min, which is far too seldom to tell
-// a quiet cluster from a dead one. A request that arrives before the watch has
-// caught up gets no answer, hence the quick ones at first. A member that
+// etcd notifies of progress by itself every 10 min, too seldom to tell a quiet
+// cluster from a dead one. A request that arrives before the watch has
+// caught up gets no answer, hence the short interval at first. A member that
 // answers none for three rounds is cut off from the others or behind them.
 var defaultPace = pace{first: 500 * time.Millisecond, steady: 10 * time.Second, silence: 30 * time.Second}
 
-// Silence is for how long a cluster that is well may go unheard: from one request
-// for proof to the answer to the next, which a member may take some time for.
+// Silence is how long nothing may be heard of a healthy cluster: the time between
+// two progress requests, and some for the answer.
 const Silence = 15 * time.Second
 
-// watch hands over every change after the position, one response at a time,
-// until the stream breaks. It returns the reason, never nil.
+// watch feeds every change after the position, one response at a time, until the
+// stream breaks. It returns the reason, never nil.
 func (s *Source) watch(ctx context.Context, c *client, feed follow.Feed) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var asking sync.WaitGroup
@@ -50,54 +50,51 @@ func (s *Source) watch(ctx context.Context, c *client, feed follow.Feed) error {
 	_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
 		Key:      []byte(s.cfg.Prefix),
 		RangeEnd: []byte(clientv3.GetPrefixRangeEnd(s.cfg.Prefix)),
-		// The last revision known, not the next one: etcd 3.7 answers no progress
-		// request on a watch that starts beyond what there is, so that a cluster
-		// without news would seem dead. What is known is dropped below.
-		StartRevision:  s.at.rev,
-		ProgressNotify: true,
+		// The last known revision, not the next one: etcd 3.7 answers no progress
+		// request on a watch that starts in the future, so that an idle cluster
+		// would seem dead. changes drops what is known.
+		StartRevision: s.at.rev,
 	}}})
-	p := pulse{began: time.Now()}
+	var p pulse
 	p.listen()
 	asking.Go(func() { cancel(contain.Run(func() error { return s.ask(ctx, stream, &p) })) })
 
-	var items []registry.Item
 	for {
 		r, err := stream.Recv()
 		if err != nil {
 			return stopped(ctx, c.plain(err))
 		}
 		p.heard(r)
-		at := s.at
-		if items, at, err = s.changes(r, items[:0], at); err != nil {
+		items, at, err := s.changes(r, s.at)
+		if err != nil {
 			return err
 		}
 		if !r.Created {
 			if err := feed.Change(ctx, items); err != nil {
-				s.at = position{} // applied or not: nobody can say
+				s.at = position{} // they may be applied or not
 				return stopped(ctx, err)
 			}
 			s.at = at
-			clear(items) // lets go of the objects
 		}
 		p.listen()
 	}
 }
 
 // changes turns a response into items and the position after it.
-func (s *Source) changes(r *pb.WatchResponse, items []registry.Item, at position) ([]registry.Item, position, error) {
+func (s *Source) changes(r *pb.WatchResponse, at position) (items []registry.Item, _ position, _ error) {
 	switch {
 	case r.CompactRevision != 0:
 		return nil, at, fmt.Errorf("%w: it is compacted up to revision %d", errHistory, r.CompactRevision)
 	case r.Canceled:
 		return nil, at, fmt.Errorf("the server ended the watch: %s", r.CancelReason)
 	case r.Created:
-		return items, at, nil // its revision is the member's own, which may lag behind
+		return nil, at, nil // its revision is the member's own, which may be older
 	}
 	if err := backwards(r.Header.GetRevision(), at.rev); err != nil {
 		return nil, at, err
 	}
 	if len(r.Events) == 0 {
-		at.rev = r.Header.GetRevision() // a progress note: all up to here has been sent
+		at.rev = r.Header.GetRevision() // progress: all changes up to here have been sent
 		return items, at, nil
 	}
 	known := at.rev
@@ -105,7 +102,7 @@ func (s *Source) changes(r *pb.WatchResponse, items []registry.Item, at position
 		if e.Kv.ModRevision <= known {
 			continue
 		}
-		// The header's revision can be ahead of the events: more are to come.
+		// The header's revision can be ahead: more events are to come.
 		at.rev = e.Kv.ModRevision
 		if e.Type != mvccpb.Event_DELETE {
 			at.seen.changed(present(e.Kv))
@@ -120,12 +117,11 @@ func (s *Source) changes(r *pb.WatchResponse, items []registry.Item, at position
 	return items, at, nil
 }
 
-// errSilent ends a watch whose server is there but says nothing.
+// errSilent ends a watch whose connection stands but is silent.
 var errSilent = errors.New("the server no longer answers progress requests")
 
-// ask requests proof of life from the server while the watch listens, and
-// returns when ctx ends or the silence has lasted too long. It is the only
-// sender on the stream.
+// ask sends progress requests while the watch listens, and returns when ctx ends
+// or the silence has lasted too long. It is the only sender on the stream.
 func (s *Source) ask(ctx context.Context, stream pb.Watch_WatchClient, p *pulse) error {
 	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
 	for {
@@ -138,36 +134,36 @@ func (s *Source) ask(ctx context.Context, stream pb.Watch_WatchClient, p *pulse)
 			return ctx.Err()
 		case <-time.After(wait):
 		}
-		switch waited := p.silence(); {
-		case waited > s.pace.silence:
+		if p.silence() > s.pace.silence {
 			return errSilent
-		case waited > 0: // otherwise the registry is behind, not the server
-			_ = stream.Send(request)
 		}
+		_ = stream.Send(request)
 	}
 }
 
-// pulse is how the receiver of a watch tells the asker what it hears.
+// pulse tells ask what the receiver of a watch hears.
 type pulse struct {
-	began    time.Time    // set once
-	since    atomic.Int64 // when the receiver began to wait, after began; 0: it is busy
-	answered atomic.Bool  // something beside the watch's creation has come
+	since    atomic.Pointer[time.Time] // when the receiver began to wait; nil: it is busy
+	answered atomic.Bool               // something besides the watch's creation has come
 }
 
-func (p *pulse) listen() { p.since.Store(max(1, int64(time.Since(p.began)))) }
+func (p *pulse) listen() {
+	now := time.Now()
+	p.since.Store(&now)
+}
 
 func (p *pulse) heard(r *pb.WatchResponse) {
-	p.since.Store(0)
+	p.since.Store(nil)
 	if !r.Created {
 		p.answered.Store(true)
 	}
 }
 
-// silence returns how long the receiver has been waiting, 0 when it is busy.
-func (p *pulse) silence() time.Duration {
-	since := p.since.Load()
-	if since == 0 {
-		return 0
+// silence returns how long the receiver has been waiting: 0 while it is busy,
+// because then the registry is behind and not the server.
+func (p *pulse) silence() (d time.Duration) {
+	if since := p.since.Load(); since != nil {
+		d = time.Since(*since)
 	}
-	return max(1, time.Since(p.began)-time.Duration(since))
+	return d
 }

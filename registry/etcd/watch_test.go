@@ -3,43 +3,111 @@ package etcd
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"dnsd/registry"
 	"dnsd/registry/contain"
+	"dnsd/registry/follow/followtest"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 )
 
-// stumbling is a watch that hears nothing and panics when it is asked for a sign
-// of life.
-type stumbling struct {
+// scripted is the stream of a watch whose server says some things at some times.
+type scripted struct {
 	pb.Watch_WatchClient
-	ctx context.Context
+	ctx   context.Context
+	heard chan *pb.WatchResponse // nil in it: the stream breaks
+	asked func()                 // for progress
 }
 
-func (s stumbling) Watch(ctx context.Context, _ ...grpc.CallOption) (pb.Watch_WatchClient, error) {
+var errBroken = errors.New("the stream broke")
+
+func (s *scripted) Watch(ctx context.Context, _ ...grpc.CallOption) (pb.Watch_WatchClient, error) {
 	s.ctx = ctx
 	return s, nil
 }
 
-func (s stumbling) Send(r *pb.WatchRequest) error {
+func (s *scripted) Send(r *pb.WatchRequest) error {
 	if r.GetProgressRequest() != nil {
-		panic("out of step")
+		s.asked()
 	}
 	return nil
 }
 
-func (s stumbling) Recv() (*pb.WatchResponse, error) { <-s.ctx.Done(); return nil, s.ctx.Err() }
+func (s *scripted) Recv() (*pb.WatchResponse, error) {
+	select {
+	case r := <-s.heard:
+		if r == nil {
+			return nil, errBroken
+		}
+		return r, nil
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
+}
+
+// says has the server say r after some time.
+func (s *scripted) says(after time.Duration, r *pb.WatchResponse) {
+	time.AfterFunc(after, func() { s.heard <- r })
+}
+
+// TestAsksForProgress follows the requests over time, at the pace of the product.
+func TestAsksForProgress(t *testing.T) {
+	const ms, s = time.Millisecond, time.Second
+	every := func(from, to, step time.Duration) (moments []time.Duration) {
+		for ; from <= to; from += step {
+			moments = append(moments, from)
+		}
+		return moments
+	}
+	progress, created := &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: 7}}, &pb.WatchResponse{Created: true}
+	for name, c := range map[string]struct {
+		script func(*scripted)
+		asked  []time.Duration
+		ends   time.Duration
+		err    error
+	}{
+		"silent from the start": {func(*scripted) {}, every(500*ms, 30*s, 500*ms), 30*s + 500*ms, errSilent},
+		"no answer to requests": {func(w *scripted) { w.says(200*ms, created) }, every(500*ms, 30*s, 500*ms), 30*s + 500*ms, errSilent},
+		"silent after an answer, during which the registry was behind for a minute": {
+			func(w *scripted) { w.says(200*ms, created); w.says(1200*ms, progress) },
+			slices.Concat(every(500*ms, 1500*ms, 500*ms), every(11*s+500*ms, 91*s, 10*s)), 91*s + 500*ms, errSilent,
+		},
+		"broken while a request is sent": {func(w *scripted) { w.says(510*ms, nil) }, every(500*ms, 500*ms, s), 520 * ms, errBroken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				var asked []time.Duration
+				w := &scripted{heard: make(chan *pb.WatchResponse), asked: func() {
+					asked = append(asked, time.Since(began))
+					if c.err == errBroken {
+						time.Sleep(20 * ms)
+					}
+				}}
+				c.script(w)
+				f := &feed{Before: func(context.Context, followtest.Call, []registry.Item) { time.Sleep(time.Minute) }}
+				src := &Source{cfg: Config{Prefix: prefix}, pace: defaultPace}
+				err := src.watch(t.Context(), &client{watch: w}, f)
+				if took := time.Since(began); err.Error() != c.err.Error() || took != c.ends || !slices.Equal(asked, c.asked) {
+					t.Errorf("ended after %v with %v, asked at %v", took, err, asked)
+				}
+			})
+		})
+	}
+}
 
 // A panic beside the stream ends the watch, and not the process.
 func TestAPanicEndsTheWatch(t *testing.T) {
-	s := &Source{cfg: Config{Prefix: prefix}, pace: pace{first: time.Millisecond, steady: time.Millisecond, silence: time.Hour}}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	err := s.watch(ctx, &client{watch: stumbling{}}, nil)
-	if !errors.As(err, new(*contain.Error)) {
-		t.Errorf("the watch ended with %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := &Source{cfg: Config{Prefix: prefix}, pace: defaultPace}
+		err := s.watch(t.Context(), &client{watch: &scripted{asked: func() { panic("out of step") }}}, nil)
+		if !errors.As(err, new(*contain.Error)) {
+			t.Errorf("the watch ended with %v", err)
+		}
+	})
 }

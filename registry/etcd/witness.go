@@ -13,15 +13,15 @@ import (
 )
 
 // position is a place in the cluster's history: every change up to revision rev
-// is in the registry. Its witnesses tell this history from another that has come
-// as far, as after a restored snapshot.
+// is in the registry. Its witnesses distinguish this history from another one of
+// at least that revision, as after a restored snapshot.
 type position struct {
 	rev  int64
 	seen witnesses
 }
 
-// witness is what a key was at a revision: last changed at revision mod, to the
-// value of which sum is a hash; or absent (mod 0).
+// witness is the state of a key: last changed at revision mod, to a value with
+// the hash sum; or absent (mod 0).
 type witness struct {
 	key string
 	mod int64
@@ -34,12 +34,12 @@ func present(kv *mvccpb.KeyValue) witness {
 	return witness{key: string(kv.Key), mod: kv.ModRevision, sum: binary.LittleEndian.Uint64(sum[:])}
 }
 
-// witnesses are of the keys changed last, none twice, the newest first; the
-// empty key ends them. Sixteen are one small request, and whoever fills a wiped
-// cluster anew would have to repeat that many writes in their order.
+// witnesses are the keys changed last, the newest first, followed by empty ones.
+// Sixteen fit a small request, and a wiped cluster that is filled again has the
+// same ones only if that many writes were repeated in their order.
 type witnesses [16]witness
 
-// changed takes w, of the newest change.
+// changed adds w, the newest change.
 func (ws *witnesses) changed(w witness) {
 	i := slices.IndexFunc(ws[:], func(old witness) bool { return old.key == w.key })
 	if i < 0 {
@@ -49,8 +49,8 @@ func (ws *witnesses) changed(w witness) {
 	ws[0] = w
 }
 
-// listed takes a key of a listing where it is among those changed last. No key
-// comes twice.
+// listed adds a key of a listing if it is among those changed last. No key comes
+// twice.
 func (ws *witnesses) listed(kv *mvccpb.KeyValue) {
 	if kv.ModRevision <= ws[len(ws)-1].mod {
 		return // as nearly all are
@@ -60,10 +60,10 @@ func (ws *witnesses) listed(kv *mvccpb.KeyValue) {
 	ws[i] = present(kv)
 }
 
-// verify asks the cluster, and not just one member of it, whether the position
-// is still part of its history. It cannot tell another history that has come as
-// far, in no lower a term, with the same last change to every witness: what
-// differs there besides stays unseen until everything is listed again.
+// verify asks the cluster, not only one member, whether the position is still
+// part of its history. It does not notice another history of at least that
+// revision and term in which every witness was last changed alike; other
+// differences then last until the next listing.
 func (s *Source) verify(ctx context.Context, c *client) error {
 	var seen []witness
 	end := ""
@@ -90,9 +90,9 @@ func (s *Source) verify(ctx context.Context, c *client) error {
 	if err := backwards(r.Header.Revision, s.at.rev); err != nil {
 		return err
 	}
-	// A term only rises. The witnesses alone could lie: whoever fills a wiped
-	// cluster with the program that filled the old one writes the same keys at
-	// the same revisions.
+	// A term only rises. The witnesses alone are not enough: the program that
+	// filled the old cluster writes the same keys at the same revisions to a wiped
+	// one.
 	if got := r.Header.RaftTerm; got < s.term {
 		return fmt.Errorf("%w: the cluster is in term %d, it was in %d", errHistory, got, s.term)
 	}

@@ -5,13 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"dnsd/registry/corrosion/corrosiontest"
-	"dnsd/test/internal/lab"
 )
 
 // agentHost is a Corrosion agent that fails: the fake one among others, or a
@@ -77,24 +77,27 @@ func corrosionSchema(t testing.TB) string {
 	return string(text)
 }
 
+// realAgents lets one scene at a time have a cluster of real agents.
+var realAgents sync.Mutex
+
 // onAgents plays a scene on either kind of agent. What it writes besides comes
 // after the backup that reseed restores.
 func onAgents(t *testing.T, failure func(s *scene, h agentHost)) {
 	t.Helper()
-	scenery := func(t *testing.T, h agentHost, flags ...string) {
-		s := play(t, h, "corrosion://"+h.Addr(), flags...)
-		failure(s, h)
-		s.heals()
-	}
+	t.Parallel()
 	t.Run("fake", func(t *testing.T) {
 		t.Parallel()
-		scenery(t, fakeHost{&agentStore{newAgent(t, corrosiontest.Options{Members: 2}), t}})
+		h := fakeHost{&agentStore{newAgent(t, corrosiontest.Options{Members: 2}), t}}
+		s := play(t, h, "corrosion://"+h.Addr())
+		s.endures(h.agentStore, func() { failure(s, h) })
 	})
 	t.Run("real", func(t *testing.T) {
 		bin := os.Getenv(corrosiontest.RealBin)
 		if bin == "" {
 			t.Skip(corrosiontest.RealBin + " does not name a Corrosion agent to test against")
 		}
+		realAgents.Lock()
+		t.Cleanup(realAgents.Unlock)
 		dir := t.TempDir()
 		c := corrosiontest.NewCluster(bin, dir, corrosionSchema(t), 3, func(err error) { t.Fatal(err) })
 		t.Cleanup(c.Close)
@@ -106,7 +109,9 @@ func onAgents(t *testing.T, failure func(s *scene, h agentHost)) {
 		if err := os.WriteFile(token, []byte(corrosiontest.Token), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		scenery(t, h, "--corrosion-token-file", token)
+		s := play(t, h, "corrosion://"+h.Addr(), "--corrosion-token-file", token)
+		failure(s, h)
+		s.heals()
 	})
 }
 
@@ -121,7 +126,7 @@ func (s *scene) restart(h agentHost) {
 // catches waits until the agent is whole in dnsd's eyes.
 func (s *scene) catches() {
 	s.t.Helper()
-	if !lab.Until(2*patience, func() bool {
+	if !until(2*patience, func() bool {
 		_, text := s.ready()
 		m := s.metrics()
 		return m["dnsd_corrosion_lacking"] == 0 && m["dnsd_registry_held"] == 0 && !strings.Contains(text, "corrosion agent") && strings.HasPrefix(text, "live")
@@ -134,6 +139,7 @@ func (s *scene) catches() {
 // A name that lasts is answered all the time, whatever becomes of the agent's
 // database: the client of a scene never stops asking.
 func TestAgentsDatabase(t *testing.T) {
+	t.Parallel()
 	for name, failure := range map[string]func(s *scene, h agentHost){
 		"wiped": func(s *scene, h agentHost) {
 			h.Wipe()
@@ -159,11 +165,11 @@ func TestAgentsDatabase(t *testing.T) {
 // back.
 func TestAgentCutOff(t *testing.T) {
 	onAgents(t, func(s *scene, h agentHost) {
-		if !lab.Until(2*patience, func() bool { return s.metrics()["dnsd_corrosion_members"] == 2 }) {
+		if !until(2*patience, func() bool { return s.metrics()["dnsd_corrosion_members"] == 2 }) {
 			s.t.Fatal("the others are not seen")
 		}
 		h.Isolate()
-		if !lab.Until(2*patience, func() bool { return s.state() == "stale" }) {
+		if !until(2*patience, func() bool { return s.state() == "stale" }) {
 			s.t.Fatal("it is not noticed")
 		}
 		_, text := s.ready()
@@ -179,6 +185,7 @@ func TestAgentCutOff(t *testing.T) {
 
 // Ordinary failures of an agent that has the others.
 func TestAgentsProcess(t *testing.T) {
+	t.Parallel()
 	for name, failure := range map[string]func(s *scene, h agentHost){
 		"killed":  func(s *scene, h agentHost) { h.Kill(); s.turn(); s.restart(h) },
 		"stopped": func(s *scene, h agentHost) { h.Stop(); s.goesStale("connection refused"); s.turn(); s.restart(h) },
@@ -187,6 +194,11 @@ func TestAgentsProcess(t *testing.T) {
 			s.goesStale()
 			s.turn()
 			h.Thaw()
+			s.awaitState(s.t, "live")
+			if strings.Contains(s.Stderr.String(), "using HTTP/1.1") { // it thawed between two tries
+				s.agrees()
+				s.weigh() // each stream has a connection of its own then
+			}
 		},
 		// Each restart is seen through before the next one: the pauses before dnsd
 		// follows again must not add up.

@@ -3,7 +3,6 @@ package cluster
 import (
 	"encoding/json"
 	"testing"
-	"time"
 
 	"dnsd/registry/corrosion/corrosiontest"
 )
@@ -56,35 +55,29 @@ func (a *agentStore) start() {
 	}
 }
 
-// TestAgent is about an agent that fails, and keeps the promises that etcd's
-// failures are held to.
+// endures plays a failure of an agent to its end, after which as many streams are
+// open as before.
+func (s *scene) endures(a *agentStore, failure func()) {
+	s.t.Helper()
+	streams := a.Counts().Streams
+	failure()
+	s.heals()
+	if n := a.Counts().Streams; n != streams {
+		s.t.Errorf("%d streams are open, before the failure %d", n, streams)
+	}
+}
+
+// TestAgent is about an agent that is alone and fails. What becomes of one among
+// others is TestAgentsProcess.
 func TestAgent(t *testing.T) {
+	t.Parallel()
 	for name, failure := range map[string]func(s *scene, a *agentStore){
-		"killed": func(s *scene, a *agentStore) {
-			a.Kill()
-			s.turn()
-			a.start()
-		},
 		"restarted": func(s *scene, a *agentStore) {
 			for range 3 {
 				a.Stop()
 				a.start()
 			}
 			s.turn()
-		},
-		"frozen": func(s *scene, a *agentStore) {
-			thaw := time.Now().Add(15 * time.Second)
-			a.Freeze()
-			s.goesStale()
-			time.Sleep(time.Until(thaw))
-			s.turn()
-			a.Thaw()
-		},
-		"gone_for_long": func(s *scene, a *agentStore) {
-			a.Stop()
-			s.goesStale("connection refused")
-			s.turn()
-			a.start()
 		},
 		"emptied": func(s *scene, a *agentStore) {
 			a.Kill()
@@ -119,18 +112,13 @@ func TestAgent(t *testing.T) {
 			t.Parallel()
 			a := &agentStore{newAgent(t, corrosiontest.Options{NoHTTP2: name == "restarted"}), t}
 			s := play(t, a, "corrosion://"+a.Addr())
-			streams := a.Counts().Streams
 			if name == "restarted" {
 				// Over HTTP/1.1 the first proof of life opens a connection of its own. It
 				// comes after the three questions of the start.
 				s.await(t, "a proof of life", func() bool { return a.Counts().Queries > 3 })
 				s.weigh()
 			}
-			failure(s, a)
-			s.heals()
-			if n := a.Counts().Streams; n != streams {
-				t.Errorf("%d streams are open, before the failure %d", n, streams)
-			}
+			s.endures(a, func() { failure(s, a) })
 		})
 	}
 }

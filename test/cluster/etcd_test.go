@@ -64,12 +64,12 @@ func TestMember(t *testing.T) {
 		e := e.on(t)
 		p, url := e.through()
 		s := play(t, e, url)
-		p.part()
+		p.Part()
 		s.turn()
 		e.compact()
-		p.join()
+		p.Join()
 		s.heals()
-		if n := p.count(); n != 1 {
+		if n := p.Count(); n != 1 {
 			t.Errorf("%d connections, want 1", n)
 		}
 	})
@@ -96,13 +96,13 @@ func TestMember(t *testing.T) {
 			s.put(machineNumber(100 + i))
 		}
 		s.agrees()
-		p.part()
+		p.Part()
 		e.c.Wipe()
 		delete(s.world, s.dead.Key())
 		for _, o := range s.world {
 			e.put(o)
 		}
-		p.join()
+		p.Join()
 		s.heals()
 	})
 	t.Run("wiped_and_filled_alike", func(t *testing.T) {
@@ -115,7 +115,7 @@ func TestMember(t *testing.T) {
 		s := play(t, e, url)
 		s.put(last)
 		s.agrees()
-		p.part()
+		p.Part()
 		e.c.Wipe()
 		// The same program as before writes as many transactions in the same
 		// order: only the dead machine is another.
@@ -124,7 +124,7 @@ func TestMember(t *testing.T) {
 		s.world[s.fresh.Key()] = s.fresh
 		e.put(slices.Collect(maps.Values(s.world))...)
 		s.put(last)
-		p.join()
+		p.Join()
 		s.heals()
 	})
 	t.Run("emptied", func(t *testing.T) {
@@ -132,11 +132,11 @@ func TestMember(t *testing.T) {
 		p, url := e.through()
 		s := play(t, e, url)
 		known := len(s.world)
-		p.part()
+		p.Part()
 		_, err := e.cli.Delete(e.c.Context(), e.prefix, clientv3.WithPrefix())
 		e.must(err)
 		e.compact()
-		p.join()
+		p.Join()
 		s.awaitState(t, "held")
 		if n := s.held(); n != known {
 			t.Errorf("%d losses are held, want %d", n, known)
@@ -158,11 +158,11 @@ func TestSecondListing(t *testing.T) {
 	e := newEtcd(t, etcdtest.Options{})
 	p, url := e.through()
 	s := play(t, e, url)
-	p.part()
+	p.Part()
 	_, err := e.cli.Delete(e.c.Context(), e.prefix, clientv3.WithPrefix())
 	e.must(err)
 	e.compact()
-	p.join()
+	p.Join()
 	s.awaitState(t, "held")
 	held := time.Now()
 	s.asker.end(t)
@@ -207,22 +207,8 @@ func TestQuorum(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	e := newEtcd(t, etcdtest.Options{})
-	ctx := e.c.Context()
-	for _, user := range []string{"root", "dnsd"} {
-		_, err := e.cli.UserAdd(ctx, user, "s3cret-"+user)
-		e.must(err)
-		_, err = e.cli.RoleAdd(ctx, user)
-		e.must(err)
-		_, err = e.cli.UserGrantRole(ctx, user, user)
-		e.must(err)
-	}
-	end := clientv3.GetPrefixRangeEnd(e.prefix)
-	grant := func() {
-		_, err := e.cli.RoleGrantPermission(e.c.Context(), "dnsd", e.prefix, end, clientv3.PermissionType(clientv3.PermRead))
-		e.must(err)
-	}
-	grant()
-	_, err := e.cli.AuthEnable(ctx)
+	e.c.AddUsers(e.cli, e.prefix)
+	_, err := e.cli.AuthEnable(e.c.Context())
 	e.must(err)
 	e.cli = e.c.ClientAs("root", "s3cret-root")
 	password := filepath.Join(t.TempDir(), "password")
@@ -230,13 +216,12 @@ func TestRefused(t *testing.T) {
 
 	p, url := e.through()
 	s := play(t, e, url, "--etcd-user", "dnsd", "--etcd-password-file", password)
-	_, err = e.cli.RoleRevokePermission(e.c.Context(), "dnsd", e.prefix, end)
-	e.must(err)
-	p.part()
-	p.join()
+	e.c.Revoke(e.cli, e.prefix)
+	p.Part()
+	p.Join()
 	s.goesStale("permission denied")
 	s.turn()
-	grant()
+	e.c.Grant(e.cli, e.prefix)
 	s.heals()
 }
 
@@ -246,21 +231,14 @@ func TestCertificate(t *testing.T) {
 	e := newEtcd(t, etcdtest.Options{TLS: true})
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key")
-	renew := func(l etcdtest.Leaf) {
-		t.Helper()
-		newCert, newKey := e.c.CA.Issue(l)
-		e.must(os.Rename(newKey, key))
-		e.must(os.Rename(newCert, cert))
-	}
-	expiry := time.Now().Add(8 * time.Second) // time enough to begin with it
-	renew(etcdtest.Leaf{User: "dnsd", Expiry: expiry})
+	e.c.CA.Renew(etcdtest.Leaf{User: "dnsd"}, cert, key)
 	p, url := e.through()
 	s := play(t, e, url, "--etcd-ca", e.c.CA.File, "--etcd-cert", cert, "--etcd-key", key)
-	time.Sleep(time.Until(expiry.Add(time.Second)))
-	p.part()
-	p.join()
+	e.c.CA.Renew(etcdtest.Leaf{User: "dnsd", Expiry: time.Now().Add(-time.Second)}, cert, key)
+	p.Part()
+	p.Join()
 	s.goesStale("client certificate " + cert + " expired on ")
 	s.turn()
-	renew(etcdtest.Leaf{User: "dnsd"})
+	e.c.CA.Renew(etcdtest.Leaf{User: "dnsd"}, cert, key)
 	s.heals()
 }

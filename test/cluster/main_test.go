@@ -12,10 +12,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Most tests here wait for a silence to be noticed; more of them at once
-	// than there are processors cost nothing.
+	// Most tests here wait for a silence to be noticed: all of them at once, but
+	// for the race detector, under which each costs several times as much.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	most := "24"
+	if lab.Race {
+		most = "8"
+	}
+	if err := flag.Set("test.parallel", most); err != nil {
 		panic(err)
 	}
 	code := lab.Main(m)

@@ -13,19 +13,19 @@ import (
 )
 
 func TestHistoryOfFile(t *testing.T) {
-	recount(t, &filePlatform{t: t, path: filepath.Join(t.TempDir(), "registry.json"), world: world{}, texts: map[object]json.RawMessage{}}, true)
+	recount(t, &filePlatform{t: t, path: filepath.Join(t.TempDir(), "registry.json"), world: world{}, texts: map[object]json.RawMessage{}}, false)
 }
 
 func TestHistoryOfEtcd(t *testing.T) {
 	e := newEtcd(t, etcdtest.Options{})
 	p := &etcdPlatform{etcdStore: e}
 	p.proxy, p.through = e.through()
-	recount(t, p, true)
+	recount(t, p, false)
 }
 
 func TestHistoryOfCorrosion(t *testing.T) {
 	a := &agentStore{newAgent(t, corrosiontest.Options{Lag: 200, Keep: 100}), t}
-	recount(t, &agentPlatform{agentStore: a}, false)
+	recount(t, &agentPlatform{agentStore: a}, true)
 }
 
 // filePlatform is a file, which is written anew for every change.
@@ -96,7 +96,7 @@ func (p *filePlatform) heal() { p.commit(nil, nil) }
 // etcdPlatform is an etcd of one member behind a proxy.
 type etcdPlatform struct {
 	*etcdStore
-	proxy   *proxy
+	proxy   *etcdtest.Proxy
 	through string
 	parted  bool
 }
@@ -127,10 +127,10 @@ func (p *etcdPlatform) fault(r *rand.Rand, rough bool) {
 		p.c.Kill(0)
 		p.c.Restart(0)
 	case 1:
-		p.proxy.part()
-		p.proxy.join()
+		p.proxy.Part()
+		p.proxy.Join()
 	case 2: // changes are missed, and perhaps compacted
-		p.proxy.part()
+		p.proxy.Part()
 		p.parted = true
 	}
 }
@@ -144,7 +144,7 @@ func (p *etcdPlatform) spoil(key, value string) {
 
 func (p *etcdPlatform) heal() {
 	if p.parted {
-		p.proxy.join()
+		p.proxy.Join()
 		p.parted = false
 	}
 }

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -56,7 +55,7 @@ func (e *etcdStore) commit(ops []clientv3.Op) {
 func (e *etcdStore) persist(write func() error) {
 	e.t.Helper()
 	var err error
-	if !lab.Until(patience, func() bool { err = write(); return err == nil }) {
+	if !until(patience, func() bool { err = write(); return err == nil }) {
 		e.t.Fatal(err)
 	}
 }
@@ -86,13 +85,10 @@ func (e *etcdStore) compact() {
 	e.must(err)
 }
 
-// through returns a proxy to the cluster's only member, and the URL through it.
-// It has the member's host, which its certificate names.
-func (e *etcdStore) through() (*proxy, string) {
-	to := e.c.Endpoints()[0]
-	host, _, _ := net.SplitHostPort(to)
-	p := interpose(e.t, net.JoinHostPort(host, "12379"), to)
-	return p, "etcd://" + p.addr + e.prefix
+// through returns a proxy to the cluster, and the URL through it.
+func (e *etcdStore) through() (*etcdtest.Proxy, string) {
+	p := e.c.Through(e.t)
+	return p, "etcd://" + p.Addr() + e.prefix
 }
 
 // machineNumber is a machine of my-app in netA.
@@ -177,7 +173,7 @@ func questions() []truth.Question {
 func (s *scene) agrees() {
 	s.t.Helper()
 	var why string
-	if !lab.Until(patience, func() bool {
+	if !until(patience, func() bool {
 		for _, q := range questions() {
 			resp, err := s.ask(q.Name, q.Type)
 			if err != nil {
@@ -203,7 +199,7 @@ func (s *scene) heals() {
 	s.agrees()
 	s.asker.end(s.t)
 	var now weight
-	if !lab.Until(patience, func() bool {
+	if !until(patience, func() bool {
 		now = s.weight()
 		return now.goroutines <= s.light.goroutines && now.files <= s.light.files
 	}) {
@@ -235,7 +231,7 @@ func (s *scene) goesStale(words ...string) {
 
 // asker asks for the names of what lasts, without end. None may be missing, ever.
 type asker struct {
-	s    *server
+	line *line
 	stop chan struct{}
 	wg   sync.WaitGroup
 
@@ -246,13 +242,18 @@ type asker struct {
 }
 
 func (s *server) begin(t testing.TB) *asker {
-	a := &asker{s: s, stop: make(chan struct{})}
+	line, err := s.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &asker{line: line, stop: make(chan struct{})}
 	a.wg.Go(func() {
+		defer line.Close()
 		for i := 0; ; i++ {
 			select {
 			case <-a.stop:
 				return
-			case <-time.After(2 * time.Millisecond):
+			case <-time.After(4 * time.Millisecond):
 				a.once(i)
 			}
 		}
@@ -269,7 +270,7 @@ func (a *asker) once(i int) {
 		if q.Kind != "machines" {
 			want = "fdaa:0:18:"
 		}
-		resp, err := a.s.ask(q.Name, q.Type)
+		resp, err := a.line.ask(q.Name, q.Type)
 		a.mu.Lock()
 		a.asked++
 		switch {

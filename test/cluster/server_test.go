@@ -43,10 +43,24 @@ func serve(t testing.TB, bin string, flags ...string) *server {
 	return s
 }
 
+// until waits until ok holds, and reports whether it did in time. It looks less
+// and less often, down to ten times a second: many scenes wait for half a minute
+// at once, and each look costs dnsd and the test some milliseconds.
+func until(patience time.Duration, ok func() bool) bool {
+	pause := 5 * time.Millisecond
+	for end := time.Now().Add(patience); !ok(); time.Sleep(pause) {
+		if time.Now().After(end) {
+			return false
+		}
+		pause = min(2*pause, 100*time.Millisecond)
+	}
+	return true
+}
+
 // await waits until ok holds.
 func (s *server) await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	if !lab.Until(patience, func() bool { return !s.Running() || ok() }) || !s.Running() {
+	if !until(patience, func() bool { return !s.Running() || ok() }) || !s.Running() {
 		_, why := s.ready()
 		t.Fatalf("waited for %s in vain; dnsd is %s", what, why)
 	}
@@ -100,8 +114,11 @@ func (s *server) awaitState(t testing.TB, state string, words ...string) {
 	t.Helper()
 	s.await(t, "state "+state, func() bool {
 		code, text := s.ready()
+		if !strings.HasPrefix(text, state+": ") {
+			return false
+		}
 		info := s.info()
-		return s.state() == state && strings.HasPrefix(text, state+": ") && info["state"] == state &&
+		return s.state() == state && info["state"] == state &&
 			(code == 200) == (state != "listing") && info["synced"] == strconv.FormatBool(state != "listing") &&
 			!slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
 	})
@@ -170,5 +187,45 @@ func (s *server) weight() weight {
 	return weight{m["go_goroutines"], m["process_open_fds"]}
 }
 
-// dial opens a UDP socket of the caller's.
-func (s *server) dial() (net.Conn, error) { return s.calls.Open("udp") }
+// line is a UDP socket over which one question follows the other.
+type line struct {
+	net.Conn
+	s   *server
+	buf [65535]byte
+}
+
+// dial opens a line, which the caller closes.
+func (s *server) dial() (*line, error) {
+	conn, err := s.calls.Open("udp")
+	return &line{Conn: conn, s: s}, err
+}
+
+// ask asks once; for an answer that is too long, also over TCP.
+func (l *line) ask(name string, typ uint16) (*dns.Msg, error) {
+	req := request(name, typ)
+	raw, err := req.Pack()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.SetDeadline(time.Now().Add(lab.Patience)); err != nil {
+		return nil, err
+	}
+	if _, err := l.Write(raw); err != nil {
+		return nil, err
+	}
+	n, err := l.Read(l.buf[:])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	resp := new(dns.Msg)
+	if err := resp.Unpack(l.buf[:n]); err != nil {
+		return nil, err
+	}
+	if resp.Id != req.Id {
+		return nil, fmt.Errorf("%s: an answer to something else", name)
+	}
+	if resp.Truncated {
+		return l.s.ask(name, typ)
+	}
+	return resp, nil
+}

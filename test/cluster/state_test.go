@@ -19,10 +19,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-const (
-	fleetSize = 100_000
-	perApp    = 100
-)
+// perApp is how many machines an app of a large fleet has.
+const perApp = 100
 
 // large is the i-th machine of a large fleet.
 func large(i int) *machine {
@@ -45,12 +43,41 @@ func newAgent(t testing.TB, o corrosiontest.Options) *corrosiontest.Agent {
 type fallen struct {
 	t     testing.TB
 	agent *corrosiontest.Agent
+	fleet int    // machines
 	dir   string // of the state
 }
 
+// fell returns a host whose dnsd has saved a fleet and fell.
+func fell(t testing.TB, fleet int) *fallen {
+	h := &fallen{t: t, agent: newAgent(t, corrosiontest.Options{}), fleet: fleet, dir: t.TempDir()}
+	rows := make([]corrosiontest.Row, fleet)
+	for i := range rows {
+		rows[i] = row(large(i))
+	}
+	h.agent.Put("machines", rows...)
+	h.save()
+	return h
+}
+
+// boot starts dnsd on the host.
 func (h *fallen) boot() *server {
 	h.t.Helper()
 	return serve(h.t, lab.PlainBinary(h.t), "--registry", "corrosion://"+h.agent.Addr(), "--state-dir", h.dir)
+}
+
+// save lets dnsd run until it has saved what the agent has.
+func (h *fallen) save() {
+	h.t.Helper()
+	s := h.boot()
+	s.await(h.t, "the state on disk", func() bool { return s.metrics()["dnsd_registry_state_saved_timestamp_seconds"] > 0 })
+	h.pull(s)
+}
+
+func (h *fallen) start() {
+	h.t.Helper()
+	if err := h.agent.Start(); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func (h *fallen) pull(s *server) {
@@ -58,22 +85,16 @@ func (h *fallen) pull(s *server) {
 	s.Wait(h.t)
 }
 
-// saved waits until the state has been written in full.
-func (h *fallen) saved(s *server) {
-	h.t.Helper()
-	s.await(h.t, "the state on disk", func() bool { return s.metrics()["dnsd_registry_state_saved_timestamp_seconds"] > 0 })
-}
-
 // cached waits for the fleet from disk and checks names of it, which must all be
 // marked stale.
 func (h *fallen) cached(s *server, want ...*machine) {
 	h.t.Helper()
 	s.awaitState(h.t, "cached")
-	if n := s.metrics()[`dnsd_registry_objects{kind="machine"}`]; n != fleetSize {
-		h.t.Errorf("%v machines from disk, want %d", n, fleetSize)
+	if n := s.metrics()[`dnsd_registry_objects{kind="machine"}`]; n != float64(h.fleet) {
+		h.t.Errorf("%v machines from disk, want %d", n, h.fleet)
 	}
 	for range 200 {
-		want = append(want, large(1+rand.IntN(fleetSize-1)))
+		want = append(want, large(1+rand.IntN(h.fleet-1)))
 	}
 	for _, m := range want {
 		q := home.VM(m.App, m.ID)
@@ -90,26 +111,21 @@ func (h *fallen) cached(s *server, want ...*machine) {
 // TestLastKnownState is about a host that comes back while its source is gone.
 func TestLastKnownState(t *testing.T) {
 	t.Parallel()
-	h := &fallen{t: t, agent: newAgent(t, corrosiontest.Options{}), dir: t.TempDir()}
-	rows := make([]corrosiontest.Row, fleetSize)
-	for i := range rows {
-		rows[i] = row(large(i))
+	fleet := 100_000
+	if lab.Race { // the agent, which is part of the test, is slow then
+		fleet = someFleet
 	}
-	h.agent.Put("machines", rows...)
-	s := h.boot()
-	h.saved(s)
-	h.pull(s)
-
+	h := fell(t, fleet)
 	h.agent.Stop()
 	began := time.Now()
-	s = h.boot()
-	m := large(fleetSize - 1)
+	s := h.boot()
+	m := large(h.fleet - 1)
 	s.await(t, "the first answer", func() bool {
 		resp, err := s.ask(m.ID+".vm."+m.App+".internal", dns.TypeAAAA)
 		return err == nil && truth.Said(resp) == m.Addr
 	})
 	took := time.Since(began).Round(time.Millisecond)
-	t.Logf("%d machines are answered from disk %v after the start of the process", fleetSize, took)
+	t.Logf("%d machines are answered from disk %v after the start of the process", h.fleet, took)
 	if took > 15*time.Second { // a second on a machine that does nothing else
 		t.Errorf("that is too long")
 	}
@@ -118,42 +134,36 @@ func TestLastKnownState(t *testing.T) {
 	// The source comes back, with one machine dead: all is as it was, or dead.
 	gone := large(0)
 	h.agent.Delete("machines", row(gone))
-	if err := h.agent.Start(); err != nil {
-		t.Fatal(err)
-	}
+	h.start()
 	s.awaitState(t, "live")
 	if resp, err := s.ask(gone.ID+".vm."+gone.App+".internal", dns.TypeAAAA); err != nil || truth.Said(resp) != "NXDOMAIN" || marked(resp) {
 		t.Errorf("the dead machine is answered: %v %v", resp, err)
 	}
-	h.agent.Put("machines", row(gone))
-	h.pull(s)
+}
 
-	t.Run("killed_while_writing", func(t *testing.T) {
-		h := &fallen{t, h.agent, h.dir}
-		for range 3 {
-			h.pullWhileWriting()
-			h.agent.Stop()
-			s := h.boot()
-			h.cached(s)
-			// A file that dnsd tries the directory with may be there for a moment.
-			s.await(t, "the end of what is left of the write that never ended", func() bool { return len(tmpFiles(t, h.dir)) == 0 })
-			h.pull(s)
-			if err := h.agent.Start(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
-	t.Run("damaged", func(t *testing.T) {
-		h := &fallen{t, h.agent, h.dir}
-		h.damaged()
-	})
+// someFleet is large enough for a write that takes some time.
+const someFleet = 20_000
+
+func TestKilledWhileSaving(t *testing.T) {
+	t.Parallel()
+	h := fell(t, someFleet)
+	for range 3 {
+		h.pullWhileWriting()
+		h.agent.Stop()
+		s := h.boot()
+		h.cached(s)
+		// A file that dnsd tries the directory with may be there for a moment.
+		s.await(t, "the end of what is left of the write that never ended", func() bool { return len(tmpFiles(t, h.dir)) == 0 })
+		h.pull(s)
+		h.start()
+	}
 }
 
 // pullWhileWriting ends dnsd while it writes its state.
 func (h *fallen) pullWhileWriting() {
 	h.t.Helper()
 	s := h.boot()
-	s.await(h.t, "a state being written", func() bool {
+	if !lab.Until(patience, func() bool {
 		some, _ := filepath.Glob(filepath.Join(h.dir, "*.tmp"))
 		for _, name := range some {
 			info, err := os.Stat(name)
@@ -163,8 +173,10 @@ func (h *fallen) pullWhileWriting() {
 			}
 		}
 		return false
-	})
-	time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
+	}) {
+		h.t.Fatal("no state is written")
+	}
+	time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
 	h.pull(s)
 }
 
@@ -180,47 +192,41 @@ func tmpFiles(t testing.TB, dir string) []string {
 	return names
 }
 
-// damaged spoils the newest state and then both.
-func (h *fallen) damaged() {
-	h.t.Helper()
+// TestDamagedState spoils the newest state and then both.
+func TestDamagedState(t *testing.T) {
+	t.Parallel()
+	h := fell(t, someFleet)
 	newest, previous := filepath.Join(h.dir, "registry.state"), filepath.Join(h.dir, "registry.state.previous")
 	// Two whole states that differ: the newer one lacks a machine.
-	s := h.boot()
-	h.saved(s)
-	h.pull(s)
 	h.agent.Delete("machines", row(large(0)))
-	s = h.boot()
-	h.saved(s)
-	h.pull(s)
+	h.save()
 	h.agent.Stop()
 
 	data, err := os.ReadFile(newest)
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
 	spoilt := bytes.Clone(data)
 	spoilt[len(spoilt)/2] ^= 1
 	h.write(newest, spoilt)
-	s = h.boot()
+	s := h.boot()
 	h.cached(s, large(0)) // which only the previous one has
 	if log := s.Stderr.String(); !strings.Contains(log, "cannot be used") || !strings.Contains(log, newest) {
-		h.t.Errorf("the damage is not in the log:\n%s", log)
+		t.Errorf("the damage is not in the log:\n%s", log)
 	}
 	h.pull(s)
 
 	h.write(newest, data[:len(data)/3])
 	h.write(previous, nil)
 	s = h.boot()
-	s.awaitState(h.t, "listing")
+	s.awaitState(t, "listing")
 	m := large(7)
 	resp, err := s.ask(m.ID+".vm."+m.App+".internal", dns.TypeAAAA)
 	if err != nil || resp.Rcode != dns.RcodeServerFailure {
-		h.t.Errorf("of two damaged states, something is served: %v %v", resp, err)
+		t.Errorf("of two damaged states, something is served: %v %v", resp, err)
 	}
-	if err := h.agent.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	s.awaitState(h.t, "live") // the damage is never fatal
+	h.start()
+	s.awaitState(t, "live") // the damage is never fatal
 	h.pull(s)
 }
 

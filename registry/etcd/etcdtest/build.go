@@ -1,9 +1,7 @@
 package etcdtest
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,16 +10,14 @@ import (
 	"sync"
 )
 
-// Build builds the program that a member runs, unless that was done before, and
-// returns its path in the user's cache. It is a module of its own; the first build
-// on a machine fetches what it is made of, and takes a minute or two.
+// Build builds the program that a member runs, unless it is in the user's cache,
+// and returns its path. It is a module of its own; the first build on a machine
+// fetches etcd and takes a minute or two.
 var Build = sync.OnceValues(build)
 
 func build() (string, error) {
-	dir, err := memberDir()
-	if err != nil {
-		return "", err
-	}
+	_, here, _, _ := runtime.Caller(0)
+	dir := filepath.Join(filepath.Dir(here), "member")
 	sum := sha256.New()
 	fmt.Fprintln(sum, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
@@ -42,7 +38,7 @@ func build() (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
 	}
-	// Several tests may build it at once: each for itself, and the last one wins.
+	// Several processes may build it at once, each a file of its own.
 	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
 	defer os.Remove(fresh)
 	cmd := exec.Command("go", "build", "-o", fresh, ".")
@@ -51,24 +47,4 @@ func build() (string, error) {
 		return "", fmt.Errorf("building an etcd member: %w\n%s", err, out)
 	}
 	return path, os.Rename(fresh, path)
-}
-
-// memberDir returns where the member's source is, from wherever in the module the
-// process runs.
-func memberDir() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-		if err == nil && bytes.HasPrefix(text, []byte("module dnsd\n")) {
-			return filepath.Join(dir, "registry", "etcd", "etcdtest", "member"), nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", errors.New("this is run outside of dnsd's module")
-		}
-		dir = parent
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
@@ -63,6 +64,15 @@ func (ca *CA) Issue(l Leaf) (certFile, keyFile string) {
 		ca.t.Fatal(err)
 	}
 	return ca.write("leaf.crt", "CERTIFICATE", cert.Raw), ca.write("leaf.key", "PRIVATE KEY", der)
+}
+
+// Renew puts a new certificate and its key in the place of files, by renaming.
+func (ca *CA) Renew(l Leaf, certFile, keyFile string) {
+	ca.t.Helper()
+	cert, key := ca.Issue(l)
+	if err := errors.Join(os.Rename(key, keyFile), os.Rename(cert, certFile)); err != nil {
+		ca.t.Fatal(err)
+	}
 }
 
 // Client returns the settings of a client with a certificate of its own.

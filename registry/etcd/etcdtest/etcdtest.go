@@ -21,6 +21,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // patience bounds every wait for a cluster. A member under the race detector
@@ -164,12 +166,7 @@ func (c *Cluster) Certify(l Leaf) {
 	c.t.Helper()
 	for _, m := range c.members {
 		l.Host, _, _ = net.SplitHostPort(m.conf.Client)
-		cert, key := c.CA.Issue(l)
-		for from, to := range map[string]string{key: m.conf.KeyFile, cert: m.conf.CertFile} {
-			if err := os.Rename(from, to); err != nil {
-				c.t.Fatal(err)
-			}
-		}
+		c.CA.Renew(l, m.conf.CertFile, m.conf.KeyFile)
 	}
 }
 
@@ -285,12 +282,48 @@ func (c *Cluster) ClientAs(user, password string) *clientv3.Client {
 	cli, err := clientv3.New(clientv3.Config{
 		Endpoints: c.Endpoints(), TLS: conf, Username: user, Password: password,
 		DialTimeout: patience, Logger: zap.NewNop(),
+		// A member that was restarted is tried again soon, not after gRPC's second.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: 500 * time.Millisecond},
+		})},
 	})
 	if err != nil {
 		c.t.Fatalf("connecting to etcd: %v", err)
 	}
 	c.t.Cleanup(func() { _ = cli.Close() })
 	return cli
+}
+
+// AddUsers adds root and dnsd, whose passwords are "s3cret-" and their name. dnsd
+// may read the keys under prefix. Authentication stays disabled.
+func (c *Cluster) AddUsers(cli *clientv3.Client, prefix string) {
+	c.t.Helper()
+	for _, user := range []string{"root", "dnsd"} {
+		_, errUser := cli.UserAdd(c.Context(), user, "s3cret-"+user)
+		_, errRole := cli.RoleAdd(c.Context(), user)
+		_, err := cli.UserGrantRole(c.Context(), user, user)
+		if err := errors.Join(errUser, errRole, err); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.Grant(cli, prefix)
+}
+
+// Grant lets dnsd read the keys under prefix.
+func (c *Cluster) Grant(cli *clientv3.Client, prefix string) {
+	c.t.Helper()
+	end, read := clientv3.GetPrefixRangeEnd(prefix), clientv3.PermissionType(clientv3.PermRead)
+	if _, err := cli.RoleGrantPermission(c.Context(), "dnsd", prefix, end, read); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Revoke ends Grant.
+func (c *Cluster) Revoke(cli *clientv3.Client, prefix string) {
+	c.t.Helper()
+	if _, err := cli.RoleRevokePermission(c.Context(), "dnsd", prefix, clientv3.GetPrefixRangeEnd(prefix)); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // Context returns a context for requests to the cluster: the test's, bounded.
