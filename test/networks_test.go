@@ -47,18 +47,44 @@ func (n lodger) client() netip.Addr { return netip.MustParseAddr(n.addr(0)) }
 
 func mover(i int) string { return fmt.Sprintf("mover%02d", i) }
 
-// lodgings returns the registry with each mover in the network of homes.
-func lodgings(r *rand.Rand, homes []int) *fleet {
+// census is where each mover is and how each network's own machines are. Their
+// first is the client, which stays as it is.
+type census struct {
+	homes  [movers]int
+	states [manyNetworks][ownMachines]string
+}
+
+func newCensus(r *rand.Rand) *census {
+	c := new(census)
+	for i := range c.homes {
+		c.homes[i] = r.IntN(manyNetworks)
+	}
+	for i := range c.states {
+		c.states[i][0] = "started"
+		for k := 1; k < ownMachines; k++ {
+			c.states[i][k] = states[r.IntN(len(states))]
+		}
+	}
+	return c
+}
+
+// change moves a few and has a few machines change their state: too few, over the
+// whole test, for the sweep guard to hold back.
+func (c *census) change(r *rand.Rand) {
+	for range 5 {
+		c.homes[r.IntN(movers)] = r.IntN(manyNetworks)
+		c.states[r.IntN(manyNetworks)][1+r.IntN(ownMachines-1)] = states[r.IntN(len(states))]
+	}
+}
+
+// fleet returns the registry.
+func (c *census) fleet() *fleet {
 	f := new(fleet)
 	for i := range manyNetworks {
 		n := lodger{i}
 		common := &app{Name: "web", Network: n.network(), Flycast: []string{fmt.Sprintf("fdaa:1:%x:0:1::7", i+1)}}
 		for k := range ownMachines {
-			state := "started"
-			if k > 0 { // the first is the client, which stays
-				state = states[r.IntN(len(states))]
-			}
-			common.Machines = append(common.Machines, &machine{ID: n.id(k), State: state, Region: sharedRegions[k%3], PrivateIP: n.addr(k),
+			common.Machines = append(common.Machines, &machine{ID: n.id(k), State: c.states[i][k], Region: sharedRegions[k%3], PrivateIP: n.addr(k),
 				Config: &config{Metadata: map[string]string{"fly_process_group": sharedGroups[k%2], "role": n.mark()}}})
 		}
 		own := &app{Name: "own-" + n.mark(), Network: n.network(), Machines: []*machine{
@@ -66,7 +92,7 @@ func lodgings(r *rand.Rand, homes []int) *fleet {
 		f.Apps = append(f.Apps, common, own)
 		f.Peers = append(f.Peers, &peer{Name: n.mark() + "-peer", PrivateIP: fmt.Sprintf("fdaa:1:%x:a7b:3::1", i+1), Region: "fra"})
 	}
-	for i, home := range homes {
+	for i, home := range c.homes {
 		a := f.Apps[2*home]
 		a.Machines = append(a.Machines, &machine{ID: mover(i), State: "started", Region: sharedRegions[i%3],
 			PrivateIP: lodger{home}.moverAddr(i), Config: &config{Metadata: map[string]string{"role": "mover"}}})
@@ -84,11 +110,8 @@ func TestManyNetworks(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	homes := make([]int, movers)
-	for i := range homes {
-		homes[i] = r.IntN(manyNetworks)
-	}
-	now := lodgings(r, homes)
+	people := newCensus(r)
+	now := people.fleet()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	writeFile(t, path, now)
 	h := &history{patience: patience, versions: []*version{{model: &model{now}, written: time.Now(), settled: time.Now()}}}
@@ -119,10 +142,8 @@ func TestManyNetworks(t *testing.T) {
 		})
 	}
 	for range changes {
-		for range 5 {
-			homes[r.IntN(movers)] = r.IntN(manyNetworks)
-		}
-		now = lodgings(r, homes)
+		people.change(r)
+		now = people.fleet()
 		v := &version{model: &model{now}, written: time.Now()}
 		h.mu.Lock()
 		h.versions = append(h.versions, v)
@@ -150,6 +171,7 @@ func TestManyNetworks(t *testing.T) {
 	if found := foreign(w.Stderr.String(), -1); found != "" {
 		t.Errorf("the log holds %q", found)
 	}
+	w.neverHeld(t)
 }
 
 // foreign returns what is in a text of a network other than number's.

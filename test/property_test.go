@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -219,6 +220,16 @@ func TestHistory(t *testing.T) {
 	wg.Wait()
 	t.Logf("%d changes, answers checked by each client: %v", changes, counts)
 	w.atRest(t, now)
+	w.neverHeld(t)
+}
+
+// neverHeld checks that the sweep guard took none of the test's changes for a sweep,
+// after which answers rightly lag behind the file.
+func (w *world) neverHeld(t *testing.T) {
+	t.Helper()
+	if regexp.MustCompile(` held=[1-9]`).MatchString(w.Stderr.String()) {
+		t.Error("the sweep guard held changes back: the test makes too many at once")
+	}
 }
 
 // atRest checks every question once nothing changes any more.
