@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // Admin is where dnsd's admin listener is in every lab: a namespace of its own
@@ -32,10 +35,18 @@ var (
 	buildDir string
 )
 
-// Main runs the tests and removes what they built. It is the body of TestMain.
+// atOnce is how many parallel tests run at a time, unless -parallel says it: more
+// than there are processors, since most of what they do is wait.
+const atOnce = "6"
+
+// Main runs the tests, removes what they built, looks for goroutines that they
+// left, and returns the exit code. It is the body of TestMain.
 func Main(m *testing.M) int {
 	if code, ran := AsRoot(); ran {
 		return code
+	}
+	if !flag.Parsed() { // else the caller has decided
+		_ = flag.Set("test.parallel", atOnce)
 	}
 	dir, err := os.MkdirTemp("", "dnsd-test-")
 	if err != nil {
@@ -49,7 +60,14 @@ func Main(m *testing.M) int {
 		return 1
 	}
 	buildDir = dir
-	return m.Run()
+	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	return code
 }
 
 // Binary returns the path of dnsd, built with the race detector when the test

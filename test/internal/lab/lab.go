@@ -251,6 +251,33 @@ func Skip(t testing.TB, why string) {
 	t.Skip(why)
 }
 
+// Full returns how long or how often a test does something: usual, or full where
+// DNSD_TEST_FULL is set, as it is in .ci/run.
+func Full[T any](usual, full T) T {
+	if os.Getenv("DNSD_TEST_FULL") != "" {
+		return full
+	}
+	return usual
+}
+
+// Tries runs what a machine that is busy with something else may spoil, up to three
+// times, until it returns nothing that is wrong. What dnsd does wrong it does each time.
+func Tries(t testing.TB, try func() (wrong []string)) {
+	t.Helper()
+	const most = 3
+	for n := 1; ; n++ {
+		wrong := try()
+		if len(wrong) == 0 {
+			return
+		}
+		if n == most {
+			t.Errorf("in each of %d tries something was wrong, in the last: %q", most, wrong)
+			return
+		}
+		t.Logf("try %d: %q", n, wrong)
+	}
+}
+
 // Until polls ok until it holds, and reports whether it did in time.
 func Until(patience time.Duration, ok func() bool) bool {
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
