@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dnsd/test/internal/lab"
 )
 
 // pages returns README and the pages of docs, by name.
@@ -56,9 +58,10 @@ var elsewhere = regexp.MustCompile(`^(dnsd |install |systemctl |docker |ip -6 ad
 // stands there, and then every dig and curl of README and of the pages, and
 // compares what they print.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"dig", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s (Debian: bind9-dnsutils, curl)", tool)
+			lab.Skip(t, tool+" is missing (Debian: bind9-dnsutils, curl)")
 		}
 	}
 	blocks := regexp.MustCompile("(?s)```(sh|console)\n(.*?)```").FindAllStringSubmatch(pages(t)["README.md"], -1)

@@ -92,6 +92,7 @@ func pairWorld(t *testing.T, path string, args ...string) *world {
 
 // TestFileChanges writes the registry file in every way that people and tools do.
 func TestFileChanges(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := writeFile(t, filepath.Join(dir, "registry.json"), pair("started"))
 	w := pairWorld(t, path)
@@ -247,6 +248,7 @@ func (w *world) badObject(t *testing.T, path string) {
 // TestFileSymlink swaps a symlink, as Kubernetes does with a mounted ConfigMap:
 // registry.json -> ..data/registry.json, ..data -> a directory with a date.
 func TestFileSymlink(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	n := 0
 	swap := func(content string) {
@@ -277,6 +279,7 @@ func TestFileSymlink(t *testing.T) {
 // TestFileStale takes the file away: the source is silent, and after
 // --stale-after the usual answers say so.
 func TestFileStale(t *testing.T) {
+	t.Parallel()
 	path := writeFile(t, filepath.Join(t.TempDir(), "registry.json"), pair("started"))
 	w := pairWorld(t, path, "--stale-after", "2s")
 	stale := func() bool {

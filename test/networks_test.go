@@ -106,7 +106,8 @@ func (c *census) fleet() *fleet {
 // other network shows anywhere: not in an answer, a list, a reverse name, an
 // extended error, a count, the log, a metric or a status page.
 func TestManyNetworks(t *testing.T) {
-	const changes = 40
+	t.Parallel()
+	changes := lab.Full(15, 40)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))

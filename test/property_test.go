@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"dnsd/test/internal/lab"
+
 	"github.com/miekg/dns"
 )
 
@@ -160,7 +162,8 @@ func change(r *rand.Rand, f *fleet) *fleet {
 // answer's coming (give or take the time a change may take), never goes back in
 // time, and holds nothing of the other network.
 func TestHistory(t *testing.T) {
-	const changes = 150
+	t.Parallel()
+	changes := lab.Full(60, 150)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	path := filepath.Join(t.TempDir(), "registry.json")
