@@ -260,11 +260,11 @@ func Full[T any](usual, full T) T {
 	return usual
 }
 
-// Tries runs what a machine that is busy with something else may spoil, up to three
+// Tries runs what a machine that is busy with something else may spoil, up to five
 // times, until it returns nothing that is wrong. What dnsd does wrong it does each time.
 func Tries(t testing.TB, try func() (wrong []string)) {
 	t.Helper()
-	const most = 3
+	const most = 5
 	for n := 1; ; n++ {
 		wrong := try()
 		if len(wrong) == 0 {
