@@ -167,31 +167,46 @@ func (h *host) attacked(t *testing.T, during time.Duration, attack func(ctx cont
 	return p
 }
 
-// harm says what b noticed, empty for nothing: what was lost or wrong, or came late,
-// which is after 100 ms, or what the machine, which others use too, accounts for:
-// twice what it needed before the attack, or four times what it kept the test itself
-// waiting. One in a hundred may be late.
-func (p phases) harm() (noticed []string) {
+// busy is a pause of the client that shows a machine so busy that the kernel may
+// drop what its buffers have no room for before dnsd gets a processor.
+const busy = 30 * time.Millisecond
+
+// harm says what b noticed, empty for nothing. Sure is what dnsd did: answers were
+// lost or wrong. In doubt is what a busy machine may have done: what was lost on one,
+// or came late, which is after 100 ms, twice what was needed before the attack, or
+// four times what the machine kept the client waiting. One in a hundred may be late.
+func (p phases) harm() (sure, doubtful []string) {
 	for _, phase := range []struct {
 		name string
 		fate
 	}{{"before", p.before}, {"during", p.during}, {"after", p.after}} {
 		if n := phase.lost(); n > 0 {
-			noticed = append(noticed, fmt.Sprintf("%s the attack b lost %d of %d answers", phase.name, n, phase.sent))
+			what := fmt.Sprintf("%s the attack b lost %d of %d answers", phase.name, n, phase.sent)
+			if phase.paused < busy {
+				sure = append(sure, what)
+			} else {
+				doubtful = append(doubtful, what)
+			}
 		}
 		if phase.wrong > 0 {
-			noticed = append(noticed, fmt.Sprintf("%s the attack %d of b's answers were wrong", phase.name, phase.wrong))
+			sure = append(sure, fmt.Sprintf("%s the attack %d of b's answers were wrong", phase.name, phase.wrong))
 		}
 		limit := max(100*time.Millisecond, 2*p.before.quantile(1), 4*phase.paused)
 		if n := phase.later(limit); n > phase.sent/100 {
-			noticed = append(noticed, fmt.Sprintf("%s the attack %d of %d answers took b longer than %v, the worst %v", phase.name, n, phase.sent, limit, phase.quantile(1)))
+			doubtful = append(doubtful, fmt.Sprintf("%s the attack %d of %d answers took b longer than %v, the worst %v", phase.name, n, phase.sent, limit, phase.quantile(1)))
 		}
 	}
-	return noticed
+	return sure, doubtful
 }
 
 // unharmed requires that b notices nothing of an attack.
 func (h *host) unharmed(t *testing.T, during time.Duration, attack func(ctx context.Context)) {
 	t.Helper()
-	lab.Tries(t, func() []string { return h.attacked(t, during, attack).harm() })
+	lab.Tries(t, func() []string {
+		sure, doubtful := h.attacked(t, during, attack).harm()
+		for _, what := range sure {
+			t.Error(what)
+		}
+		return doubtful
+	})
 }
