@@ -44,7 +44,7 @@ func TestClients(t *testing.T) {
 		t.Run(client, func(t *testing.T) {
 			t.Parallel()
 			for _, name := range []string{"my-app.internal", "MY-APP.internal", "global.my-app.internal"} {
-				// Each address once, and nothing else: A beside AAAA does no harm.
+				// Each address once, and nothing else, although the client asks for A, too.
 				out, code := run(t, client, name)
 				got := strings.Fields(out)
 				slices.Sort(got)
@@ -80,7 +80,7 @@ func TestClients(t *testing.T) {
 					t.Errorf("%s TXT: exit code %d, got %q, want %q", name, code, out, want)
 				}
 			}
-			// An empty list is no answer, which every client bears.
+			// Clients treat an empty list as no answer.
 			if out, code := run(t, client, "vms.idle.internal", "TXT"); code == 0 && strings.TrimSpace(out) != "" {
 				t.Errorf("vms.idle TXT: got %q, want nothing", out)
 			}

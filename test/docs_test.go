@@ -72,7 +72,7 @@ func TestExamples(t *testing.T) {
 		t.Errorf("CI does not run README's test command %q (%v)", blocks[2][2], err)
 	}
 
-	// Ports of its own, so that a dnsd that someone tries out is not in the way.
+	// Other ports, in case somebody is trying dnsd out on those.
 	ports := strings.NewReplacer(":5300", ":5399", "-p 5300", "-p 5399", ":9153", ":9399")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

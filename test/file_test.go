@@ -104,7 +104,7 @@ func TestFileChanges(t *testing.T) {
 		w.wantSoon(t, func(s string) { writeFile(t, path, s) })
 	})
 	t.Run("InPlaceSlowly", func(t *testing.T) {
-		// Half a file is no file: while it is being written nothing changes.
+		// Nothing changes while the file is incomplete.
 		want := w.shown(t)
 		f, err := os.Create(path)
 		if err != nil {
@@ -197,7 +197,7 @@ func (w *world) stays(t *testing.T, n int) {
 	}
 }
 
-// unchanged writes what is no registry, checks that nothing changes and that the
+// unchanged writes a file that is not a registry, checks that nothing changes and that the
 // log says so, and mends it.
 func (w *world) unchanged(t *testing.T, path, broken string) {
 	want := w.shown(t)
@@ -214,8 +214,8 @@ func (w *world) unchanged(t *testing.T, path, broken string) {
 	}
 }
 
-// badObject checks that one bad object costs no other, and that the version
-// known before stays.
+// badObject checks that one bad object affects no other, and that its last good
+// version stays.
 func (w *world) badObject(t *testing.T, path string) {
 	writeFile(t, path, pair("started"))
 	if !lab.Until(lab.Patience, func() bool { return w.shown(t) == 2 }) {

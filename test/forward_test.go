@@ -21,8 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests here let one network do its worst with names outside dnsd's zones, and
-// count what another one misses.
+// In these tests one network abuses forwarding, and another must get all its answers.
 
 // halfDead is an upstream that answers all names but those that begin with "dead".
 var halfDead = dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
@@ -52,8 +51,8 @@ func serveAt(t testing.TB, l *lab.Lab, at string) {
 	t.Cleanup(func() { server.Shutdown(); <-down })
 }
 
-// stream is a client that sends one question after the other, whatever comes back, and
-// counts the answers that are right.
+// stream is a client that sends questions without waiting for answers, and counts the
+// right ones.
 type stream struct {
 	conn    net.Conn
 	name    string // with a number behind it
@@ -270,7 +269,7 @@ func newForger(t testing.TB, l *lab.Lab, upstream netip.AddrPort) *forger {
 	return f
 }
 
-// refuse says that nobody listens where the query from that port went. The upstream and
+// refuse forges a port-unreachable for the query sent from that port. The upstream and
 // dnsd have the same address.
 func (f *forger) refuse(port uint16) error {
 	udp := binary.BigEndian.AppendUint16(nil, port)
@@ -326,8 +325,8 @@ func openPorts(pid int, upstream netip.AddrPort) (ports []uint16) {
 	return ports
 }
 
-// TestForgedICMP: somebody forges port-unreachables, 500 a second for ports that are guessed
-// and as many for such as really are in use, while one network has hundreds of names
+// TestForgedICMP: somebody forges port-unreachables, half of them for guessed ports
+// and half for ports that are in use, while one network has hundreds of names
 // open that nobody answers. Another gets all its answers.
 func TestForgedICMP(t *testing.T) {
 	t.Parallel()

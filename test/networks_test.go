@@ -224,7 +224,7 @@ func (g *guest) questions(own, of lodger) []ask {
 		fixed(of.mark()+"-peer._peer.internal.", "AAAA", fmt.Sprintf("fdaa:1:%x:a7b:3::1", of.number+1)),
 		fixed(nibbles(fmt.Sprintf("fdaa:1:%x:a7b:3::1", of.number+1), 32), "PTR", of.mark()+"-peer._peer.internal."),
 		fixed(nibbles(fmt.Sprintf("fdaa:1:%x:0:1::7", of.number+1), 32), "PTR", "web.flycast."),
-		// These have no name in them: whoever asks is told of its own network.
+		// These name no network: each client is told about its own.
 		ask{"web.flycast.", "AAAA", func(*model) string { return fmt.Sprintf("fdaa:1:%x:0:1::7", own.number+1) }},
 		ask{"_peer.internal.", "TXT", func(*model) string { return own.mark() + "-peer" }},
 		ask{"_whoami.internal.", "TXT", func(*model) string {

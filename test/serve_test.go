@@ -16,8 +16,8 @@ import (
 )
 
 // TestSidecar runs dnsd as a container or a developer does: clients outside
-// fdaa::/16 belong to a network, some more may ask, and the settings of answers
-// are others than by default.
+// fdaa::/16 belong to a network, some more may ask, and answers have other
+// settings than by default.
 func TestSidecar(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "--network", netA, "--region", "fra", "--allow", "2001:db8:a::/48", "--allow", "203.0.113.0/24",
@@ -149,7 +149,7 @@ func serveUpstream(t testing.TB, l *lab.Lab, h dns.Handler) {
 	}
 }
 
-// TestForwarding checks what NAMES.md says of other names: they go to the
+// TestForwarding checks what docs/names.md says of other names: they go to the
 // upstream, even while the registry is not there, and ours never do.
 func TestForwarding(t *testing.T) {
 	t.Parallel()

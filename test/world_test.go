@@ -139,8 +139,8 @@ func ours(name string) bool {
 	return false
 }
 
-// lawful unpacks a response to a well-formed request and checks what NAMES.md
-// says of every one of them.
+// lawful unpacks a response to a well-formed request and checks what
+// docs/names.md says of every one of them.
 func (w *world) lawful(t testing.TB, proto string, rawReq, rawResp []byte) *dns.Msg {
 	t.Helper()
 	req, resp := new(dns.Msg), new(dns.Msg)

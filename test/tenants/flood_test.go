@@ -73,8 +73,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestOldQuestions freezes dnsd in the middle of a flood: what it then finds in
-// its queue nobody waits for any more, and it is not answered.
+// TestOldQuestions freezes dnsd in the middle of a flood: by then
+// no client waits for what is in its queue, and it is not answered.
 func TestOldQuestions(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, nil)

@@ -70,8 +70,8 @@ func Open(t testing.TB, addrs ...string) *Lab {
 	return l
 }
 
-// reach waits until packets to an address arrive. The kernel sets up the route
-// to a new IPv6 address behind our back, and drops what is sent before.
+// reach waits until packets to an address arrive. The kernel adds the route
+// to a new IPv6 address a little later, and drops what is sent before.
 func (l *Lab) reach(addr string) error {
 	conn, err := l.ListenUDP(net.JoinHostPort(addr, "0"))
 	if err != nil {
