@@ -138,18 +138,6 @@ func limited(files int, bin string, args ...string) *exec.Cmd {
 	return lab.Command("/bin/sh", nil, append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), bin}, args...)...)
 }
 
-// metric returns the value of a metric without labels, -1 where there is none.
-func metric(l *lab.Lab, name string) float64 {
-	_, metrics := l.Get("http://" + lab.Admin + "/metrics")
-	_, rest, _ := strings.Cut(metrics, "\n"+name+" ")
-	value, _, _ := strings.Cut(rest, "\n")
-	n, err := strconv.ParseFloat(value, 64)
-	if err != nil {
-		return -1
-	}
-	return n
-}
-
 // TestUnansweredNamesOfAnother: with 1,024 descriptors, one network has thousands of names
 // open that nobody answers, and takes every TCP connection it can get. Another gets
 // all its answers meanwhile, and no descriptor is ever missing.
@@ -186,7 +174,7 @@ func unansweredNames(t *testing.T, s *lab.Server) {
 		for i := range 100 {
 			time.Sleep(50 * time.Millisecond)
 			if i%20 == 0 {
-				connections = max(connections, metric(s.Lab, "dnsd_tcp_connections"))
+				connections = max(connections, s.Lab.Metric(t, "dnsd_tcp_connections"))
 			}
 			if fds, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(s.Pid()), "fd")); err == nil {
 				most = max(most, len(fds))
@@ -240,7 +228,7 @@ func TestOneBoundOnly(t *testing.T) {
 	var most float64
 	if !lab.Until(lab.Patience, func() bool {
 		a.ask(t, 2300, time.Second/2) // each waits for some 5 s
-		most = max(most, metric(l, "dnsd_forward_inflight"))
+		most = max(most, l.Metric(t, "dnsd_forward_inflight"))
 		return most > 8192
 	}) {
 		t.Errorf("at most %v questions wait; one network may have 8500", most)

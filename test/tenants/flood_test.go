@@ -66,7 +66,7 @@ func TestFlood(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil)
 			h.unharmed(t, lab.Full(1500*time.Millisecond, 3*time.Second), func(ctx context.Context) { torrent(ctx, t, h.a, name) })
-			if n := h.metric(t, `dnsd_requests_dropped_total{reason="flood"}`); n == 0 {
+			if n := h.Metric(t, `dnsd_requests_dropped_total{reason="flood"}`); n == 0 {
 				t.Error("no question of the flood was passed over: it was none")
 			}
 		})
@@ -90,7 +90,7 @@ func TestOldQuestions(t *testing.T) {
 	if n := p.after.lost(); n > 0 {
 		t.Errorf("after the flood b lost %d of %d answers", n, p.after.sent)
 	}
-	if n := h.metric(t, `dnsd_requests_dropped_total{reason="old"}`); n == 0 {
+	if n := h.Metric(t, `dnsd_requests_dropped_total{reason="old"}`); n == 0 {
 		t.Error("all questions were answered, however old")
 	}
 }

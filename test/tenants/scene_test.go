@@ -12,8 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -112,25 +110,6 @@ func newHostWith(t testing.TB, apps []object, privileges []uintptr, args ...stri
 	h.dnsd = h.Launch(t, cmd)
 	h.dnsd.Ready(t)
 	return h
-}
-
-// metric returns the value of a series of dnsd's, 0 where it is not there.
-func (h *host) metric(t testing.TB, series string) float64 {
-	t.Helper()
-	status, text := h.Get("http://" + lab.Admin + "/metrics")
-	if status != 200 {
-		t.Fatalf("/metrics answers %d: %s", status, text)
-	}
-	for line := range strings.Lines(text) {
-		if value, ok := strings.CutPrefix(line, series+" "); ok {
-			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return v
-		}
-	}
-	return 0
 }
 
 // The phases of a scene.

@@ -58,7 +58,7 @@ func TestAnswersThatWaitEverywhere(t *testing.T) {
 	h.unharmed(t, 4*time.Second, func(ctx context.Context) {
 		flood{rate: 2000, next: only("home.internal", dns.TypeAAAA), from: from}.run(ctx, t, h.a, server)
 	})
-	if h.metric(t, "dnsd_send_drops_total") == 0 {
+	if h.Metric(t, "dnsd_send_drops_total") == 0 {
 		t.Error("nothing had to be dropped: no answer waited")
 	}
 }
@@ -69,13 +69,13 @@ func TestAnswersThatWaitEverywhere(t *testing.T) {
 func TestFirewall(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, nil)
-	batched := func() float64 { return h.metric(t, `dnsd_udp_sockets{mode="batched"}`) }
+	batched := func() float64 { return h.Metric(t, `dnsd_udp_sockets{mode="batched"}`) }
 	sockets := batched()
 	h.Tool(t, fmt.Sprintf("table ip6 f { chain out { type filter hook output priority 0; ip6 daddr %s udp sport 53 limit rate over 20/second drop; }; }", h.a.Addr), "nft", "-f", "-")
 	h.unharmed(t, 3*time.Second, func(ctx context.Context) {
 		flood{rate: 2000, next: only("home.internal", dns.TypeAAAA)}.run(ctx, t, h.a, server)
 	})
-	if refused := h.metric(t, `dnsd_write_errors_total{proto="udp"}`); refused < 1000 {
+	if refused := h.Metric(t, `dnsd_write_errors_total{proto="udp"}`); refused < 1000 {
 		t.Errorf("%v answers were refused: there was no firewall", refused)
 	}
 	h.Tool(t, "flush ruleset", "nft", "-f", "-")

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -229,6 +230,26 @@ func (s *Server) Ready(t testing.TB) {
 	case !ok:
 		t.Fatalf("dnsd is not ready: %s\n%s", body, tail(s.Stderr.String()))
 	}
+}
+
+// Metric returns the value of one of dnsd's series, by its name and labels; 0 where
+// there is no such series.
+func (l *Lab) Metric(t testing.TB, series string) float64 {
+	t.Helper()
+	status, text := l.Get("http://" + Admin + "/metrics")
+	if status != 200 {
+		t.Fatalf("/metrics answers %d: %s", status, text)
+	}
+	_, rest, _ := strings.Cut(text, "\n"+series+" ")
+	value, _, found := strings.Cut(rest, "\n")
+	if !found {
+		return 0
+	}
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // Running reports whether the process has not ended yet.
