@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -115,7 +114,7 @@ func TestManyNetworks(t *testing.T) {
 	now := people.fleet()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	writeFile(t, path, now)
-	h := &history{patience: patience, versions: []*version{{model: &model{now}, written: time.Now(), settled: time.Now()}}}
+	h := newHistory(patience, now)
 
 	l := lab.Open(t, "fdaa::3")
 	l.IP(t, "route add local fdaa:1::/32 dev lo")
@@ -123,42 +122,21 @@ func TestManyNetworks(t *testing.T) {
 	w := &world{ttl: 5, maxUDP: 1232, path: path}
 	w.Server = l.Serve(t, "--listen", "[fdaa::3]:53", "--registry", "file:"+path, "--upstream", "none")
 
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	counts := make([]int, 6)
-	for i := range counts {
-		wg.Go(func() {
-			g := &guest{w: w, h: h, r: rand.New(rand.NewPCG(seed, uint64(i+1))), proto: []string{"udp", "udp", "tcp"}[i%3]}
-			for ; ; counts[i]++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := g.ask(t); err != nil {
-					t.Error(err)
-					return
-				}
+	clients := make([]func(testing.TB) error, 6)
+	for i := range clients {
+		g := &guest{w: w, h: h, r: rand.New(rand.NewPCG(seed, uint64(i+1))), proto: []string{"udp", "udp", "tcp"}[i%3]}
+		clients[i] = g.ask
+	}
+	whileAsking(t, clients, func() {
+		for range changes {
+			people.change(r)
+			now := people.fleet()
+			if err := h.publish(now, func() error { return replace(path, now) }); err != nil {
+				t.Fatal(err)
 			}
-		})
-	}
-	for range changes {
-		people.change(r)
-		now = people.fleet()
-		v := &version{model: &model{now}, written: time.Now()}
-		h.mu.Lock()
-		h.versions = append(h.versions, v)
-		h.mu.Unlock()
-		writeFile(t, path+".new", now)
-		rename(t, path+".new", path)
-		h.mu.Lock()
-		v.settled = time.Now()
-		h.mu.Unlock()
-		time.Sleep(time.Duration(100+r.IntN(200)) * time.Millisecond)
-	}
-	close(stop)
-	wg.Wait()
-	t.Logf("%d changes, answers checked: %v", changes, counts)
+			time.Sleep(time.Duration(100+r.IntN(200)) * time.Millisecond)
+		}
+	})
 
 	for _, page := range []string{"/metrics", "/readyz"} {
 		status, text := l.Get("http://" + lab.Admin + page)
