@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -75,9 +76,11 @@ func onThread(t *testing.T, f func() string) {
 		runtime.LockOSThread() // for good: the thread is not used again
 		result <- f()
 	}()
-	if msg := <-result; strings.HasPrefix(msg, "skip: ") {
+	msg := <-result
+	if strings.HasPrefix(msg, "skip: ") && os.Getenv("DNSD_TEST_NO_SKIP") == "" {
 		t.Skip(msg[len("skip: "):])
-	} else if msg != "" {
+	}
+	if msg != "" {
 		t.Fatal(msg)
 	}
 }

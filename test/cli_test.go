@@ -92,6 +92,7 @@ func TestDefaultAddress(t *testing.T) {
 // TestAddressInUse starts a second dnsd on the address of the first, for each
 // transport, and on its admin address.
 func TestAddressInUse(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	path := writeFile(t, filepath.Join(t.TempDir(), "registry.json"), pair("started"))
 	l.Serve(t, "--listen", "[fdaa::3]:53", "--registry", "file:"+path, "--upstream", "none")
@@ -235,6 +236,7 @@ func TestEnvironment(t *testing.T) {
 
 // TestHealthcheck asks a running dnsd, as a container's HEALTHCHECK does.
 func TestHealthcheck(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	path := filepath.Join(t.TempDir(), "registry.json")
 	if code, _, _ := l.Run(t, nil, "healthcheck", "--metrics-listen", lab.Admin); code != 1 {
@@ -265,6 +267,7 @@ func TestHealthcheck(t *testing.T) {
 func TestShutdown(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": syscall.SIGINT} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			idle := w.open(t, "a", "tcp") // must not hold it up
 			var stop atomic.Bool

@@ -15,6 +15,7 @@ import (
 // TestClients lets real stub resolvers resolve names through dnsd, which is the
 // only nameserver in their resolv.conf, as it is in a machine's.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	// The address that a WireGuard peer is told; asking it, the kernel picks it
 	// as the source as well, so that these clients belong to network A.
@@ -41,8 +42,9 @@ func TestClients(t *testing.T) {
 	}
 	for _, client := range []string{"dig", "kdig", "go", "node", "musl", "glibc"} {
 		t.Run(client, func(t *testing.T) {
+			t.Parallel()
 			for _, name := range []string{"my-app.internal", "MY-APP.internal", "global.my-app.internal"} {
-				// Each address once, and nothing else: A beside AAAA does no harm.
+				// Each address once, and nothing else, although the client asks for A, too.
 				out, code := run(t, client, name)
 				got := strings.Fields(out)
 				slices.Sort(got)
@@ -78,7 +80,7 @@ func TestClients(t *testing.T) {
 					t.Errorf("%s TXT: exit code %d, got %q, want %q", name, code, out, want)
 				}
 			}
-			// An empty list is no answer, which every client bears.
+			// Clients treat an empty list as no answer.
 			if out, code := run(t, client, "vms.idle.internal", "TXT"); code == 0 && strings.TrimSpace(out) != "" {
 				t.Errorf("vms.idle TXT: got %q, want nothing", out)
 			}

@@ -6,4 +6,5 @@
 // They need the right to make a network and a mount namespace: root, or a
 // kernel that lets anyone make a user namespace. Where that is refused they
 // skip and say so; DNSD_TEST_NO_SKIP=1 turns every such skip into a failure.
+// DNSD_TEST_FULL=1 has tests that repeat something at random do so longer.
 package test

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dnsd/test/internal/lab"
 )
 
 // pages returns README and the pages of docs, by name.
@@ -56,9 +58,10 @@ var elsewhere = regexp.MustCompile(`^(dnsd |install |systemctl |docker |ip -6 ad
 // stands there, and then every dig and curl of README and of the pages, and
 // compares what they print.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"dig", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s (Debian: bind9-dnsutils, curl)", tool)
+			lab.Skip(t, tool+" is missing (Debian: bind9-dnsutils, curl)")
 		}
 	}
 	blocks := regexp.MustCompile("(?s)```(sh|console)\n(.*?)```").FindAllStringSubmatch(pages(t)["README.md"], -1)
@@ -69,7 +72,7 @@ func TestExamples(t *testing.T) {
 		t.Errorf("CI does not run README's test command %q (%v)", blocks[2][2], err)
 	}
 
-	// Ports of its own, so that a dnsd that someone tries out is not in the way.
+	// Other ports, in case somebody is trying dnsd out on those.
 	ports := strings.NewReplacer(":5300", ":5399", "-p 5300", "-p 5399", ":9153", ":9399")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

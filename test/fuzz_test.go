@@ -62,7 +62,7 @@ func mutate(r *rand.Rand, seeds [][]byte) []byte {
 			if len(msg) >= 12 {
 				binary.BigEndian.PutUint16(msg[4+2*r.IntN(4):], uint16(r.IntN(4)))
 			}
-		case 5: // a part of another message in its midst
+		case 5: // a part of another message in the middle
 			other := seeds[r.IntN(len(seeds))]
 			msg = append(msg[:at:at], append(append([]byte(nil), other[r.IntN(len(other)):]...), msg[at:]...)...)
 		case 6: // lengths and pointers
@@ -77,8 +77,8 @@ func mutate(r *rand.Rand, seeds [][]byte) []byte {
 	return msg
 }
 
-// fuzz sends packets that no sane client sends. Each gets exactly one response,
-// apart from those that the rules meet with silence, and the server lives on.
+// fuzz sends malformed packets. Each gets exactly one response, except those that
+// the rules leave unanswered, and the server keeps running.
 func (w *world) fuzz(t *testing.T) {
 	const packets, batch = 20000, 40
 	seed := uint64(time.Now().UnixNano())

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// model answers questions from a fleet as NAMES.md says, by looking at
+// model answers questions from a fleet as docs/names.md says, by looking at
 // everything there is, in the plainest way.
 type model struct {
 	fleet *fleet

@@ -15,6 +15,7 @@ const (
 
 // TestNames asks for every name of the contract.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "--api-address", "fdaa:0:18::a")
 	for name, rows := range map[string][]row{
 		"AAAA": aaaaRows, "TXT": txtRows, "Metadata": metadataRows, "Flycast": flycastRows,

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -47,18 +46,44 @@ func (n lodger) client() netip.Addr { return netip.MustParseAddr(n.addr(0)) }
 
 func mover(i int) string { return fmt.Sprintf("mover%02d", i) }
 
-// lodgings returns the registry with each mover in the network of homes.
-func lodgings(r *rand.Rand, homes []int) *fleet {
+// census is where each mover is and how each network's own machines are. Their
+// first is the client, which stays as it is.
+type census struct {
+	homes  [movers]int
+	states [manyNetworks][ownMachines]string
+}
+
+func newCensus(r *rand.Rand) *census {
+	c := new(census)
+	for i := range c.homes {
+		c.homes[i] = r.IntN(manyNetworks)
+	}
+	for i := range c.states {
+		c.states[i][0] = "started"
+		for k := 1; k < ownMachines; k++ {
+			c.states[i][k] = states[r.IntN(len(states))]
+		}
+	}
+	return c
+}
+
+// change moves a few and has a few machines change their state: too few, over the
+// whole test, for the sweep guard to hold back.
+func (c *census) change(r *rand.Rand) {
+	for range 5 {
+		c.homes[r.IntN(movers)] = r.IntN(manyNetworks)
+		c.states[r.IntN(manyNetworks)][1+r.IntN(ownMachines-1)] = states[r.IntN(len(states))]
+	}
+}
+
+// fleet returns the registry.
+func (c *census) fleet() *fleet {
 	f := new(fleet)
 	for i := range manyNetworks {
 		n := lodger{i}
 		common := &app{Name: "web", Network: n.network(), Flycast: []string{fmt.Sprintf("fdaa:1:%x:0:1::7", i+1)}}
 		for k := range ownMachines {
-			state := "started"
-			if k > 0 { // the first is the client, which stays
-				state = states[r.IntN(len(states))]
-			}
-			common.Machines = append(common.Machines, &machine{ID: n.id(k), State: state, Region: sharedRegions[k%3], PrivateIP: n.addr(k),
+			common.Machines = append(common.Machines, &machine{ID: n.id(k), State: c.states[i][k], Region: sharedRegions[k%3], PrivateIP: n.addr(k),
 				Config: &config{Metadata: map[string]string{"fly_process_group": sharedGroups[k%2], "role": n.mark()}}})
 		}
 		own := &app{Name: "own-" + n.mark(), Network: n.network(), Machines: []*machine{
@@ -66,7 +91,7 @@ func lodgings(r *rand.Rand, homes []int) *fleet {
 		f.Apps = append(f.Apps, common, own)
 		f.Peers = append(f.Peers, &peer{Name: n.mark() + "-peer", PrivateIP: fmt.Sprintf("fdaa:1:%x:a7b:3::1", i+1), Region: "fra"})
 	}
-	for i, home := range homes {
+	for i, home := range c.homes {
 		a := f.Apps[2*home]
 		a.Machines = append(a.Machines, &machine{ID: mover(i), State: "started", Region: sharedRegions[i%3],
 			PrivateIP: lodger{home}.moverAddr(i), Config: &config{Metadata: map[string]string{"role": "mover"}}})
@@ -80,18 +105,16 @@ func lodgings(r *rand.Rand, homes []int) *fleet {
 // other network shows anywhere: not in an answer, a list, a reverse name, an
 // extended error, a count, the log, a metric or a status page.
 func TestManyNetworks(t *testing.T) {
-	const changes = 40
+	t.Parallel()
+	changes := lab.Full(15, 40)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	homes := make([]int, movers)
-	for i := range homes {
-		homes[i] = r.IntN(manyNetworks)
-	}
-	now := lodgings(r, homes)
+	people := newCensus(r)
+	now := people.fleet()
 	path := filepath.Join(t.TempDir(), "registry.json")
 	writeFile(t, path, now)
-	h := &history{patience: patience, versions: []*version{{model: &model{now}, written: time.Now(), settled: time.Now()}}}
+	h := newHistory(patience, now)
 
 	l := lab.Open(t, "fdaa::3")
 	l.IP(t, "route add local fdaa:1::/32 dev lo")
@@ -99,44 +122,21 @@ func TestManyNetworks(t *testing.T) {
 	w := &world{ttl: 5, maxUDP: 1232, path: path}
 	w.Server = l.Serve(t, "--listen", "[fdaa::3]:53", "--registry", "file:"+path, "--upstream", "none")
 
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	counts := make([]int, 6)
-	for i := range counts {
-		wg.Go(func() {
-			g := &guest{w: w, h: h, r: rand.New(rand.NewPCG(seed, uint64(i+1))), proto: []string{"udp", "udp", "tcp"}[i%3]}
-			for ; ; counts[i]++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := g.ask(t); err != nil {
-					t.Error(err)
-					return
-				}
+	clients := make([]func(testing.TB) error, 6)
+	for i := range clients {
+		g := &guest{w: w, h: h, r: rand.New(rand.NewPCG(seed, uint64(i+1))), proto: []string{"udp", "udp", "tcp"}[i%3]}
+		clients[i] = g.ask
+	}
+	whileAsking(t, clients, func() {
+		for range changes {
+			people.change(r)
+			now := people.fleet()
+			if err := h.publish(now, func() error { return replace(path, now) }); err != nil {
+				t.Fatal(err)
 			}
-		})
-	}
-	for range changes {
-		for range 5 {
-			homes[r.IntN(movers)] = r.IntN(manyNetworks)
+			time.Sleep(time.Duration(100+r.IntN(200)) * time.Millisecond)
 		}
-		now = lodgings(r, homes)
-		v := &version{model: &model{now}, written: time.Now()}
-		h.mu.Lock()
-		h.versions = append(h.versions, v)
-		h.mu.Unlock()
-		writeFile(t, path+".new", now)
-		rename(t, path+".new", path)
-		h.mu.Lock()
-		v.settled = time.Now()
-		h.mu.Unlock()
-		time.Sleep(time.Duration(100+r.IntN(200)) * time.Millisecond)
-	}
-	close(stop)
-	wg.Wait()
-	t.Logf("%d changes, answers checked: %v", changes, counts)
+	})
 
 	for _, page := range []string{"/metrics", "/readyz"} {
 		status, text := l.Get("http://" + lab.Admin + page)
@@ -150,6 +150,7 @@ func TestManyNetworks(t *testing.T) {
 	if found := foreign(w.Stderr.String(), -1); found != "" {
 		t.Errorf("the log holds %q", found)
 	}
+	w.neverHeld(t)
 }
 
 // foreign returns what is in a text of a network other than number's.
@@ -201,7 +202,7 @@ func (g *guest) questions(own, of lodger) []ask {
 		fixed(of.mark()+"-peer._peer.internal.", "AAAA", fmt.Sprintf("fdaa:1:%x:a7b:3::1", of.number+1)),
 		fixed(nibbles(fmt.Sprintf("fdaa:1:%x:a7b:3::1", of.number+1), 32), "PTR", of.mark()+"-peer._peer.internal."),
 		fixed(nibbles(fmt.Sprintf("fdaa:1:%x:0:1::7", of.number+1), 32), "PTR", "web.flycast."),
-		// These have no name in them: whoever asks is told of its own network.
+		// These name no network: each client is told about its own.
 		ask{"web.flycast.", "AAAA", func(*model) string { return fmt.Sprintf("fdaa:1:%x:0:1::7", own.number+1) }},
 		ask{"_peer.internal.", "TXT", func(*model) string { return own.mark() + "-peer" }},
 		ask{"_whoami.internal.", "TXT", func(*model) string {

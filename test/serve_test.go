@@ -16,9 +16,10 @@ import (
 )
 
 // TestSidecar runs dnsd as a container or a developer does: clients outside
-// fdaa::/16 belong to a network, some more may ask, and the settings of answers
-// are others than by default.
+// fdaa::/16 belong to a network, some more may ask, and answers have other
+// settings than by default.
 func TestSidecar(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "--network", netA, "--region", "fra", "--allow", "2001:db8:a::/48", "--allow", "203.0.113.0/24",
 		"--no-identity", "--max-udp-size", "4096", "--ttl", "30s", "--advertise", "fdaa:0:18::3")
 	w.ttl, w.maxUDP = 30, 4096
@@ -86,6 +87,7 @@ func TestSidecar(t *testing.T) {
 // TestRegions gives another table of coordinates: it replaces what it names and
 // adds what is new.
 func TestRegions(t *testing.T) {
+	t.Parallel()
 	regions := writeFile(t, filepath.Join(t.TempDir(), "regions.csv"),
 		"code,name,latitude,longitude,status\nxyz,Next door,39.1,-77.5,current\nlhr,Moved,39.2,-77.6,current\n")
 	w := newWorld(t, "--regions", regions)
@@ -147,9 +149,10 @@ func serveUpstream(t testing.TB, l *lab.Lab, h dns.Handler) {
 	}
 }
 
-// TestForwarding checks what NAMES.md says of other names: they go to the
+// TestForwarding checks what docs/names.md says of other names: they go to the
 // upstream, even while the registry is not there, and ours never do.
 func TestForwarding(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "registry.json") // not there yet
 	l := newLab(t)
@@ -243,6 +246,7 @@ func TestEmptyRegistry(t *testing.T) {
 
 // TestListenAddresses binds what it is told to, and nothing else.
 func TestListenAddresses(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	path := fixture(t)
 	w := &world{ttl: 5, maxUDP: 1232, path: path, book: addressBook(t, path)}
@@ -269,6 +273,7 @@ func TestListenAddresses(t *testing.T) {
 // answer comes from the one that was asked, or the connected socket of the
 // client does not get it.
 func TestWildcardIPv4(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	path := fixture(t)
 	w := &world{ttl: 5, maxUDP: 1232, path: path, book: addressBook(t, path)}

@@ -45,7 +45,7 @@ func (w *world) sizes(t *testing.T) {
 		}
 	})
 	t.Run("PerResponse", func(t *testing.T) {
-		// What one client can take is nobody else's limit.
+		// One client's limit does not apply to others.
 		for range 3 {
 			wantCut(t, w.ask(t, "large", "udp", question(name, dns.TypeAAAA, false)), fits(512, name, false))
 			wantCut(t, w.ask(t, "large", "udp", question(name, dns.TypeAAAA, true)), fits(w.maxUDP, name, true))

@@ -92,7 +92,7 @@ func newSoak(t *testing.T) *soak {
 	writeFile(t, path, all)
 	// At full load, and more so with the race detector, a change gets only its
 	// share of the processor. How late changes come is measured besides.
-	s.h = &history{patience: lab.Patience, versions: []*version{{model: &model{all}, written: time.Now(), settled: time.Now()}}}
+	s.h = newHistory(lab.Patience, all)
 
 	l := newLab(t)
 	serveUpstream(t, l, dns.HandlerFunc(script))
@@ -189,19 +189,13 @@ func (s *soak) churn(ctx context.Context, r *rand.Rand) error {
 		}
 		s.crowd.change(r, 50)
 		all := s.all()
-		v := &version{model: &model{all}, written: time.Now()}
-		s.h.mu.Lock()
-		s.h.versions = append(s.h.versions, v)
-		s.h.mu.Unlock()
-		if err := replace(s.path, all); err != nil {
+		if err := s.h.publish(all, func() error { return replace(s.path, all) }); err != nil {
 			return err
 		}
-		s.h.mu.Lock()
-		v.settled = time.Now()
-		s.h.mu.Unlock()
-		s.h.forget(v.settled.Add(-s.h.patience - lab.Patience)) // an exchange may take that long
+		settled := time.Now()
+		s.h.forget(settled.Add(-s.h.patience - lab.Patience)) // an exchange may take that long
 		s.changes.Add(1)
-		s.born.Store(&birth{s.crowd.born, v.settled})
+		s.born.Store(&birth{s.crowd.born, settled})
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 // A state directory that cannot be written, on real file systems of the lab's own:
 // dnsd starts with it, serves, says so everywhere, and saves when it can again.
 func TestStateDirectoryFails(t *testing.T) {
+	t.Parallel()
 	const full, readOnly = "no space left on device", "read-only file system"
 	for name, c := range map[string]struct {
 		mount string // options of a tmpfs
@@ -50,6 +51,7 @@ func TestStateDirectoryFails(t *testing.T) {
 			func(dir string) error { return os.Mkdir(dir+"/state", 0o700) }, "no such file or directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			mount := t.TempDir()
 			dir := filepath.Join(mount, "state")

@@ -143,7 +143,7 @@ func (w *world) lyingClients(t *testing.T) {
 		bytes.Repeat([]byte{0xff}, 100000),
 	} {
 		conn := w.open(t, "a", "tcp")
-		// The server may close while we write: that is its good right.
+		// The server may close while we write.
 		conn.Write(sent)
 	}
 	// Clients that ask for much and read nothing of it.

@@ -12,19 +12,9 @@ import (
 	"dnsd/test/internal/lab"
 
 	"github.com/miekg/dns"
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) {
-	code := lab.Main(m)
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 // The clients, by the names that tables use: where each one asks from, and the
 // address it asks.
@@ -149,8 +139,8 @@ func ours(name string) bool {
 	return false
 }
 
-// lawful unpacks a response to a well-formed request and checks what NAMES.md
-// says of every one of them.
+// lawful unpacks a response to a well-formed request and checks what
+// docs/names.md says of every one of them.
 func (w *world) lawful(t testing.TB, proto string, rawReq, rawResp []byte) *dns.Msg {
 	t.Helper()
 	req, resp := new(dns.Msg), new(dns.Msg)

@@ -20,8 +20,8 @@ import (
 // prefix is where the fleets lie in etcd.
 const prefix = "/dnsd/v1/"
 
-// cluster is an etcd of one real member, in a process of its own whose CPU time
-// counts for nobody.
+// cluster is an etcd of one real member, in a process of its own, whose CPU time
+// is not measured.
 type cluster struct {
 	rig    *rig
 	url    string // as --registry takes it

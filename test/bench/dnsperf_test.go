@@ -44,7 +44,7 @@ func TestParseDnsperf(t *testing.T) {
 	}
 }
 
-// A fast wrong answer counts nothing.
+// A run with wrong answers is not counted, however fast.
 func TestFair(t *testing.T) {
 	good := tally{sent: 1000, answered: 1000, rcodes: map[string]int{"NOERROR": 950, "NXDOMAIN": 50}}
 	if err := good.fair(0.05); err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// zoneServer serves a fleet's answers on loopback and counts nothing. wrong, if
-// it is not nil, spoils answers.
+// zoneServer serves a fleet's answers on loopback. wrong, unless it is nil, spoils
+// answers.
 func zoneServer(t *testing.T, qs []question, wrong func(*dns.Msg)) string {
 	t.Helper()
 	byName := make(map[string]question)

@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// churnRate is the changes a second of PERFORMANCE's goal.
+// churnRate is how many changes a second dnsd must bear.
 const churnRate = 2000
 
 // churned is a load under which machines change.
@@ -109,7 +109,7 @@ func (b *bench) changesAlone(ctx context.Context, s *server, c *churned) (float6
 	return float64((to - from).Microseconds()) / changes, err
 }
 
-// bigMachines is the size of the large app of PERFORMANCE's goal.
+// bigMachines is how many machines the large app has.
 const bigMachines = 10_000
 
 // bigAppRow compares dnsd at rest with dnsd while an app of 10,000 machines has

@@ -12,25 +12,14 @@ import (
 	"time"
 
 	"dnsd/test/internal/lab"
-
-	"go.uber.org/goleak"
 )
 
 var (
-	howLong = flag.Duration("chaos.for", 0, "how long things are broken; 0: 2m where DNSD_TEST_NO_SKIP is set, else 20s")
+	howLong = flag.Duration("chaos.for", 0, "how long things are broken; 0: 2m where DNSD_TEST_FULL is set, else 8s")
 	seed    = flag.Uint64("chaos.seed", 0, "what the plan is drawn from; 0: another one each time")
 )
 
-func TestMain(m *testing.M) {
-	code := lab.Main(m)
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 // TestChaos is the run that the package comment is about.
 func TestChaos(t *testing.T) {
@@ -39,9 +28,7 @@ func TestChaos(t *testing.T) {
 	}
 	length := *howLong
 	if length == 0 {
-		if length = 20 * time.Second; os.Getenv("DNSD_TEST_NO_SKIP") != "" {
-			length = 2 * time.Minute
-		}
+		length = lab.Full(8*time.Second, 2*time.Minute)
 	}
 	if *seed == 0 {
 		*seed = rand.Uint64N(1e9) + 1

@@ -6,8 +6,8 @@
 //
 //	go test ./test/chaos -v -chaos.for 10m -chaos.seed 1 -timeout 20m
 //
-// Without a seed the run draws one and prints it. Without a time it takes two
-// minutes where DNSD_TEST_NO_SKIP is set, and 20 seconds elsewhere.
+// Without a seed the run draws one and prints it. Without a time it breaks
+// things for two minutes where DNSD_TEST_FULL is set, and for 8 seconds elsewhere.
 //
 // All the time the machines ask names of all kinds, and every answer is held
 // against what was true. docs/failures.md says what dnsd promises under each

@@ -2,13 +2,10 @@ package cluster
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"testing"
 
 	"dnsd/test/internal/lab"
-
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -22,12 +19,5 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", most); err != nil {
 		panic(err)
 	}
-	code := lab.Main(m)
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(lab.Main(m))
 }

@@ -9,7 +9,7 @@
 //
 // Nothing is written to the tree: the compiler is given the changed file as an
 // overlay. A change that makes the tests hang is noticed, too; one that does not
-// compile counts nothing. Survivors that are known to make no difference stand in
+// compile is not counted. Survivors that are known to make no difference stand in
 // explained.txt, with the reason.
 package main
 

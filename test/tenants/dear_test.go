@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"dnsd/test/internal/lab"
+
 	"github.com/miekg/dns"
 )
 
@@ -69,7 +71,7 @@ func TestDearQuestions(t *testing.T) {
 			if strings.Contains(tt.name, "%d") {
 				ask = each(tt.name, tt.qtype)
 			}
-			h.unharmed(t, 3*time.Second, func(ctx context.Context) {
+			h.unharmed(t, lab.Full(time.Second, 3*time.Second), func(ctx context.Context) {
 				var changing sync.WaitGroup
 				defer changing.Wait()
 				changing.Go(func() {
@@ -82,7 +84,10 @@ func TestDearQuestions(t *testing.T) {
 							t.Error(err)
 							return
 						}
-						time.Sleep(time.Second)
+						select {
+						case <-ctx.Done():
+						case <-time.After(lab.Full(time.Second/2, time.Second)):
+						}
 					}
 				})
 				flood{rate: 2000, next: ask}.run(ctx, t, h.a, server)

@@ -47,6 +47,7 @@ func pack(name string, qtype uint16) []byte {
 type fate struct {
 	sent, wrong int
 	took        []time.Duration // of those that were answered, sorted
+	paused      time.Duration   // the longest that the client itself did not run
 }
 
 func (f fate) lost() int { return f.sent - len(f.took) }
@@ -65,8 +66,8 @@ func (f fate) quantile(q float64) time.Duration {
 }
 
 func (f fate) String() string {
-	return fmt.Sprintf("%d sent, %d lost, %d wrong, p50 %v, p99 %v, worst %v", f.sent, f.lost(), f.wrong,
-		f.quantile(0.5).Round(10*time.Microsecond), f.quantile(0.99).Round(10*time.Microsecond), f.quantile(1).Round(10*time.Microsecond))
+	return fmt.Sprintf("%d sent, %d lost, %d wrong, p50 %v, p99 %v, worst %v, paused %v", f.sent, f.lost(), f.wrong,
+		f.quantile(0.5).Round(10*time.Microsecond), f.quantile(0.99).Round(10*time.Microsecond), f.quantile(1).Round(10*time.Microsecond), f.paused.Round(10*time.Microsecond))
 }
 
 // longest is how long a client waits for an answer: what comes later is lost. It
@@ -110,7 +111,7 @@ func ask(t testing.TB, m *lab.Tenant, server netip.AddrPort, rate int, d time.Du
 			}
 		}
 	}()
-	pace(context.Background(), rate, d, func(i int) {
+	f.paused = pace(context.Background(), rate, d, func(i int) {
 		msg := slices.Clone(next(i))
 		id := uint16(i)
 		binary.BigEndian.PutUint16(msg, id)
@@ -131,21 +132,25 @@ func ask(t testing.TB, m *lab.Tenant, server netip.AddrPort, rate int, d time.Du
 	return f
 }
 
-// pace calls do rate times a second for d or until ctx ends.
-func pace(ctx context.Context, rate int, d time.Duration, do func(i int)) {
+// pace calls do rate times a second for d or until ctx ends. It returns the longest
+// time for which it did not run, although it asks for a turn each millisecond.
+func pace(ctx context.Context, rate int, d time.Duration, do func(i int)) (paused time.Duration) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	began, n := time.Now(), 0
-	for ctx.Err() == nil {
+	for last := began; ctx.Err() == nil; {
 		<-tick.C
-		gone := time.Since(began)
+		now := time.Now()
+		paused, last = max(paused, now.Sub(last)), now
+		gone := now.Sub(began)
 		for due := int(min(gone, d).Seconds() * float64(rate)); n < due; n++ {
 			do(n)
 		}
 		if gone >= d {
-			return
+			break
 		}
 	}
+	return paused
 }
 
 // flood is a client that asks and never listens. From is the addresses it asks

@@ -32,14 +32,15 @@ var clogs = []struct {
 // gateway that do not answer, for a slow link. They may take a's own answers with
 // them and no others.
 func TestAnswersThatWait(t *testing.T) {
+	t.Parallel()
 	for _, clog := range clogs {
-		for _, rate := range []int{100, 300, 2000} {
+		for _, rate := range lab.Full([]int{100, 2000}, []int{100, 300, 2000}) {
 			t.Run(fmt.Sprintf("%s/%d", clog.name, rate), func(t *testing.T) {
 				t.Parallel()
 				h := newHost(t, nil)
 				from := clog.set(t, h.a)
 				// Longer than the kernel looks for a neighbour: 3 s.
-				h.unharmed(t, 5*time.Second, func(ctx context.Context) {
+				h.unharmed(t, 4*time.Second, func(ctx context.Context) {
 					n := flood{rate: rate, next: only("home.internal", dns.TypeAAAA), from: from}.run(ctx, t, h.a, server)
 					t.Logf("a sent %d", n)
 				})
@@ -51,12 +52,13 @@ func TestAnswersThatWait(t *testing.T) {
 // TestAnswersThatWaitEverywhere is the same with a wildcard listener and with the
 // privilege to make buffers larger than others may.
 func TestAnswersThatWaitEverywhere(t *testing.T) {
+	t.Parallel()
 	h := newHostWith(t, nil, []uintptr{unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_ADMIN}, "--listen", "[::]:53")
 	from := clogs[0].set(t, h.a)
-	h.unharmed(t, 5*time.Second, func(ctx context.Context) {
+	h.unharmed(t, 4*time.Second, func(ctx context.Context) {
 		flood{rate: 2000, next: only("home.internal", dns.TypeAAAA), from: from}.run(ctx, t, h.a, server)
 	})
-	if h.metric(t, "dnsd_send_drops_total") == 0 {
+	if h.Metric(t, "dnsd_send_drops_total") == 0 {
 		t.Error("nothing had to be dropped: no answer waited")
 	}
 }
@@ -65,14 +67,15 @@ func TestAnswersThatWaitEverywhere(t *testing.T) {
 // kernel gives then (EPERM), while dnsd sends a's and b's in one system call. That
 // costs a's answers alone, and no more than while it lasts.
 func TestFirewall(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, nil)
-	batched := func() float64 { return h.metric(t, `dnsd_udp_sockets{mode="batched"}`) }
+	batched := func() float64 { return h.Metric(t, `dnsd_udp_sockets{mode="batched"}`) }
 	sockets := batched()
 	h.Tool(t, fmt.Sprintf("table ip6 f { chain out { type filter hook output priority 0; ip6 daddr %s udp sport 53 limit rate over 20/second drop; }; }", h.a.Addr), "nft", "-f", "-")
 	h.unharmed(t, 3*time.Second, func(ctx context.Context) {
 		flood{rate: 2000, next: only("home.internal", dns.TypeAAAA)}.run(ctx, t, h.a, server)
 	})
-	if refused := h.metric(t, `dnsd_write_errors_total{proto="udp"}`); refused < 1000 {
+	if refused := h.Metric(t, `dnsd_write_errors_total{proto="udp"}`); refused < 1000 {
 		t.Errorf("%v answers were refused: there was no firewall", refused)
 	}
 	h.Tool(t, "flush ruleset", "nft", "-f", "-")

@@ -3,17 +3,21 @@ package lab
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // Admin is where dnsd's admin listener is in every lab: a namespace of its own
@@ -32,10 +36,18 @@ var (
 	buildDir string
 )
 
-// Main runs the tests and removes what they built. It is the body of TestMain.
+// atOnce is how many parallel tests run at a time, unless -parallel says it: more
+// than there are processors, since most of what they do is wait.
+const atOnce = "6"
+
+// Main runs the tests, removes what they built, looks for goroutines that they
+// left, and returns the exit code. It is the body of TestMain.
 func Main(m *testing.M) int {
 	if code, ran := AsRoot(); ran {
 		return code
+	}
+	if !flag.Parsed() { // else the caller has decided
+		_ = flag.Set("test.parallel", atOnce)
 	}
 	dir, err := os.MkdirTemp("", "dnsd-test-")
 	if err != nil {
@@ -49,7 +61,14 @@ func Main(m *testing.M) int {
 		return 1
 	}
 	buildDir = dir
-	return m.Run()
+	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	return code
 }
 
 // Binary returns the path of dnsd, built with the race detector when the test
@@ -211,6 +230,26 @@ func (s *Server) Ready(t testing.TB) {
 	case !ok:
 		t.Fatalf("dnsd is not ready: %s\n%s", body, tail(s.Stderr.String()))
 	}
+}
+
+// Metric returns the value of one of dnsd's series, by its name and labels; 0 where
+// there is no such series.
+func (l *Lab) Metric(t testing.TB, series string) float64 {
+	t.Helper()
+	status, text := l.Get("http://" + Admin + "/metrics")
+	if status != 200 {
+		t.Fatalf("/metrics answers %d: %s", status, text)
+	}
+	_, rest, _ := strings.Cut(text, "\n"+series+" ")
+	value, _, found := strings.Cut(rest, "\n")
+	if !found {
+		return 0
+	}
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // Running reports whether the process has not ended yet.

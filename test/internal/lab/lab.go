@@ -70,8 +70,8 @@ func Open(t testing.TB, addrs ...string) *Lab {
 	return l
 }
 
-// reach waits until packets to an address arrive. The kernel sets up the route
-// to a new IPv6 address behind our back, and drops what is sent before.
+// reach waits until packets to an address arrive. The kernel adds the route
+// to a new IPv6 address a little later, and drops what is sent before.
 func (l *Lab) reach(addr string) error {
 	conn, err := l.ListenUDP(net.JoinHostPort(addr, "0"))
 	if err != nil {
@@ -249,6 +249,33 @@ func Skip(t testing.TB, why string) {
 		t.Fatal("would be skipped: " + why)
 	}
 	t.Skip(why)
+}
+
+// Full returns how long or how often a test does something: usual, or full where
+// DNSD_TEST_FULL is set, as it is in .ci/run.
+func Full[T any](usual, full T) T {
+	if os.Getenv("DNSD_TEST_FULL") != "" {
+		return full
+	}
+	return usual
+}
+
+// Tries runs what a machine that is busy with something else may spoil, up to five
+// times, until it returns nothing that is wrong. What dnsd does wrong it does each time.
+func Tries(t testing.TB, try func() (wrong []string)) {
+	t.Helper()
+	const most = 5
+	for n := 1; ; n++ {
+		wrong := try()
+		if len(wrong) == 0 {
+			return
+		}
+		if n == most {
+			t.Errorf("in each of %d tries something was wrong, in the last: %q", most, wrong)
+			return
+		}
+		t.Logf("try %d: %q", n, wrong)
+	}
 }
 
 // Until polls ok until it holds, and reports whether it did in time.
