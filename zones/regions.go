@@ -90,7 +90,7 @@ func (r *Regions) Extend(table io.Reader) (*Regions, error) {
 	return &Regions{at: at}, nil
 }
 
-// csvError returns a CSV syntax error with its place written as in dnsd's own errors.
+// csvError says in dnsd's words where CSV itself is broken.
 func csvError(err error) error {
 	var parse *csv.ParseError
 	if errors.As(err, &parse) {
