@@ -362,6 +362,10 @@ func TestOtherNetwork(t *testing.T) {
 			t.Errorf("%s in an empty network:\n got %s\nwant %s", name, got, want)
 		}
 	}
+	// A machine of one network that is shown another is nobody there.
+	if got := render(t, ask(t, z, empty, m1, "_whoami.internal", dns.TypeTXT)); got != `"network=fdaa:0:42::/48"` {
+		t.Errorf("a machine of another network is %s", got)
+	}
 }
 
 // Machines without an address or that are not started, and several of one address:
