@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -60,12 +61,17 @@ func torrent(ctx context.Context, t testing.TB, m *lab.Tenant, name string) {
 	_ = cmd.Wait()
 }
 
-// TestFlood has a ask more than dnsd can answer: b notices nothing.
+// TestFlood has a ask more than dnsd can answer: b notices nothing. That takes a
+// processor for dnsd, which other tests may have just then, so that nothing is sure.
 func TestFlood(t *testing.T) {
 	for _, name := range []string{"no-such-%d.internal", "home.internal"} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil)
-			h.unharmed(t, lab.Full(1500*time.Millisecond, 3*time.Second), func(ctx context.Context) { torrent(ctx, t, h.a, name) })
+			lab.Tries(t, func() []string {
+				sure, doubtful := h.attacked(t, lab.Full(1500*time.Millisecond, 3*time.Second),
+					func(ctx context.Context) { torrent(ctx, t, h.a, name) }).harm()
+				return append(sure, doubtful...)
+			})
 			if n := h.Metric(t, `dnsd_requests_dropped_total{reason="flood"}`); n == 0 {
 				t.Error("no question of the flood was passed over: it was none")
 			}
@@ -78,19 +84,24 @@ func TestFlood(t *testing.T) {
 func TestOldQuestions(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, nil)
-	p := h.attacked(t, 4*time.Second, func(ctx context.Context) {
-		flooding, stop := context.WithCancel(ctx)
-		defer stop()
-		go torrent(flooding, t, h.a, "no-such-%d.internal")
-		time.Sleep(time.Second / 2)
-		h.dnsd.Signal(syscall.SIGSTOP)
-		time.Sleep(3 * time.Second)
-		h.dnsd.Signal(syscall.SIGCONT)
+	lab.Tries(t, func() (wrong []string) {
+		p := h.attacked(t, 5*time.Second, func(ctx context.Context) {
+			flooding, stop := context.WithCancel(ctx)
+			var flood sync.WaitGroup
+			flood.Go(func() { torrent(flooding, t, h.a, "no-such-%d.internal") })
+			time.Sleep(time.Second)
+			h.dnsd.Signal(syscall.SIGSTOP)
+			time.Sleep(3 * time.Second)
+			h.dnsd.Signal(syscall.SIGCONT)
+			stop()
+			flood.Wait()
+		})
+		if n := p.after.lost(); n > 0 {
+			wrong = append(wrong, fmt.Sprintf("after the flood b lost %d of %d answers", n, p.after.sent))
+		}
+		if n := h.Metric(t, `dnsd_requests_dropped_total{reason="old"}`); n == 0 {
+			wrong = append(wrong, "all questions were answered, however old")
+		}
+		return wrong
 	})
-	if n := p.after.lost(); n > 0 {
-		t.Errorf("after the flood b lost %d of %d answers", n, p.after.sent)
-	}
-	if n := h.Metric(t, `dnsd_requests_dropped_total{reason="old"}`); n == 0 {
-		t.Error("all questions were answered, however old")
-	}
 }

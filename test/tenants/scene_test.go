@@ -148,7 +148,7 @@ func (h *host) attacked(t *testing.T, during time.Duration, attack func(ctx cont
 
 // busy is a pause of the client that shows a machine so busy that the kernel may
 // drop what its buffers have no room for before dnsd gets a processor.
-const busy = 30 * time.Millisecond
+const busy = 10 * time.Millisecond
 
 // harm says what b noticed, empty for nothing. Sure is what dnsd did: answers were
 // lost or wrong. In doubt is what a busy machine may have done: what was lost on one,
