@@ -46,7 +46,7 @@ func newConnTable(most int) *connTable {
 	}
 }
 
-// clientOf is what counts as one client: a machine has a whole /112 (NAMES.md,
+// clientOf is what counts as one client: a machine has a whole /112 (docs/names.md,
 // "Who is asking"), anyone else an address.
 func clientOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
@@ -59,7 +59,7 @@ func clientOf(a netip.Addr) netip.Prefix {
 }
 
 // networkOf is what counts as one network: a private network's /48, and all that
-// lies outside of them (NAMES.md, "Who is asking"), the zero Prefix.
+// lies outside of them (docs/names.md, "Who is asking"), the zero Prefix.
 func networkOf(a netip.Addr) netip.Prefix {
 	a = a.WithZone("")
 	if !ula.Contains(a) {
