@@ -46,8 +46,8 @@ func newConnTable(most int) *connTable {
 	}
 }
 
-// clientOf is what counts as one client: a machine has a whole /112 (docs/names.md,
-// "Who is asking"), anyone else an address.
+// clientOf is what counts as one client: a machine has a whole /112, any other client
+// an address.
 func clientOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()
@@ -58,8 +58,8 @@ func clientOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// networkOf is what counts as one network: a private network's /48, and all that
-// lies outside of them (docs/names.md, "Who is asking"), the zero Prefix.
+// networkOf is what counts as one network: a private network's /48 (docs/names.md), and
+// everything outside of them, the zero Prefix.
 func networkOf(a netip.Addr) netip.Prefix {
 	a = a.WithZone("")
 	if !ula.Contains(a) {

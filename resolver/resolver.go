@@ -239,7 +239,7 @@ func (r *Resolver) route(q *wire.Request) *zone {
 	return nil
 }
 
-// ula is where all private networks lie (docs/names.md, "Who is asking").
+// ula is where all private networks lie (docs/names.md).
 var ula = netip.MustParsePrefix("fdaa::/16")
 
 // allowed reports whether the client, unmapped and without zone, is served:
