@@ -449,7 +449,7 @@ func TestQueries(t *testing.T) {
 
 func TestFrozenAgent(t *testing.T) {
 	t.Parallel()
-	f := start(t, corrosiontest.Options{}, Config{}, put, func(f *fixture) { f.src.proveTimeout = 100 * time.Millisecond })
+	f := start(t, corrosiontest.Options{}, Config{}, put, func(f *fixture) { f.src.proveTimeout = 300 * time.Millisecond })
 	f.waitListed(1)
 	f.agent.Put("machines", row("m1", "started"), row("m2", "started"))
 	f.waitState("m2", "started")
@@ -479,6 +479,8 @@ func TestStuckSubscription(t *testing.T) {
 	f.agent.Put("machines", row("m1", "stopped")) // so that there is a change to resume from
 	f.waitState("m1", "stopped")
 	f.stop()
+	often := f.src.proveEvery
+	f.src.proveEvery = patience
 	// follow resumes until a call of Change for which ends holds.
 	follow := func(ends func(items []registry.Item) bool) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -495,6 +497,7 @@ func TestStuckSubscription(t *testing.T) {
 			t.Errorf("resumed %d times: stuck %d times, %d listings", n, f.src.stuck, f.world.Listings())
 		}
 	}
+	f.src.proveEvery = often
 	follow(atOnce)
 	if f.src.stuck != 0 || f.world.Listings() != 2 {
 		t.Errorf("after a listing: stuck %d times, %d listings", f.src.stuck, f.world.Listings())

@@ -111,7 +111,10 @@ func TestNewDatabaseCatchesUp(t *testing.T) {
 		t.Run(map[bool]string{false: "that learns", true: "with nothing to learn"}[quiet], func(t *testing.T) {
 			t.Parallel()
 			p := quick
-			p.look, p.standstill = patience, 300*time.Millisecond
+			p.look, p.standstill = patience, patience
+			if quiet {
+				p.standstill = 300 * time.Millisecond
+			}
 			f := cluster(t, corrosiontest.Options{}, Config{}, p)
 			f.stop() // so that what is remembered is what there is now
 			f.follow()
