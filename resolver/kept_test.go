@@ -413,3 +413,36 @@ func BenchmarkRespondKept(b *testing.B) {
 		w.respond(req, loopback, out)
 	}
 }
+
+// TestPack: an answer is packed where all that it leaves to the writer is which record
+// is first.
+func TestPack(t *testing.T) {
+	soa := &SOA{TTL: 5, Data: make([]byte, 22)}
+	uneven := append(addresses(2), []byte{1, 2, 3, 4})
+	for name, tt := range map[string]struct {
+		answer  Answer
+		section int // -1: it is not packed
+		turns   bool
+	}{
+		"no record":             {Answer{SOA: soa}, wire.Authority, false},
+		"no record and no SOA":  {Answer{}, -1, false},
+		"one record":            {Answer{Data: addresses(1)}, wire.Answer, false},
+		"a fixed order":         {Answer{Data: addresses(2)}, -1, false},
+		"one run":               {Answer{Data: addresses(2), Turns: []int{2}}, wire.Answer, true},
+		"two runs":              {Answer{Data: addresses(2), Turns: []int{1, 1}}, -1, false},
+		"uneven records":        {Answer{Data: uneven, Turns: []int{3}}, -1, false},
+		"a limit that cuts":     {Answer{Data: addresses(3), Turns: []int{3}, Limit: 2}, -1, false},
+		"a limit that does not": {Answer{Data: addresses(3), Turns: []int{3}, Limit: 3}, wire.Answer, true},
+		"as many as are packed": {Answer{Data: addresses(maxPacked), Turns: []int{maxPacked}}, wire.Answer, true},
+		"one more":              {Answer{Data: addresses(maxPacked + 1), Turns: []int{maxPacked + 1}}, -1, false},
+		"a part of a set":       {Answer{Data: addresses(1), Partial: &Partial{Shown: 1, Total: 2}}, -1, false},
+	} {
+		tt.answer.Type = dns.TypeAAAA
+		z := &zone{origin: []byte("\x08internal\x00")}
+		k := pack(z, &tt.answer, len("\x06my-app\x08internal\x00"))
+		packed := k.answer == nil && len(k.packed) > 0
+		if packed != (tt.section >= 0) || packed && (k.section != tt.section || int(k.records) != max(len(tt.answer.Data), 1)) || (k.turnLen > 0) != tt.turns {
+			t.Errorf("%s: section %d, %d records in %d bytes, turned by %d, kept whole: %t", name, k.section, k.records, len(k.packed), k.turnLen, k.answer != nil)
+		}
+	}
+}

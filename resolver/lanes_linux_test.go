@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"dnsd/resolver/internal/udpbatch"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // road is what packets go out by in a test: full or not.
@@ -388,6 +390,20 @@ func TestAsideIsBounded(t *testing.T) {
 	}
 	if len(steering(3, told)) > 4096 { // BPF_MAXINSNS
 		t.Error("the program is too long")
+	}
+	// A network's id is in bytes 2 to 5 of the source, which is at 8 in an IPv6 header.
+	for i, op := range steering(3, told[:1]) {
+		if want := binary.BigEndian.Uint32(told[0].Addr().AsSlice()[2:]); op.Code == unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K && op.K == want {
+			const source = -0x100000 + 8
+			if load := steering(3, told[:1])[i-1]; int32(load.K) != source+2 {
+				t.Errorf("a network's id is looked for at %d, want %d", int32(load.K), source+2)
+			}
+			told = nil
+			break
+		}
+	}
+	if told != nil {
+		t.Error("the program does not look for a network's id")
 	}
 	a.sweep(now.Add(asideFor + 1))
 	if len(told) != 0 {

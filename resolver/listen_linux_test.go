@@ -172,8 +172,19 @@ func TestReceiveBuffer(t *testing.T) {
 		}
 		return n
 	}
-	if got, usual := size(r.sockets[0].conn.(*net.UDPConn)), size(before); got <= usual {
+	got := size(r.sockets[0].conn.(*net.UDPConn))
+	if usual := size(before); got <= usual {
 		t.Errorf("receive buffer is %d bytes, the usual one %d", got, usual)
+	}
+	raw, err := before.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) }) != nil {
+		return // no privilege for more than what is usual at most
+	}
+	if want := size(before); got != want {
+		t.Errorf("receive buffer is %d bytes, want %d", got, want)
 	}
 }
 
@@ -190,7 +201,11 @@ func TestReplyControl(t *testing.T) {
 		}
 	}
 	four := unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: 7, Spec_dst: [4]byte{127, 0, 0, 1}})
-	for _, in := range [][]byte{bytes.Clone(four), append(unix.UnixRights(1), four...)} {
+	// Another message of the same level that is as long.
+	ttl := append(unix.UnixRights(1, 2, 3, 4), four...)
+	other := (*unix.Cmsghdr)(unsafe.Pointer(&ttl[0]))
+	other.Level, other.Type = unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR
+	for _, in := range [][]byte{bytes.Clone(four), append(unix.UnixRights(1), four...), ttl} {
 		if out := replyControl(in); len(out) != len(four) || out[unix.SizeofCmsghdr] != 0 || out[unix.SizeofCmsghdr+4] != 127 {
 			t.Errorf("control message is %x, want the address without the interface", out)
 		}

@@ -329,6 +329,10 @@ func TestIdentity(t *testing.T) {
 	if texts, id := ask(newResolver(t, func(c *Config) { c.Identity.Off = true }), loopback); len(texts) != 0 || id != "" {
 		t.Errorf("switched off, identity is %v, NSID %q", texts, id)
 	}
+	anonymous := newResolver(t, func(c *Config) { c.Identity.Version = "" })
+	if texts, id := ask(anonymous, loopback); len(texts) != 2 || texts["id.server."] != "host-1" || id == "" {
+		t.Errorf("without a version, identity is %v, NSID %q", texts, id)
+	}
 	if texts, id := ask(newResolver(t), stranger); len(texts) != 0 || id != "" {
 		t.Errorf("a stranger is told %v, NSID %q", texts, id)
 	}

@@ -1,9 +1,11 @@
 package resolver
 
 import (
+	"context"
 	"encoding/binary"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -35,6 +37,26 @@ func TestDrain(t *testing.T) {
 			stopped.Wait()
 		})
 	}
+}
+
+func TestTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		var fails trouble
+		for n := range maxTrouble {
+			if !fails.wait(ctx) {
+				t.Fatalf("it gives up after %d failures", n)
+			}
+		}
+		if fails.wait(ctx) || time.Since(began) < 10*time.Second || time.Since(began) > 20*time.Second {
+			t.Errorf("after %d failures %s have passed, or it goes on", maxTrouble, time.Since(began))
+		}
+		cancel()
+		if fails = 0; fails.wait(ctx) {
+			t.Error("it goes on after the context has ended")
+		}
+	})
 }
 
 func TestDrainEnds(t *testing.T) {
