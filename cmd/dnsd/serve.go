@@ -50,6 +50,9 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stderr io
 	if err := d.listen(c); err != nil {
 		return err
 	}
+	// The kernel keeps what arrives meanwhile, so that a restart answers no question
+	// with SERVFAIL whose answer is on disk.
+	d.follower.Load(ctx)
 	return d.run(ctx)
 }
 

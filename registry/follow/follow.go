@@ -82,6 +82,7 @@ type Follower struct {
 	stats followerStats
 
 	panics contain.Counter
+	load   sync.Once
 }
 
 // followerStats counts for the metrics; every field may be read at any time.
@@ -134,13 +135,13 @@ func (f *Follower) Release() {
 }
 
 // Run follows the source until ctx ends, and then returns nil. If there is a
-// state directory, the last known state is loaded before anything else and
-// saved at the end.
+// state directory, the last known state is loaded before anything else, unless
+// Load has been called, and saved at the end.
 //
 // It waits for all that it has started, but not without end for a disk: where a
 // read or a write of the state hangs in the kernel, it leaves that behind.
 func (f *Follower) Run(ctx context.Context) error {
-	f.loadState(ctx)
+	f.Load(ctx)
 	idle, saved := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(saved)

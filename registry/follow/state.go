@@ -105,8 +105,12 @@ type lastState struct {
 	saved time.Time
 }
 
-// loadState applies the last known state; having none is no error. A disk that
-// does not answer is not waited for: what it still says is then of no use.
+// Load applies the last known state, if there is one, and returns when readers see
+// it. A disk that does not answer is waited for up to a minute, or until ctx ends;
+// what it says later is not used. Calls after the first do nothing. It must not be
+// called while Run is under way.
+func (f *Follower) Load(ctx context.Context) { f.load.Do(func() { f.loadState(ctx) }) }
+
 func (f *Follower) loadState(ctx context.Context) {
 	if f.cfg.StateDir == "" {
 		return

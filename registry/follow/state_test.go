@@ -57,6 +57,25 @@ func TestLastKnownStateIsServedWhenTheSourceIsDead(t *testing.T) {
 	}
 }
 
+// Load makes the state visible before it returns; Run then does not load it again.
+func TestLoadIsDoneOnce(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	run(t, named{newPuppet(fleetOf(t, 3)), ""}, dir, time.Second, log)
+	loads := 0
+	follow(t, named{dead(), ""}, Config{StateDir: dir}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		if loads != 1 || r.Count(registry.KindMachine) != 3 {
+			t.Errorf("loaded %d times, %d machines", loads, r.Count(registry.KindMachine))
+		}
+	}, func(f *Follower) {
+		load := f.saver.load
+		f.saver.load = func() *lastState { loads++; return load() }
+		f.Load(context.Background())
+		if n := f.reg.Count(registry.KindMachine); n != 3 || f.reg.Status().State != registry.Cached {
+			t.Errorf("after Load: %d machines, %s", n, f.reg.Status().State)
+		}
+	})
+}
+
 func TestDamagedStateIsPassedOver(t *testing.T) {
 	for name, c := range map[string]struct {
 		damage func(data []byte) []byte
