@@ -317,11 +317,20 @@ func TestSentByALane(t *testing.T) {
 }
 
 // TestSetAside: packets of those that are set aside go to the side socket, all
-// others to the others, and back when their time has passed.
+// others to the others, and back when their time has passed. So it is where the
+// sockets were another process's.
 func TestSetAside(t *testing.T) {
-	for _, sockets := range []int{1, 3} {
+	for _, sockets := range []int{1, 3, -1, -3} { // negative: given
 		t.Run(fmt.Sprint(sockets), func(t *testing.T) {
-			r, addr, _ := start(t, listenOn("0.0.0.0:0"), func(c *Config) { c.Sockets = sockets })
+			any := listenOn("0.0.0.0:0")
+			r, addr, stop := start(t, any, func(c *Config) { c.Sockets = max(sockets, -sockets) })
+			if sockets < 0 {
+				old := r
+				r, addr, _ = startAfter(t, old, any)
+				old.asides[0].put(netip.MustParseAddr("127.0.0.4"), time.Now()) // which the new one does not know
+				stop()
+				r.asides[0].sweep(time.Now())
+			}
 			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()))
 			received := func(side bool) (n uint64) {
 				for _, s := range r.sockets {
