@@ -16,7 +16,7 @@ import (
 // address.
 func startAdmin(t *testing.T, ready readiness, edits ...func(*http.Server)) netip.AddrPort {
 	t.Helper()
-	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), ready, slog.New(slog.DiscardHandler))
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), nil, newMetrics(), ready, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestAdminAddressInUse(t *testing.T) {
 	}
 	defer l.Close()
 	addr := netip.MustParseAddrPort(l.Addr().String())
-	_, err = listenAdmin(addr, newMetrics(), nil, slog.New(slog.DiscardHandler))
+	_, err = listenAdmin(addr, nil, newMetrics(), nil, slog.New(slog.DiscardHandler))
 	want := "--metrics-listen " + addr.String() + " is in use, perhaps by another dnsd: write another address, or none"
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)

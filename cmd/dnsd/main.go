@@ -78,8 +78,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // so that a second signal ends the process at once
+	old := inherited().old       // before the environment is looked at
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, os.Environ()...)
-	os.Exit(report(os.Stderr, err))
+	status := report(os.Stderr, err)
+	if old != nil {
+		report(old.ready, err)
+	}
+	os.Exit(status)
 }
 
 // run is dnsd without the process around it. It returns nil when ctx ends, a

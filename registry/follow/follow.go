@@ -83,6 +83,7 @@ type Follower struct {
 
 	panics contain.Counter
 	load   sync.Once
+	turned int64 // stats.round when Turned was last called
 }
 
 // followerStats counts for the metrics; every field may be read at any time.
@@ -132,6 +133,14 @@ func (f *Follower) Release() {
 	case f.release <- struct{}{}:
 	default:
 	}
+}
+
+// Turned reports whether the apply loop has turned since the last call, which it does
+// every second where nothing is to be applied. Calls must follow one after the other.
+func (f *Follower) Turned() bool {
+	last := f.turned
+	f.turned = f.stats.round.Load()
+	return f.turned != last
 }
 
 // Run follows the source until ctx ends, and then returns nil. If there is a
