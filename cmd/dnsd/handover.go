@@ -45,11 +45,17 @@ type successor struct {
 }
 
 // handOvers hands over on SIGUSR2 until ctx ends or one has succeeded, when it calls
-// over. A hand-over under way at the end of ctx is abandoned.
+// over. A hand-over under way at the end of ctx is abandoned. One to this process is
+// waited for before.
 func (d *daemon) handOvers(ctx context.Context, over func()) {
 	type result struct {
 		next *successor
 		err  error
+	}
+	select {
+	case <-d.alone:
+	case <-ctx.Done():
+		return
 	}
 	var underWay chan result // nil: none is
 	for {
@@ -62,8 +68,12 @@ func (d *daemon) handOvers(ctx context.Context, over func()) {
 			}
 			return
 		case <-orders.HandOver:
-			if why := d.keepsSockets(underWay != nil); why != "" {
-				d.log.Warn("SIGUSR2 is refused: " + why)
+			if underWay != nil {
+				d.log.Warn("SIGUSR2 is refused: a hand-over is under way")
+				continue
+			}
+			if os.Getpid() == 1 {
+				d.log.Warn("SIGUSR2 is refused: this is the first process of a container, which would end with it")
 				continue
 			}
 			done := make(chan result, 1)
@@ -87,17 +97,6 @@ func (d *daemon) handOvers(ctx context.Context, over func()) {
 			return
 		}
 	}
-}
-
-// keepsSockets says why no hand-over may begin now, empty where one may.
-func (d *daemon) keepsSockets(underWay bool) string {
-	switch {
-	case underWay, !d.isAlone(): // the one from this process, or to it
-		return "a hand-over is under way"
-	case os.Getpid() == 1:
-		return "this is the first process of its container, which would end with it"
-	}
-	return ""
 }
 
 // handOver starts a new process and waits until it serves. If it does not, it has

@@ -116,18 +116,32 @@ func store(path string, files []*os.File) error {
 		return err
 	}
 	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	send := func(text string, fds []int) {
+		var rights []byte
+		if len(fds) > 0 {
+			rights = unix.UnixRights(fds...)
+		}
+		var err error
+		werr := raw.Write(func(fd uintptr) bool {
+			err = unix.Sendmsg(int(fd), []byte(text), rights, nil, unix.MSG_NOSIGNAL)
+			return err != unix.EAGAIN
+		})
+		errs = append(errs, werr, err)
+	}
 	byName := map[string][]int{}
 	for _, f := range files {
 		byName[f.Name()] = append(byName[f.Name()], int(f.Fd()))
 	}
-	var errs []error
 	for name, fds := range byName {
-		_, err := conn.Write([]byte("FDSTOREREMOVE=1\nFDNAME=" + name))
-		errs = append(errs, err)
+		send("FDSTOREREMOVE=1\nFDNAME="+name, nil)
 		for some := range slices.Chunk(fds, mostDescriptors) {
 			// A socket that has an error to report is one to keep.
-			_, _, err := conn.WriteMsgUnix([]byte("FDSTORE=1\nFDPOLL=0\nFDNAME="+name), unix.UnixRights(some...), nil)
-			errs = append(errs, err)
+			send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, some)
 		}
 	}
 	return errors.Join(errs...)
