@@ -91,7 +91,7 @@ func (d *daemon) handOvers(ctx context.Context, over func()) {
 			}
 			pid := r.next.cmd.Process.Pid
 			d.log.Info("a new process serves: this one ends", "pid", pid)
-			d.notify("MAINPID="+strconv.Itoa(pid), "READY=1")
+			d.notify("MAINPID="+strconv.Itoa(pid), "READY=1", "WATCHDOG=1")
 			d.next = r.next
 			over()
 			return

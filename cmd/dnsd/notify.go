@@ -61,7 +61,7 @@ func (d *daemon) supervise(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	d.notify("READY=1", d.status())
+	d.notify("READY=1", "WATCHDOG=1", d.status())
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	d.turned() // the loops are asked to turn

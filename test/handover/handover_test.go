@@ -21,7 +21,7 @@ import (
 // TestHandOver: nobody notices that a new process answers, with few machines or many,
 // while others flood, and while the registry changes.
 func TestHandOver(t *testing.T) {
-	for name, machines := range map[string]int{"small": 25, "large": 20_000} {
+	for name, machines := range map[string]int{"small": 25, "large": slower(20_000)} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, machines)
 			s.begin()
@@ -60,7 +60,7 @@ func TestHandOverInAFlood(t *testing.T) {
 			default:
 			}
 			conn.Write(query)
-			if n%50 == 0 {
+			if n%slower(50) == 0 {
 				time.Sleep(time.Millisecond) // some 30,000 a second: more would only measure the machine
 			}
 		}
@@ -79,7 +79,7 @@ func TestHandOverInAFlood(t *testing.T) {
 func TestRestart(t *testing.T) {
 	for _, by := range []string{"store", "socket_unit"} {
 		t.Run(by, func(t *testing.T) {
-			s := newScene(t, 20_000)
+			s := newScene(t, slower(20_000))
 			if by == "socket_unit" {
 				s.NoStore = true
 				s.socketUnit()
@@ -88,6 +88,7 @@ func TestRestart(t *testing.T) {
 			if want := map[string]int{"store": 4, "socket_unit": 0}[by]; s.Stored() < want || want == 0 && s.Stored() > 0 {
 				t.Fatalf("%d sockets are kept, want %d", s.Stored(), want)
 			}
+			s.saved()
 			s.unnoticed(func() {
 				for range 3 {
 					s.must(s.Restart(s.patience))
@@ -300,6 +301,7 @@ func TestOldProcessIsKilled(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, 25)
 	s.begin()
+	s.saved()
 	var child int
 	r := s.ask(func() {
 		child = s.slow()
@@ -322,8 +324,9 @@ func TestOldProcessIsKilled(t *testing.T) {
 
 // TestCrash: after a crash the questions wait until the next process reads them.
 func TestCrash(t *testing.T) {
-	s := newScene(t, 20_000)
+	s := newScene(t, slower(20_000))
 	s.begin()
+	s.saved()
 	r := s.ask(func() {
 		s.Signal(syscall.SIGKILL)
 		if _, err := s.Wait(s.patience); err != nil {
