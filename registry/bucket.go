@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"hash/maphash"
+	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Machines are found by address through buckets: rows of the database that hold
@@ -39,13 +42,25 @@ func bucketOf(addr netip.Addr) bucketKey {
 // first of a /112 is the machine that most likely owns it, and those of one
 // address and rank are together. App and id tell apart two machines of one address.
 func compareAddr(m, n *Machine) int {
-	a, b := m.Addr.As16(), n.Addr.As16()
-	return cmp.Or(
-		bytes.Compare(a[:ownBytes], b[:ownBytes]),
-		cmp.Compare(m.rank(), n.rank()),
-		bytes.Compare(a[ownBytes:], b[ownBytes:]),
-		strings.Compare(Lower(m.App), Lower(n.App)),
-		strings.Compare(Lower(m.ID), Lower(n.ID)))
+	if c := m.compareTo(n.Addr.As16(), n.rank()); c != 0 {
+		return c
+	}
+	if c := strings.Compare(Lower(m.App), Lower(n.App)); c != 0 {
+		return c
+	}
+	return strings.Compare(Lower(m.ID), Lower(n.ID))
+}
+
+// compareTo compares a machine with an address and a rank.
+func (m *Machine) compareTo(addr [16]byte, r rank) int {
+	a := m.Addr.As16()
+	if c := bytes.Compare(a[:ownBytes], addr[:ownBytes]); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(m.rank(), r); c != 0 {
+		return c
+	}
+	return bytes.Compare(a[ownBytes:], addr[ownBytes:])
 }
 
 // near returns the first machine of the /112 of addr, nil where there is none.
@@ -64,13 +79,9 @@ func (b *bucket) near(addr netip.Addr) *Machine {
 // at returns the machines with exactly that address and rank.
 func (b *bucket) at(addr netip.Addr, r rank) []*Machine {
 	want := addr.As16()
-	compare := func(m *Machine, r rank) int {
-		a := m.Addr.As16()
-		return cmp.Or(bytes.Compare(a[:ownBytes], want[:ownBytes]), cmp.Compare(m.rank(), r), bytes.Compare(a[ownBytes:], want[ownBytes:]))
-	}
-	from, _ := slices.BinarySearchFunc(b.machines, r, compare)
+	from, _ := slices.BinarySearchFunc(b.machines, want, func(m *Machine, want [16]byte) int { return m.compareTo(want, r) })
 	to := from
-	for to < len(b.machines) && compare(b.machines[to], r) == 0 {
+	for to < len(b.machines) && b.machines[to].compareTo(want, r) == 0 {
 		to++
 	}
 	return b.machines[from:to:to]
@@ -87,6 +98,29 @@ func (e *edit) bucket(key bucketKey) []*Machine {
 		}
 	}
 	return machines
+}
+
+// placeAll makes the machines of fleets, which nothing is known of, found by their
+// addresses. It uses all processors.
+func (e *edit) placeAll(fleets []*Fleet) {
+	for _, f := range fleets {
+		for _, m := range f.all {
+			if m.Addr.IsValid() {
+				key := bucketOf(m.Addr)
+				e.buckets[key] = append(e.buckets[key], m)
+			}
+		}
+	}
+	buckets := slices.Collect(maps.Values(e.buckets))
+	var sorting sync.WaitGroup
+	for part := range slices.Chunk(buckets, len(buckets)/runtime.GOMAXPROCS(0)+1) {
+		sorting.Go(func() {
+			for _, machines := range part {
+				slices.SortFunc(machines, compareAddr)
+			}
+		})
+	}
+	sorting.Wait()
 }
 
 // place makes a machine found by its address, and no longer by that of old, its

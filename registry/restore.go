@@ -155,15 +155,9 @@ func (r *Registry) Restore(fleets []*Fleet, others []Object) {
 		}
 		for _, m := range f.all {
 			e.count(KindMachine, ClassOf(m), 1)
-			if m.Addr.IsValid() {
-				key := bucketOf(m.Addr)
-				e.buckets[key] = append(e.buckets[key], m)
-			}
 		}
 	}
-	for _, machines := range e.buckets {
-		slices.SortFunc(machines, compareAddr)
-	}
+	e.placeAll(fleets)
 	for _, o := range others {
 		e.apply(&Item{Object: o})
 	}
