@@ -13,9 +13,9 @@ import (
 	"strings"
 
 	"dnsd/registry"
-	"dnsd/registry/follow"
 	"dnsd/registry/machinejson"
 	"dnsd/registry/regular"
+	"dnsd/registry/state"
 	"dnsd/zones"
 )
 
@@ -53,7 +53,7 @@ func checkStateDir(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	switch err := follow.TryStateDir(dir); {
+	switch err := state.Try(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		return usagef("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
 	case err != nil:
