@@ -7,7 +7,7 @@ const helpText = `dnsd answers the .internal names of private networks and forwa
   dnsd [FLAGS]                serve
   dnsd check [FLAGS] [FILE]   say what is wrong with flags or a registry file
   dnsd export [FLAGS]         print the registry as a registry file
-  dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready, or
+  dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready;
                               with live behind it, whether it answers at all
   dnsd version                say which dnsd this is
 

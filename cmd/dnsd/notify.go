@@ -23,6 +23,8 @@ const (
 	// beatsPerWatchdog leaves a beat that comes late, or one round that lasts, the
 	// time of another one.
 	beatsPerWatchdog = 3
+	// leastBeat is more than the second in which an idle apply loop turns.
+	leastBeat = 2 * time.Second
 	// mostDescriptors is SCM_MAX_FD of Linux: what one message can carry.
 	mostDescriptors = 253
 )
@@ -50,10 +52,10 @@ func (d *daemon) supervise(ctx context.Context) {
 	if err != nil {
 		d.log.Warn("there is no watchdog", "err", err)
 	}
-	every /= beatsPerWatchdog
 	if every == 0 {
-		every = statusEvery
+		every = beatsPerWatchdog * statusEvery
 	}
+	every = max(every/beatsPerWatchdog, leastBeat)
 	d.storeSockets()
 	synced, stop := context.WithTimeout(ctx, syncPatience)
 	defer stop()

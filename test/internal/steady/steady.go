@@ -49,6 +49,7 @@ func (r *Result) Good() bool {
 	return r.Asked > 0 && r.Lost == 0 && r.ServFail == 0 && r.Wrong == 0 && r.Resets == 0
 }
 
+// String returns the counts, and reasons in lines of their own.
 func (r *Result) String() string {
 	s := fmt.Sprintf("asked %d, lost %d, SERVFAIL %d, wrong %d, resets %d, longest wait %s",
 		r.Asked, r.Lost, r.ServFail, r.Wrong, r.Resets, r.Longest.Round(time.Millisecond/10))
