@@ -50,9 +50,10 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 }
 
 // awaitSync waits until the registry holds a complete listing. It gives up when
-// a file is in trouble: nobody is there to mend it meanwhile.
+// a file or a state is in trouble: nobody is there to mend it meanwhile.
 func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source) error {
 	_, isFile := source.(*file.Source)
+	_, isState := source.(*stateSource)
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
 	for {
@@ -61,7 +62,7 @@ func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source
 			return nil
 		}
 		why := cmp.Or(trouble(status.Problem, source), status.Doubt) // neither is a registry to export
-		if isFile && why != "" {
+		if (isFile || isState) && why != "" {
 			return errors.New(why)
 		}
 		select {
