@@ -30,6 +30,9 @@ const (
 	// handoverPatience is how long a new process may take until it serves: many times
 	// what the listing of a million machines takes.
 	handoverPatience = 2 * time.Minute
+	// longestDrain bounds how long a process that has handed over waits for upstreams:
+	// no watchdog beats meanwhile.
+	longestDrain = 10 * time.Second
 	// killAfter is how long a new process that has failed may take to end.
 	killAfter = 2 * time.Second
 )
@@ -108,7 +111,7 @@ func (d *daemon) handOver(ctx context.Context) (*successor, error) {
 		return nil, fmt.Errorf("starting a new process: %w", err)
 	}
 	d.log.Info("a hand-over begins", "program", next.cmd.Path, "pid", next.cmd.Process.Pid)
-	if err := next.await(ctx, d.patience); err != nil {
+	if err := next.await(ctx, handoverPatience); err != nil {
 		return nil, fmt.Errorf("%s: %w", next.cmd.Path, err)
 	}
 	return next, nil

@@ -36,7 +36,7 @@ type daemon struct {
 	admin     *admin // set by listen; nil: --metrics-listen none
 
 	inherited *inheritance
-	patience  time.Duration // handoverPatience
+	drain     time.Duration // for what is in hand when another process has taken over
 	next      *successor    // that has taken over; set by handOvers
 
 	alone  chan struct{} // closed when no process hands over to this one any more
@@ -84,7 +84,8 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 
 // newDaemon makes the parts. Nothing is bound and nothing runs yet.
 func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daemon, err error) {
-	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), inherited: inherited(), patience: handoverPatience,
+	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), inherited: inherited(),
+		drain: min(c.UpstreamTimeout+time.Second, longestDrain),
 		alone: make(chan struct{}), ending: make(chan struct{})}
 	d.share = c.descriptors(openFiles())
 	if d.source, err = c.Registry.source.open(c, getenv, log); err != nil {
@@ -211,6 +212,7 @@ func (d *daemon) run(ctx context.Context) error {
 		parts.Go(func() {
 			d.handOvers(front, func() {
 				stopAdmin() // those who ask there are to ask the new process
+				d.resolver.DrainFor(d.drain)
 				fail(errHandedOver)
 			})
 		})

@@ -41,6 +41,35 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
+// TestSlowUpstream: questions that wait for an upstream are answered by the process that
+// has asked it.
+func TestSlowUpstream(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 25)
+	s.begin()
+	conns := map[string]net.Conn{}
+	for _, network := range []string{"udp", "tcp"} {
+		conn, err := s.lab.Dial(network, netip.MustParseAddr(client), netip.MustParseAddrPort("["+server+"]:53"))
+		s.must(err)
+		defer conn.Close()
+		conns[network] = conn
+		s.must((&dns.Conn{Conn: conn}).WriteMsg(new(dns.Msg).SetQuestion("slow."+network+".example.", dns.TypeA)))
+	}
+	if !lab.Until(s.patience, func() bool {
+		_, metrics := s.lab.Get("http://" + lab.Admin + "/metrics")
+		return strings.Contains(metrics, "\ndnsd_forward_inflight 2\n")
+	}) {
+		t.Fatal("the questions do not wait for the upstream")
+	}
+	s.handOver()
+	for network, conn := range conns {
+		conn.SetDeadline(time.Now().Add(lab.Patience))
+		if m, err := (&dns.Conn{Conn: conn}).ReadMsg(); err != nil || len(m.Answer) != 1 {
+			t.Errorf("%s: %v, %v", network, m, err)
+		}
+	}
+}
+
 // TestHandOverInAFlood: a network that asks as much as it can costs others nothing.
 func TestHandOverInAFlood(t *testing.T) {
 	s := newScene(t, 25)

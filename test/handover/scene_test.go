@@ -140,6 +140,9 @@ func (s *scene) forward() {
 		s.t.Fatal(err)
 	}
 	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		if strings.HasPrefix(q.Question[0].Name, "slow") {
+			time.Sleep(4 * time.Second) // longer than dnsd drains on SIGTERM
+		}
 		time.Sleep(20 * time.Millisecond)
 		m := new(dns.Msg).SetReply(q)
 		m.RecursionAvailable = true
