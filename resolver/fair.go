@@ -59,6 +59,9 @@ const (
 	// are answered in 60 ms: what a pause of the process or a burst has left
 	// behind is gone by then, and nobody's question need be dropped.
 	burst = 100 * time.Millisecond
+	// startPatience is for how long full batches count as what has waited while no
+	// process read the socket. The kernel holds what is answered in a small part of it.
+	startPatience = time.Second
 	// overloadHold is for how long after an overload another full batch counts as
 	// one at once, so that the queue stays short.
 	overloadHold = time.Second
@@ -74,6 +77,7 @@ const (
 // backlog decides which questions of a batch go unanswered because more are asked
 // than the loop can answer. The loop owns it.
 type backlog struct {
+	start    time.Time // until when what is read may have waited for this process; zero: it has been read
 	full     int       // batches in a row that left more behind in the kernel
 	since    time.Time // when the first of them was read
 	overload time.Time // until when the loop counts as overloaded
@@ -88,8 +92,10 @@ const greedy = udpbatch.Size / 4
 // until the queue is empty. It also returns the index of a packet from the network
 // that asks far more than its part, -1 for none.
 func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
-	if n < udpbatch.Size {
-		b.full = 0
+	if n < udpbatch.Size || now.Before(b.start) {
+		if b.full = 0; n < udpbatch.Size {
+			b.start = time.Time{}
+		}
 		return 0, -1
 	}
 	if b.full++; b.full == 1 {

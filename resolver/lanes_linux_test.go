@@ -326,10 +326,9 @@ func TestSetAside(t *testing.T) {
 			r, addr, stop := start(t, any, func(c *Config) { c.Sockets = max(sockets, -sockets) })
 			if sockets < 0 {
 				old := r
+				old.asides[0].put(netip.MustParseAddr("127.0.0.4"), time.Now())
 				r, addr, _ = startAfter(t, old, any)
-				old.asides[0].put(netip.MustParseAddr("127.0.0.4"), time.Now()) // which the new one does not know
 				stop()
-				r.asides[0].sweep(time.Now())
 			}
 			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()))
 			received := func(side bool) (n uint64) {
@@ -371,6 +370,10 @@ func TestSetAside(t *testing.T) {
 			}
 			one, two, three := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), "127.0.0.4"
 			now, a := time.Now(), r.asides[0]
+			if sockets < 0 {
+				expect("one is, by the process before", map[string]int{three: 20, one.String(): 0})
+				a.sweep(now)
+			}
 			expect("nobody is", map[string]int{one.String(): 0, two.String(): 0, three: 0})
 			a.put(one, now)
 			expect("one is", map[string]int{one.String(): 20, two.String(): 0, three: 0})

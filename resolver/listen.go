@@ -208,14 +208,17 @@ func (r *Resolver) bindOthers(l *listener) (err error) {
 			l.side = nil
 		}
 	}()
-	if l.side == nil { // the order matters: steer knows it by its number
+	// One that was given has been told who is set aside, perhaps by a process that still
+	// serves; aside.sweep tells it again.
+	if l.side == nil {
+		// The order matters: steer knows the side socket by its number.
 		l.side, err = r.listenUDP(l.addr, func(fd int) error { return prepareSide(fd, l.addr.Addr().IsUnspecified()) })
 		if err != nil {
 			return err
 		}
-	}
-	if err := steer(l.side, len(l.udp), nil); err != nil {
-		return err
+		if err := steer(l.side, len(l.udp), nil); err != nil {
+			return err
+		}
 	}
 	l.spare, err = r.listenUDP(l.addr, reusePort)
 	return err

@@ -103,6 +103,7 @@ func (r *run) ask(id uint16) *asked {
 	q := &r.Questions[int(r.next.Add(1))%len(r.Questions)]
 	m := new(dns.Msg).SetQuestion(q.Name, q.Type)
 	m.Id = id
+	m.SetEdns0(1232, false)
 	wire, err := m.Pack()
 	if err != nil {
 		panic(err)
