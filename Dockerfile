@@ -34,6 +34,7 @@ COPY --from=build /out/ /
 USER 65532:65532
 EXPOSE 53/udp 53/tcp
 ENV DNSD_LISTEN=[::]:53 DNSD_STATE_DIR=/var/lib/dnsd
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/usr/bin/dnsd", "healthcheck"]
+# A dnsd without a registry still forwards: not ready is no reason to restart it.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/usr/bin/dnsd", "healthcheck", "live"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/bin/dnsd"]

@@ -50,6 +50,8 @@ func ids(machines []*Machine) string {
 }
 
 // rowsOf returns a view's rows.
+func first[T any](v T, _ <-chan struct{}) T { return v }
+
 func rowsOf[T any](rows Rows[T], _ <-chan struct{}) []T { return slices.Collect(rows.All) }
 
 // newFleet returns a fleet of machines.

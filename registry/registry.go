@@ -160,6 +160,7 @@ type edit struct {
 	r       *Registry
 	txn     *memdb.Txn
 	fleets  map[fleetKey]*fleetEdit
+	buckets map[bucketKey][]*Machine // those that change, as they will be
 	counts  [4]int64
 	sizes   [Classes]int64
 	changed int
@@ -186,7 +187,7 @@ type fleetEdit struct {
 const maxShared = 8
 
 func (r *Registry) edit() *edit {
-	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}, networks: map[Network]Counts{}}
+	return &edit{r: r, txn: r.db.Txn(true), fleets: map[fleetKey]*fleetEdit{}, buckets: map[bucketKey][]*Machine{}, networks: map[Network]Counts{}}
 }
 
 func (e *edit) apply(item *Item) {
@@ -310,14 +311,7 @@ func (e *edit) putMachine(m *Machine) {
 	if old != nil {
 		e.count(KindMachine, ClassOf(old), -1)
 	}
-	// The new row goes in before the old one goes, which leaves alone the
-	// tree's other branches and whoever watches them.
-	if m.Addr.IsValid() {
-		must(e.txn.Insert(tableMachines, m))
-	}
-	if old != nil && old.Addr.IsValid() && (old.Addr != m.Addr || old.rank() != m.rank()) {
-		must(e.txn.Delete(tableMachines, old))
-	}
+	e.place(m, old)
 	if f.name == "" {
 		f.name = m.App
 	}
@@ -357,9 +351,7 @@ func (e *edit) deleteMachine(key Key) {
 	if old == nil {
 		return
 	}
-	if old.Addr.IsValid() {
-		must(e.txn.Delete(tableMachines, old))
-	}
+	e.place(nil, old)
 	f.machines[key.ID], f.dirty = nil, true
 	e.count(KindMachine, ClassOf(old), -1)
 	e.changed++
@@ -381,6 +373,7 @@ func (e *edit) commit() int {
 		}
 		e.countFleet(f.old, next)
 	}
+	e.writeBuckets()
 	e.writeCounts()
 	if e.changed == 0 {
 		return 0

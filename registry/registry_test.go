@@ -171,11 +171,11 @@ func TestTwoMachinesOfOneAddress(t *testing.T) {
 	old, renamed := machine(t, "m1", at(ip), inApp("old")), machine(t, "m1", at(ip), inApp("new"))
 	r.Apply([]Item{Put(old)})
 	r.Apply([]Item{Put(renamed)})
-	if near := rowsOf(r.Snapshot().MachinesAt(old.Addr, true)); len(near) != 2 {
+	if near := first(r.Snapshot().MachinesAt(old.Addr, true)); len(near) != 2 {
 		t.Fatalf("%d machines at the address, want both", len(near))
 	}
 	r.Apply([]Item{Delete(old.Key())})
-	if near := rowsOf(r.Snapshot().MachinesAt(old.Addr, true)); len(near) != 1 || near[0] != renamed {
+	if near := first(r.Snapshot().MachinesAt(old.Addr, true)); len(near) != 1 || near[0] != renamed {
 		t.Fatalf("machines at the address: %s, want the renamed one", ids(near))
 	}
 }
@@ -191,7 +191,7 @@ func TestMachinesOfOneAddressByState(t *testing.T) {
 	} {
 		put(step.id, step.state)
 		addr := netip.MustParseAddr(ip)
-		got := ids(append(rowsOf(r.Snapshot().MachinesAt(addr, true)), rowsOf(r.Snapshot().MachinesAt(addr, false))...))
+		got := ids(append(first(r.Snapshot().MachinesAt(addr, true)), first(r.Snapshot().MachinesAt(addr, false))...))
 		owner, _ := r.Snapshot().MachineNear(addr)
 		if got != step.want || !strings.HasPrefix(got, "["+owner.ID) && got != "[]" {
 			t.Fatalf("with %s %s: %s, of which %s owns the /112; want %s", step.id, step.state, got, owner.ID, step.want)
@@ -228,12 +228,12 @@ func TestAddressMovesOverARestart(t *testing.T) {
 	if !closed(watch) {
 		t.Error("nobody heard that the new address is taken")
 	}
-	if near := rowsOf(r.Snapshot().MachinesAt(before.Addr, true)); len(near) != 0 {
+	if near := first(r.Snapshot().MachinesAt(before.Addr, true)); len(near) != 0 {
 		t.Error("the old address still has an owner")
 	}
 	without := machine(t, "m1")
 	r.Apply([]Item{Put(without)})
-	if near := rowsOf(r.Snapshot().MachinesAt(after.Addr, true)); len(near) != 0 {
+	if near := first(r.Snapshot().MachinesAt(after.Addr, true)); len(near) != 0 {
 		t.Error("an address taken away still has an owner")
 	}
 }
@@ -276,7 +276,7 @@ func TestChannelsCloseWhenWhatWasReadChanges(t *testing.T) {
 				addr := testAddr(n, i)
 				add(func() (any, <-chan struct{}) {
 					l, w := r.Snapshot().MachinesAt(addr, i%2 == 0)
-					return ids(slices.Collect(l.All)), w
+					return ids(l), w
 				})
 				add(func() (any, <-chan struct{}) { m, w := r.Snapshot().MachineNear(addr); return m, w })
 				add(func() (any, <-chan struct{}) {

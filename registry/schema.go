@@ -12,13 +12,13 @@ import (
 //
 //	fleets     by network and app       *Fleet: the app and all its machines
 //	networks   by network               *Counts, of what the network has
-//	machines   by address, state, app and id   *Machine, where it has an address
+//	machines   by a hash of the address   *bucket, of a few machines
 //	peers      by network and name, and by address
 //	addresses  by network, app and address, and by address
 //
 // A machine is found through its app's fleet, never by an index of its own:
 // names always come with their app, an app is small against a radix tree's
-// node, and a million machines then fit in a few hundred bytes each (a memdb
+// node, and a million machines then fit in some two hundred bytes each (a memdb
 // index costs some 400 bytes a row). The machines table serves the questions
 // that start from an address: who is asking, and PTR.
 const (
@@ -53,7 +53,7 @@ func schema() *memdb.DBSchema {
 		tableNetworks: table(tableNetworks,
 			id(func(o any) []byte { return networkKey(o.(*Counts).network) })),
 		tableMachines: table(tableMachines,
-			id(func(o any) []byte { return machineKey(o.(*Machine)) })),
+			id(func(o any) []byte { b := o.(*bucket); return b.key[:] })),
 		tablePeers: table(tablePeers,
 			id(func(o any) []byte { p := o.(*Peer); return nameKey(p.Network, Lower(p.Name)) }),
 			addr(func(o any) []byte { return addrKey(o.(*Peer).Addr) })),
@@ -101,28 +101,6 @@ func addrKey(addr netip.Addr) []byte { b := addr.As16(); return b[:] }
 // addressKey is the key of an app's address, the app in lower case.
 func addressKey(n Network, app string, addr netip.Addr) []byte {
 	return append(nameKey(n, app), addrKey(addr)...)
-}
-
-// The bytes of an address that name a machine's /112.
-const ownBytes = 14
-
-// machineKey starts with the machine's /112 and its rank there: so the first row
-// of a /112 is the machine that most likely owns it, and those of one address
-// and rank lie together. The rest tells apart two machines of one address.
-func machineKey(m *Machine) []byte {
-	b := make([]byte, 0, 16+1+len(m.App)+1+len(m.ID)) // the database keeps it
-	b = appendRank(b, m.Addr, m.rank())
-	b = append(b, Lower(m.App)...)
-	b = append(b, 0)
-	return append(b, Lower(m.ID)...)
-}
-
-// appendRank appends the prefix of the keys of all machines of one address and rank.
-func appendRank(b []byte, addr netip.Addr, r rank) []byte {
-	a := addr.As16()
-	b = append(b, a[:ownBytes]...)
-	b = append(b, byte(r))
-	return append(b, a[ownBytes:]...)
 }
 
 // rank orders machines by how alive they are. Where two records claim one

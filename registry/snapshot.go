@@ -64,20 +64,30 @@ func (v *Snapshot) Addresses(n Network, app string) (Rows[*Address], <-chan stru
 // none. Whatever its state, something there is asking; of several it is one
 // that runs, else one that is deployed.
 func (v *Snapshot) MachineNear(addr netip.Addr) (*Machine, <-chan struct{}) {
-	watch, row, err := v.txn.FirstWatch(tableMachines, indexPrefix, addrKey(addr)[:ownBytes])
-	must(err)
-	m, _ := row.(*Machine)
-	return m, watch
+	b, watch := v.bucket(addr)
+	return b.near(addr), watch
 }
 
 // MachinesAt returns the machines with exactly that address, hidden ones
 // included: those that are started, or those that are deployed and not started.
-func (v *Snapshot) MachinesAt(addr netip.Addr, started bool) (Rows[*Machine], <-chan struct{}) {
+func (v *Snapshot) MachinesAt(addr netip.Addr, started bool) ([]*Machine, <-chan struct{}) {
 	r := rankDeployed
 	if started {
 		r = rankStarted
 	}
-	return rows[*Machine](v, tableMachines, indexPrefix, appendRank(nil, addr, r))
+	b, watch := v.bucket(addr)
+	return b.at(addr, r), watch
+}
+
+// bucket returns the bucket of an address, an empty one where there is none.
+func (v *Snapshot) bucket(addr netip.Addr) (*bucket, <-chan struct{}) {
+	key := bucketOf(addr)
+	watch, row, err := v.txn.FirstWatch(tableMachines, indexID, key[:])
+	must(err)
+	if row == nil {
+		return &bucket{}, watch
+	}
+	return row.(*bucket), watch
 }
 
 // PeerAt returns the first peer with exactly that address, nil where there is none.

@@ -61,13 +61,14 @@ func (s *aside) put(client netip.Addr, now time.Time) {
 	s.tell()
 }
 
-// sweep ends it for networks that have not asked too much for asideFor.
+// sweep ends it for networks that have not asked too much for asideFor. It tells the
+// program even where there are none: a process that has handed over its sockets may
+// have told it something else meanwhile.
 func (s *aside) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := len(s.until)
 	maps.DeleteFunc(s.until, func(_ netip.Prefix, until time.Time) bool { return now.After(until) })
-	if len(s.until) < before {
+	if s.steer != nil {
 		s.tell()
 	}
 }

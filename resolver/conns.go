@@ -27,7 +27,7 @@ type connTable struct {
 	max, perClient int // set once
 
 	mu       sync.Mutex
-	draining bool
+	drained  time.Time // see drain; zero: not yet
 	open     map[*conn]struct{}
 	clients  map[netip.Prefix]int // connections of each
 	networks map[netip.Prefix]int
@@ -73,9 +73,12 @@ func networkOf(a netip.Addr) netip.Prefix {
 func (t *connTable) add(c *conn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.draining || !t.makeRoom(c) {
+	if !t.makeRoom(c) {
 		t.refused++
 		return false
+	}
+	if !t.drained.IsZero() { // the kernel had it already
+		c.drain(t.drained)
 	}
 	t.open[c] = struct{}{}
 	if c.stranger {
@@ -162,11 +165,11 @@ func (t *connTable) drop(c *conn) {
 	}
 }
 
-// drain lets every connection answer what has been asked by then, and refuses new ones.
+// drain lets every connection answer what has been asked by then.
 func (t *connTable) drain(by time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.draining = true
+	t.drained = by
 	for c := range t.open {
 		c.drain(by)
 	}

@@ -59,6 +59,9 @@ const (
 	// answer: what a burst or a pause of the process has left in it is answered by
 	// then, and nothing needs to be dropped.
 	burst = 100 * time.Millisecond
+	// startPatience is for how long full batches count as what has waited while no
+	// process read the socket. The kernel holds what is answered in a small part of it.
+	startPatience = time.Second
 	// overloadHold is for how long after an overload a single full batch is another
 	// one, so that the queue stays short.
 	overloadHold = time.Second
@@ -74,6 +77,7 @@ const (
 // backlog decides which questions of a batch go unanswered because more are asked
 // than the loop can answer. The loop owns it.
 type backlog struct {
+	start    time.Time // until when what is read may have waited for this process; zero: it has been read
 	full     int       // full batches in a row
 	since    time.Time // when the first of them was read
 	overload time.Time // until when the loop counts as overloaded
@@ -88,8 +92,10 @@ const greedy = udpbatch.Size / 4
 // until the queue is empty. It also returns the index of a packet of the network
 // to be set aside, -1 for none.
 func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
-	if n < udpbatch.Size {
-		b.full = 0
+	if n < udpbatch.Size || now.Before(b.start) {
+		if b.full = 0; n < udpbatch.Size {
+			b.start = time.Time{}
+		}
 		return 0, -1
 	}
 	if b.full++; b.full == 1 {

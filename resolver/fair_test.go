@@ -195,6 +195,11 @@ func TestBacklog(t *testing.T) {
 			}
 		}
 	}
+	w.start = now.Add(startPatience)
+	expect("what has waited", 64, 64)
+	now = now.Add(burst)
+	expect("it is still read", 64, 64)
+	expect("it has been read", 63, 63)
 	expect("a burst begins", 64, 64, 64, 64)
 	now = now.Add(burst - 1)
 	expect("a burst goes on", 64, 64, 64)

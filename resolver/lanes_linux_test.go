@@ -319,11 +319,19 @@ func TestSentByALane(t *testing.T) {
 }
 
 // TestSetAside: packets of those that are set aside go to the side socket, all
-// others to the others, and back when their time has passed.
+// others to the others, and back when their time has passed. So it is where the
+// sockets were another process's.
 func TestSetAside(t *testing.T) {
-	for _, sockets := range []int{1, 3} {
+	for _, sockets := range []int{1, 3, -1, -3} { // negative: given
 		t.Run(fmt.Sprint(sockets), func(t *testing.T) {
-			r, addr, _ := start(t, listenOn("0.0.0.0:0"), func(c *Config) { c.Sockets = sockets })
+			any := listenOn("0.0.0.0:0")
+			r, addr, stop := start(t, any, func(c *Config) { c.Sockets = max(sockets, -sockets) })
+			if sockets < 0 {
+				old := r
+				old.asides[0].put(netip.MustParseAddr("127.0.0.4"), time.Now())
+				r, addr, _ = startAfter(t, old, any)
+				stop()
+			}
 			to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port())
 			received := func(side bool) (n uint64) {
 				for _, s := range r.sockets {
@@ -353,6 +361,10 @@ func TestSetAside(t *testing.T) {
 			}
 			one, two, three := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), "127.0.0.4"
 			now, a := time.Now(), r.asides[0]
+			if sockets < 0 {
+				expect("one is, by the process before", map[string]int{three: 20, one.String(): 0})
+				a.sweep(now)
+			}
 			expect("nobody is", map[string]int{one.String(): 0, two.String(): 0, three: 0})
 			a.put(one, now)
 			expect("one is", map[string]int{one.String(): 20, two.String(): 0, three: 0})

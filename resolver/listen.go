@@ -41,11 +41,14 @@ func (l *listener) close() {
 }
 
 // Listen binds every address of the configuration, or none: its error names each
-// that cannot be bound and what would mend it. Nothing is read before Run.
+// that cannot be bound and what would mend it. Sockets of Config.Given are taken over
+// instead, and closed where they are of no such address. Nothing is read before Run.
 func (r *Resolver) Listen() error {
 	if len(r.cfg.Listen) == 0 {
 		return errors.New("no address to listen on")
 	}
+	r.given = r.openGiven()
+	defer r.dropGiven()
 	var bound []*listener
 	var errs []error
 	for _, addr := range r.cfg.Listen {
@@ -117,40 +120,78 @@ func (r *Resolver) bind(addr netip.AddrPort) (*listener, error) {
 }
 
 func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err error) {
-	l := &listener{}
+	l := r.take(addr)
 	defer func() {
 		if err != nil {
 			l.close()
 		}
 	}()
+	if len(l.udp) > 0 {
+		err = r.prepareGiven(l)
+	} else {
+		err = r.bindLoops(l)
+	}
+	if err != nil {
+		return nil, "udp", err
+	}
+	if err := r.bindOthers(l); err != nil {
+		r.log.Warn("the port cannot be shared as it should: one network's flood, or responses that wait in the kernel, can cost others theirs",
+			"listen", l.addr, "err", err)
+	}
+	if l.tcp != nil {
+		return l, "", nil
+	}
+	// Connections end after TCPIdle, so that the kernel need not probe them.
+	lc := net.ListenConfig{KeepAlive: -1}
+	tl, err := lc.Listen(context.Background(), r.network("tcp", l.addr), l.addr.String())
+	if err != nil {
+		return nil, "tcp", err
+	}
+	l.tcp = tl.(*net.TCPListener)
+	return l, "", nil
+}
+
+// bindLoops binds the sockets of l.addr that receive, and sets its port.
+func (r *Resolver) bindLoops(l *listener) error {
 	for i := range min(r.cfg.Sockets, maxSockets) {
-		conn, err := r.bindUDP(addr, i == 0)
+		conn, err := r.bindUDP(l.addr, i == 0)
 		if err != nil {
-			return nil, "udp", err
+			return err
 		}
 		l.udp = append(l.udp, conn)
 		if i == 0 {
 			// The first socket is bound without sharing, so that an address which
 			// another process serves is an error: otherwise the two would share
 			// its packets. The others follow.
-			addr = netip.AddrPortFrom(addr.Addr(), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+			l.addr = netip.AddrPortFrom(l.addr.Addr(), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 			if err := shareUDP(conn); err != nil {
-				return nil, "udp", fmt.Errorf("sharing the port among sockets: %w", err)
+				return fmt.Errorf("sharing the port among sockets: %w", err)
 			}
 		}
 	}
-	if err := r.bindOthers(l, addr); err != nil {
-		r.log.Warn("the port cannot be shared as it should: one network's flood, or responses that wait in the kernel, can cost others theirs",
-			"listen", addr, "err", err)
+	return nil
+}
+
+// prepareGiven prepares sockets that another process has bound. Their number stays:
+// the kernel numbers the sockets of a port in the order of their binding, and steer
+// needs the loops' before that of the side socket.
+func (r *Resolver) prepareGiven(l *listener) error {
+	for _, c := range l.udp {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		if err := control(raw, func(fd int) error { return prepareUDP(fd, false, l.addr.Addr().IsUnspecified()) }); err != nil {
+			return fmt.Errorf("preparing a socket that dnsd was started with: %w", err)
+		}
+		if err := stamp(c, false); err != nil {
+			return fmt.Errorf("preparing a socket that dnsd was started with: %w", err)
+		}
 	}
-	// Connections end after TCPIdle, so that the kernel need not probe them.
-	lc := net.ListenConfig{KeepAlive: -1}
-	tl, err := lc.Listen(context.Background(), r.network("tcp", addr), addr.String())
-	if err != nil {
-		return nil, "tcp", err
+	if n := len(l.udp); n != r.cfg.Sockets {
+		r.log.Info("dnsd was started with another number of sockets than --sockets says, and uses those", "listen", l.addr, "sockets", n)
 	}
-	l.tcp, l.addr = tl.(*net.TCPListener), addr
-	return l, "", nil
+	return nil
 }
 
 // bindUDP binds one socket of an address, which receives.
@@ -158,23 +199,28 @@ func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error
 	return r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
 }
 
-// bindOthers binds the side socket and the first lane of an address, and keeps
-// received packets away from all lanes, present and future.
-func (r *Resolver) bindOthers(l *listener, addr netip.AddrPort) (err error) {
+// bindOthers binds the side socket, unless one was given, and the first lane of an
+// address, and keeps received packets away from all lanes, present and future.
+func (r *Resolver) bindOthers(l *listener) (err error) {
 	defer func() {
 		if err != nil && l.side != nil {
 			l.side.Close()
 			l.side = nil
 		}
 	}()
-	// The order matters: steer knows the side socket by its number.
-	if l.side, err = r.listenUDP(addr, func(fd int) error { return prepareSide(fd, addr.Addr().IsUnspecified()) }); err != nil {
-		return err
+	// One that was given has been told who is set aside, perhaps by a process that still
+	// serves; aside.sweep tells it again.
+	if l.side == nil {
+		// The order matters: steer knows the side socket by its number.
+		l.side, err = r.listenUDP(l.addr, func(fd int) error { return prepareSide(fd, l.addr.Addr().IsUnspecified()) })
+		if err != nil {
+			return err
+		}
+		if err := steer(l.side, len(l.udp), nil); err != nil {
+			return err
+		}
 	}
-	if err := steer(l.side, len(l.udp), nil); err != nil {
-		return err
-	}
-	l.spare, err = r.listenUDP(addr, reusePort)
+	l.spare, err = r.listenUDP(l.addr, reusePort)
 	return err
 }
 

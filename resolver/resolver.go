@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -76,6 +77,7 @@ const (
 // Config is what a Resolver is made of. Zero values mean the defaults.
 type Config struct {
 	Listen []netip.AddrPort // UDP and TCP; port 0: any free port, the same for both
+	Given  []*os.File       // sockets of such addresses that are bound already; Listen closes the files
 	Zones  []Zone           // the longest matching origin answers
 	Viewer Viewer           // needed where there are zones
 
@@ -136,6 +138,7 @@ type Resolver struct {
 	messageTime  time.Duration // defaultMessageTime
 	strangerTime time.Duration // defaultStrangerTime
 
+	given     []*given  // not taken by an address yet; Listen's
 	sockets   []*socket // set by Listen, under mu
 	lanes     []*lanes  // set by Listen, one for each address, as are asides
 	asides    []*aside

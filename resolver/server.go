@@ -54,6 +54,10 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return context.Cause(serving)
 }
 
+// DrainFor sets for how long Run waits for what is in hand, instead of Config.Drain.
+// It must be called before Run's context ends.
+func (r *Resolver) DrainFor(d time.Duration) { r.cfg.Drain = d }
+
 // sweepEvery is how often networks that have a lane or are set aside are looked at,
 // to take them back. They stay there for ten seconds at least.
 const sweepEvery = 5 * time.Second

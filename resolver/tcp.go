@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -54,6 +55,7 @@ type acceptor struct {
 	stats    *stats
 	log      *slog.Logger
 
+	turns    turnCounter
 	stopping atomic.Bool
 	fails    limitedLog
 	conns    sync.WaitGroup
@@ -67,6 +69,7 @@ func (a *acceptor) serve(ctx context.Context) error {
 	var fails trouble
 	for {
 		nc, err := a.listener.AcceptTCP()
+		a.turns.turn()
 		if err == nil {
 			fails = 0
 			a.start(ctx, nc)
@@ -74,6 +77,10 @@ func (a *acceptor) serve(ctx context.Context) error {
 		}
 		if a.stopping.Load() {
 			return nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) { // wake
+			_ = a.listener.SetDeadline(time.Time{}) // which only a closed one refuses
+			continue
 		}
 		a.stats.readErrs.Add(1)
 		a.fails.log(a.log, slog.LevelError, "cannot accept a connection; trying again", "err", err)
@@ -109,10 +116,13 @@ func (a *acceptor) start(ctx context.Context, nc *net.TCPConn) {
 	}
 	a.conns.Go(func() {
 		defer a.r.conns.remove(c)
-		defer c.close()
+		defer c.end()
 		c.serve(ctx)
 	})
 }
+
+// wake makes serve turn.
+func (a *acceptor) wake() { _ = a.listener.SetDeadline(time.Unix(1, 0)) }
 
 // stop ends serve once the open connections have ended.
 func (a *acceptor) stop() {
@@ -270,6 +280,20 @@ func (c *conn) drain(by time.Time) {
 	c.drained.Store(by.UnixNano())
 	// Only a closed connection refuses, and serve ends on that as well.
 	_ = c.nc.SetReadDeadline(by)
+}
+
+// lastLook is how long a client may take to close a connection that dnsd ends.
+const lastLook = 500 * time.Millisecond
+
+// end closes the connection. Where it is drained, the client is told first that no
+// more responses come, and what it sends until it knows is read: closing would answer
+// that with a reset, and a client that gets one does not see the responses before it.
+func (c *conn) end() {
+	defer c.close()
+	if c.drained.Load() == 0 || c.nc.CloseWrite() != nil || c.nc.SetReadDeadline(time.Now().Add(lastLook)) != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, c.nc) // however it ends
 }
 
 // close ends the connection at once. May be called more than once.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type socket struct {
 	waiting backlog
 	stamps  bool // packets carry the time of their receipt
 
+	turns     turnCounter
 	stopping  atomic.Bool
 	deferred  sync.WaitGroup
 	computed  chan computed // for the keeper, which only serve may touch
@@ -71,9 +73,11 @@ func (s *socket) serve(ctx context.Context) error {
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
 	w.pause = nil
+	s.waiting.start = time.Now().Add(startPatience)
 	var fails trouble
 	for {
 		n, err := b.Read()
+		s.turns.turn()
 		if err == nil {
 			fails = 0
 			s.handle(ctx, w, b, n)
@@ -85,6 +89,12 @@ func (s *socket) serve(ctx context.Context) error {
 		if s.stopping.Load() {
 			s.lastBatches(ctx, w, b)
 			return nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) { // wake
+			if s.conn.SetReadDeadline(time.Time{}); s.stopping.Load() {
+				s.stop() // whose deadline that may have been
+			}
+			continue
 		}
 		s.stats.readErrs.Add(1)
 		s.readFails.log(s.log, slog.LevelError, "cannot receive; trying again", "err", err)
@@ -255,6 +265,8 @@ func (s *socket) notSent(resp, control []byte, to netip.AddrPort, err error) {
 // stop ends serve after the packet in hand.
 func (s *socket) stop() {
 	s.stopping.Store(true)
-	// Only a closed socket refuses, and serve ends on that as well.
-	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+	s.wake()
 }
+
+// wake makes serve turn. Only a closed socket refuses, and serve ends on that as well.
+func (s *socket) wake() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }

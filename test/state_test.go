@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"dnsd/test/internal/lab"
 
@@ -105,6 +106,43 @@ func TestStateDirectoryFails(t *testing.T) {
 				t.Errorf("/readyz: %s", text)
 			}
 		})
+	}
+}
+
+// What dnsd was told is on disk a few seconds later, and there when it is killed, again
+// and again: each start goes on with the file of the one before.
+func TestStateSurvivesAKill(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	path := writeFile(t, filepath.Join(t.TempDir(), "registry.json"), pair("started"))
+	w := &world{ttl: 5, maxUDP: 1232, path: path}
+	args := []string{"--listen", "[::]:53", "--registry", "file:" + path, "--upstream", "none", "--state-dir", dir}
+	for round, state := range []string{"stopped", "started", "stopped"} {
+		w.Server = l.Serve(t, args...)
+		rename(t, writeFile(t, path+".new", pair(state)), path)
+		began := time.Now()
+		if !lab.Until(lab.Patience, func() bool {
+			_, out, _ := l.Run(t, nil, "export", "--log-level=error", "--registry", "state:"+dir)
+			return strings.Contains(out, `"id":"m2","state":"`+state+`"`)
+		}) {
+			t.Fatalf("round %d: after %v a change is not saved", round, time.Since(began))
+		}
+		w.Signal(syscall.SIGKILL)
+		w.Wait(t)
+		rename(t, path, path+".gone")
+		w.Server = l.Serve(t, args...)
+		if n, want := w.shown(t), map[string]int{"started": 2, "stopped": 1}[state]; n != want {
+			t.Errorf("round %d: %d machines are shown from disk, want %d", round, n, want)
+		}
+		if _, text := l.Get("http://" + lab.Admin + "/readyz"); !strings.HasPrefix(text, "cached: ") {
+			t.Errorf("round %d: /readyz: %s", round, text)
+		}
+		w.Signal(syscall.SIGKILL)
+		w.Wait(t)
+		rename(t, path+".gone", path)
+	}
+	if code, out, _ := l.Run(t, nil, "check", "state:"+dir); code != 0 || strings.Contains(out, "registry.state.previous") || strings.Contains(out, "with 0 batches") {
+		t.Errorf("all was not appended to one file: %d %s", code, out)
 	}
 }
 

@@ -76,7 +76,7 @@ func (l *lookup) namesAt(addr netip.Addr) [][]byte {
 	var names [][]byte
 	for _, started := range []bool{true, false} {
 		machines, ch := l.view.MachinesAt(addr, started)
-		for m := range watched(l, machines, ch).All {
+		for _, m := range watched(l, machines, ch) {
 			if !l.budget.Step(stepsRow) {
 				break
 			}

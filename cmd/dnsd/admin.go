@@ -69,9 +69,13 @@ type admin struct {
 // readiness says whether dnsd can answer internal names, and why or why not.
 type readiness func() (reason string, ok bool)
 
-// listenAdmin binds addr. Run serves it; without Run the caller closes it.
-func listenAdmin(addr netip.AddrPort, metrics *prometheus.Registry, ready readiness, log *slog.Logger) (*admin, error) {
-	listener, err := net.Listen("tcp", addr.String())
+// listenAdmin binds addr, unless given is a listener of it. Run serves it; without
+// Run the caller closes it.
+func listenAdmin(addr netip.AddrPort, given net.Listener, metrics *prometheus.Registry, ready readiness, log *slog.Logger) (*admin, error) {
+	listener, err := given, error(nil)
+	if listener == nil {
+		listener, err = net.Listen("tcp", addr.String())
+	}
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, fmt.Errorf("--metrics-listen %s is in use, perhaps by another dnsd: "+

@@ -17,7 +17,7 @@ import (
 // address.
 func startAdmin(t *testing.T, ready readiness, edits ...func(*http.Server)) netip.AddrPort {
 	t.Helper()
-	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), ready, slog.New(slog.DiscardHandler))
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), nil, newMetrics(), ready, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestAdminAddressInUse(t *testing.T) {
 	}
 	defer l.Close()
 	addr := netip.MustParseAddrPort(l.Addr().String())
-	_, err = listenAdmin(addr, newMetrics(), nil, slog.New(slog.DiscardHandler))
+	_, err = listenAdmin(addr, nil, newMetrics(), nil, slog.New(slog.DiscardHandler))
 	want := "--metrics-listen " + addr.String() + " is in use, perhaps by another dnsd: write another address, or none"
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)
@@ -102,7 +102,7 @@ func TestAdminAddressInUse(t *testing.T) {
 // What is in hand at the end is finished, if that does not take too long.
 func TestAdminDrain(t *testing.T) {
 	t.Parallel()
-	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), nil, slog.New(slog.DiscardHandler))
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), nil, newMetrics(), nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestAdminDrain(t *testing.T) {
 
 // A listener that fails ends dnsd.
 func TestAdminFails(t *testing.T) {
-	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), newMetrics(), nil, slog.New(slog.DiscardHandler))
+	a, err := listenAdmin(netip.MustParseAddrPort("127.0.0.1:0"), nil, newMetrics(), nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,9 +14,9 @@ import (
 	"syscall"
 
 	"dnsd/registry"
-	"dnsd/registry/follow"
 	"dnsd/registry/machinejson"
 	"dnsd/registry/regular"
+	"dnsd/registry/state"
 	"dnsd/zones"
 )
 
@@ -70,7 +70,7 @@ func checkStateDir(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	switch err := follow.TryStateDir(dir); {
+	switch err := state.Try(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		return usagef("--state-dir %s: there is no such directory: create it, or leave the flag out", dir)
 	case err != nil && !errors.Is(err, syscall.ENOTDIR): // which load reports
@@ -92,14 +92,21 @@ func readRegions(path string) (*zones.Regions, error) {
 	return table, nil
 }
 
-// check says what is wrong with a registry file, or with what --registry names.
+// check says what is wrong with a registry file, a state, or what --registry names.
 // The flags were found to be good before.
 func check(ctx context.Context, c *config, getenv func(string) string, operands []string, stdout io.Writer) error {
 	switch len(operands) {
 	case 0:
 		return c.Registry.source.check(ctx, c, getenv, stdout)
 	case 1:
-		return checkFile(operands[0], stdout)
+		if !strings.HasPrefix(operands[0], stateKind.scheme+":") {
+			return checkFile(operands[0], stdout)
+		}
+		source, err := stateKind.read(operands[0])
+		if err != nil {
+			return usagef("%s: %w", operands[0], err)
+		}
+		return source.check(ctx, c, getenv, stdout)
 	}
 	return usagef("unexpected argument %q: dnsd check takes one file", operands[1])
 }
@@ -160,7 +167,7 @@ func plural(n int, thing string) string {
 	switch {
 	case n == 1:
 		return "1 " + thing
-	case strings.HasSuffix(thing, "s"):
+	case strings.HasSuffix(thing, "s"), strings.HasSuffix(thing, "ch"):
 		return fmt.Sprintf("%d %ses", n, thing)
 	}
 	return fmt.Sprintf("%d %ss", n, thing)

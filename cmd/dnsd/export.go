@@ -48,10 +48,11 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 	return buffered.Flush()
 }
 
-// awaitSync waits until the registry holds a complete listing, but not for a file
-// that cannot be used.
+// awaitSync waits until the registry holds a complete listing. It gives up when
+// a file or a state is in trouble: nobody is there to mend it meanwhile.
 func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source) error {
 	_, isFile := source.(*file.Source)
+	_, isState := source.(*stateSource)
 	look := time.Tick(100 * time.Millisecond)
 	for {
 		status := reg.Status()
@@ -59,7 +60,7 @@ func awaitSync(ctx context.Context, reg *registry.Registry, source follow.Source
 			return nil
 		}
 		why := cmp.Or(trouble(status.Problem, source), status.Doubt) // neither is a registry to export
-		if isFile && why != "" {
+		if (isFile || isState) && why != "" {
 			return errors.New(why)
 		}
 		select {

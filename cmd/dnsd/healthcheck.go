@@ -17,14 +17,25 @@ import (
 const healthTimeout = 3 * time.Second
 
 // healthcheck asks the dnsd that runs here with the same settings whether it is
-// ready: /readyz where there is one, because it knows the reason and dnsd ends by
-// itself when a DNS socket dies; otherwise over DNS.
-func healthcheck(ctx context.Context, c *config, stdout io.Writer) error {
+// ready, or, with the operand live, whether it answers anything at all: a dnsd that
+// knows no internal names still forwards all others, and restarting it would end that.
+// Its admin listener is asked where there is one, because it knows the reason, and
+// dnsd ends by itself when a DNS socket dies; otherwise a question is.
+func healthcheck(ctx context.Context, c *config, operands []string, stdout io.Writer) error {
+	live := len(operands) == 1 && operands[0] == "live"
+	if len(operands) > 0 && !live {
+		return usagef("unexpected argument %q: write healthcheck, or healthcheck live", operands[0])
+	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	ask, addr := askReadyz, c.Metrics
-	if !addr.IsValid() {
+	switch {
+	case !addr.IsValid() && live:
+		ask, addr = askAnything, c.Listen[0]
+	case !addr.IsValid():
 		ask, addr = askDNS, c.Listen[0]
+	case live:
+		ask = askHealthz
 	}
 	if addr.Port() == 0 {
 		return usagef("dnsd was told to choose a port, so there is no knowing which: " +
@@ -32,6 +43,9 @@ func healthcheck(ctx context.Context, c *config, stdout io.Writer) error {
 	}
 	reason, err := ask(ctx, addr) // of an unspecified address Go asks this host
 	if err != nil {
+		if live {
+			return fmt.Errorf("not alive: %w", err)
+		}
 		return fmt.Errorf("not ready: %w", err)
 	}
 	_, err = fmt.Fprintln(stdout, reason)
@@ -39,7 +53,15 @@ func healthcheck(ctx context.Context, c *config, stdout io.Writer) error {
 }
 
 func askReadyz(ctx context.Context, addr netip.AddrPort) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/readyz", nil)
+	return askAdmin(ctx, addr, "/readyz")
+}
+
+func askHealthz(ctx context.Context, addr netip.AddrPort) (string, error) {
+	return askAdmin(ctx, addr, "/healthz")
+}
+
+func askAdmin(ctx context.Context, addr netip.AddrPort, path string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+path, nil)
 	if err != nil {
 		return "", err
 	}
@@ -65,12 +87,9 @@ func askReadyz(ctx context.Context, addr netip.AddrPort) (string, error) {
 // because without --network loopback sees no internal name, unless an EDE says
 // that dnsd is not ready.
 func askDNS(ctx context.Context, addr netip.AddrPort) (string, error) {
-	question := new(dns.Msg).SetQuestion("_apps.internal.", dns.TypeTXT)
-	question.SetEdns0(1232, false)
-	client := &dns.Client{Timeout: healthTimeout}
-	answer, _, err := client.ExchangeContext(ctx, question, addr.String())
+	answer, err := exchange(ctx, addr)
 	if err != nil {
-		return "", fmt.Errorf("asking %s: %w", addr, err)
+		return "", err
 	}
 	why, unready := dns.RcodeToString[answer.Rcode], false
 	if opt := answer.IsEdns0(); opt != nil {
@@ -85,4 +104,23 @@ func askDNS(ctx context.Context, addr netip.AddrPort) (string, error) {
 		return fmt.Sprintf("ready: %s answers", addr), nil
 	}
 	return "", fmt.Errorf("%s answers %s", addr, why)
+}
+
+// askAnything asks the same and takes any answer.
+func askAnything(ctx context.Context, addr netip.AddrPort) (string, error) {
+	if _, err := exchange(ctx, addr); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("alive: %s answers", addr), nil
+}
+
+func exchange(ctx context.Context, addr netip.AddrPort) (*dns.Msg, error) {
+	question := new(dns.Msg).SetQuestion("_apps.internal.", dns.TypeTXT)
+	question.SetEdns0(1232, false)
+	client := &dns.Client{Timeout: healthTimeout}
+	answer, _, err := client.ExchangeContext(ctx, question, addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("asking %s: %w", addr, err)
+	}
+	return answer, nil
 }

@@ -25,6 +25,10 @@ func TestHealthcheckAsksReadyz(t *testing.T) {
 	if err := run(t.Context(), args, environment(), &out, nil); err == nil || err.Error() != "not ready: a reason" || report(&out, err) != 1 {
 		t.Errorf("error %v", err)
 	}
+	out.Reset() // which is no reason to restart it
+	if err := run(t.Context(), append(args, "live"), environment(), &out, nil); err != nil || out.String() != "ok\n" {
+		t.Errorf("live: %q, %v", out.String(), err)
+	}
 }
 
 func TestHealthcheckOfNothing(t *testing.T) {
@@ -38,6 +42,10 @@ func TestHealthcheckOfNothing(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	err = run(t.Context(), []string{"healthcheck", "--metrics-listen", "127.0.0.1:0"}, environment(), nil, nil)
+	if err := run(t.Context(), []string{"healthcheck", "live", "--metrics-listen", l.Addr().String()}, environment(), nil, nil); err == nil ||
+		!strings.HasPrefix(err.Error(), "not alive: ") {
+		t.Errorf("error %v", err)
+	}
 	var usage usageError
 	if !errors.As(err, &usage) {
 		t.Errorf("error %v, want a usageError", err)
@@ -81,6 +89,11 @@ func TestHealthcheckAsksDNS(t *testing.T) {
 		if tt.want == "" && (err != nil || !strings.HasPrefix(out.String(), "ready: ")) ||
 			tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %q, %v", dns.RcodeToString[tt.rcode], out.String(), err)
+		}
+		out.Reset()
+		if err := run(context.Background(), []string{"healthcheck", "live", "--metrics-listen=none", "--listen", conn.LocalAddr().String()},
+			environment(), &out, nil); err != nil || !strings.HasPrefix(out.String(), "alive: ") {
+			t.Errorf("%s, live: %q, %v", dns.RcodeToString[tt.rcode], out.String(), err)
 		}
 	}
 }

@@ -7,7 +7,8 @@ const helpText = `dnsd answers the .internal names of private networks and forwa
   dnsd [FLAGS]                serve
   dnsd check [FLAGS] [FILE]   say what is wrong with flags or a registry file
   dnsd export [FLAGS]         print the registry as a registry file
-  dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready
+  dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready;
+                              with live behind it, whether it answers at all
   dnsd version                say which dnsd this is
 
 Clients     --listen ADDR...       UDP and TCP, [fdaa::3]:53
@@ -16,7 +17,7 @@ Clients     --listen ADDR...       UDP and TCP, [fdaa::3]:53
             --region CODE          where this server is; --regions FILE: places
 Registry    --registry URL         file:/etc/dnsd/registry.json, or
                                    etcd://H1:PORT,H2:PORT/PREFIX/, or
-                                   corrosion://HOST:PORT
+                                   corrosion://HOST:PORT or state:DIR
             --state-dir DIR        keep the last known state there; none
             --stale-after 1m       how long a silent source counts as fresh
             --etcd-ca, --etcd-cert, --etcd-key, --etcd-password-file FILE

@@ -26,7 +26,7 @@ const (
 var arrows = map[string][]string{
 	"cmd/dnsd": {
 		"cmd/dnsd/orders", "registry", "registry/contain", "registry/corrosion", "registry/etcd", "registry/file",
-		"registry/follow", "registry/machinejson", "registry/regular", "resolver", "resolver/forward", "zones",
+		"registry/follow", "registry/machinejson", "registry/regular", "registry/state", "resolver", "resolver/forward", "zones",
 	},
 	"cmd/dnsd/orders":                  {},
 	"zones":                            {"registry", "resolver"},
@@ -34,7 +34,8 @@ var arrows = map[string][]string{
 	"registry/contain":                 {},
 	"registry/regular":                 {},
 	"registry/machinejson":             {"registry", "registry/contain"},
-	"registry/follow":                  {"registry", "registry/contain", "registry/machinejson", "registry/regular"},
+	"registry/follow":                  {"registry", "registry/contain", "registry/state"},
+	"registry/state":                   {"registry", "registry/contain", "registry/machinejson", "registry/regular"},
 	"registry/follow/followtest":       {"registry", "registry/follow"},
 	"registry/file":                    {"registry", "registry/follow", "registry/machinejson", "registry/regular"},
 	"registry/etcd":                    {"registry", "registry/contain", "registry/follow", "registry/machinejson", "registry/regular"},

@@ -5,7 +5,8 @@
 //	dnsd [FLAGS]                serve
 //	dnsd check [FLAGS] [FILE]   say what is wrong with flags or a registry file
 //	dnsd export [FLAGS]         print the registry as a registry file
-//	dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready
+//	dnsd healthcheck [FLAGS]    ask the dnsd that runs here whether it is ready;
+//	                            with live behind it: whether it answers at all
 //	dnsd version                say which dnsd this is
 //
 // # Settings
@@ -35,8 +36,22 @@
 //	SIGTERM, SIGINT  finish what is in hand, within 3 s, and exit 0; a second one ends at once
 //	SIGHUP           read the registry file again
 //	SIGUSR1          let go of what the sweep guard holds
+//	SIGUSR2          start the program again, hand over to the new process, and end
 //
-// The last two are caught from the first moment; while dnsd starts they wait.
+// The last three are caught from the first moment; while dnsd starts they wait.
+//
+// The new process has the same arguments, environment and sockets. When it has
+// listed the registry it answers, and the old one ends as on SIGTERM; no question is
+// lost. If it ends or does not get there within two minutes, the old one goes on as
+// before and says why.
+//
+// # systemd
+//
+// dnsd tells systemd when it is ready, how it is, that its loops turn (WatchdogSec=)
+// and which process is the main one (sd_notify); gives it its sockets to keep while
+// it restarts (FileDescriptorStoreMax=); and takes those of a socket unit
+// (sd_listen_fds) instead of binding their addresses. Without systemd none of that
+// is needed.
 //
 // # Exit status
 //
@@ -79,8 +94,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // so that a second signal ends the process at once
+	old := inherited().old       // before the environment is looked at
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, os.Environ()...)
-	os.Exit(report(os.Stderr, err))
+	status := report(os.Stderr, err)
+	if old != nil {
+		report(old.ready, err)
+	}
+	os.Exit(status)
 }
 
 // run is dnsd without the process around it. It returns nil when ctx ends, a
@@ -101,7 +121,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if len(rest) > 0 {
 		command, operands = rest[0], rest[1:]
 	}
-	if len(operands) > 0 && command != "check" {
+	if len(operands) > 0 && command != "check" && command != "healthcheck" {
 		err = errors.Join(err, usagef("unexpected argument %q", operands[0]))
 	}
 	if command == "export" {
@@ -127,7 +147,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case "export":
 		return export(ctx, c, getenv, stdout, stderr)
 	case "healthcheck":
-		return healthcheck(ctx, c, stdout)
+		return healthcheck(ctx, c, operands, stdout)
 	}
 	return usagef("unknown command %q: write check, export, healthcheck or version, or no command to serve", command)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,6 +35,11 @@ type daemon struct {
 	metrics   *prometheus.Registry
 	admin     *admin // set by listen; nil: --metrics-listen none
 
+	inherited *inheritance
+	drain     time.Duration // for what is in hand when another process has taken over
+	next      *successor    // that has taken over; set by handOvers
+
+	alone  chan struct{} // closed when no process hands over to this one any more
 	ending chan struct{} // closed when no new questions are taken
 }
 
@@ -50,6 +56,9 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stderr io
 	if err := d.listen(c); err != nil {
 		return err
 	}
+	// The kernel keeps what arrives meanwhile, so that a restart answers no question
+	// with SERVFAIL whose answer is on disk.
+	d.follower.Load(ctx)
 	return d.run(ctx)
 }
 
@@ -75,7 +84,9 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 
 // newDaemon makes the parts. Nothing is bound and nothing runs yet.
 func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daemon, err error) {
-	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), ending: make(chan struct{})}
+	d := &daemon{log: log, reg: registry.New(), metrics: newMetrics(), inherited: inherited(),
+		drain: min(c.UpstreamTimeout+time.Second, longestDrain),
+		alone: make(chan struct{}), ending: make(chan struct{})}
 	d.share = c.descriptors(openFiles())
 	if d.source, err = c.Registry.source.open(c, getenv, log); err != nil {
 		return nil, err
@@ -86,6 +97,9 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 	d.follower = follow.New(d.reg, d.source, follow.Config{
 		StaleAfter: c.StaleAfter, StateDir: c.StateDir, Log: log, OwnHost: c.Registry.kind.ownHost,
 	})
+	if c.Metrics.IsValid() {
+		d.inherited.takeAdmin(c.Metrics)
+	}
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
 	}
@@ -103,7 +117,7 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 func (d *daemon) listen(c *config) (err error) {
 	metrics := "none"
 	if c.Metrics.IsValid() {
-		if d.admin, err = listenAdmin(c.Metrics, d.metrics, d.ready, d.log); err != nil {
+		if d.admin, err = listenAdmin(c.Metrics, d.inherited.admin, d.metrics, d.ready, d.log); err != nil {
 			return err
 		}
 		metrics = d.admin.listener.Addr().String()
@@ -155,49 +169,123 @@ func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, er
 	return resolver.New(resolver.Config{
 		Epoch: d.reg.Epoch, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
 		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside, Panics: panics, MaxTCPConns: d.share.tcp, MaxLanes: d.share.lanes,
+		Given:    d.inherited.sockets,
 		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
 		Log:      log,
 	})
 }
 
-// run serves until ctx ends or a part fails. Questions in hand are finished
-// before what answers them is stopped.
+// run serves until ctx ends, another process has taken over or a part fails.
+// Questions in hand are finished before what answers them is stopped.
 func (d *daemon) run(ctx context.Context) error {
 	front, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	context.AfterFunc(front, func() { close(d.ending) })
+	context.AfterFunc(front, func() { d.end(context.Cause(front)) })
 	back, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	admin, stopAdmin := context.WithCancel(back)
+	defer stopAdmin()
 
 	var parts sync.WaitGroup
-	part := func(run func(context.Context) error) {
+	part := func(ctx context.Context, run func(context.Context) error) {
 		parts.Go(func() {
-			if err := run(back); err != nil {
+			if err := run(ctx); err != nil {
 				fail(err)
 			}
 		})
 	}
-	part(d.follower.Run)
-	part(d.signals)
+	part(back, d.follower.Run)
+	part(back, d.signals)
 	if d.forwarder != nil {
-		part(d.forwarder.Run)
+		part(back, d.forwarder.Run)
 	}
 	if d.hosts != nil {
-		part(func(ctx context.Context) error { return d.hosts.follow(ctx, d.forwarder) })
+		part(back, func(ctx context.Context) error { return d.hosts.follow(ctx, d.forwarder) })
 	}
-	if d.admin != nil {
-		part(d.admin.run)
+	parts.Go(func() { d.watchOld(back) })
+	var err error
+	if d.mayServe(front) {
+		if d.admin != nil {
+			part(admin, d.admin.run)
+		}
+		parts.Go(func() { d.supervise(front) })
+		parts.Go(func() {
+			d.handOvers(front, func() {
+				stopAdmin() // those who ask there are to ask the new process
+				d.resolver.DrainFor(d.drain)
+				fail(errHandedOver)
+			})
+		})
+		err = d.resolver.Run(front)
 	}
-	err := d.resolver.Run(front)
 	stop()
 	parts.Wait()
 	if err == nil && ctx.Err() == nil {
 		err = context.Cause(front)
 	}
+	if errors.Is(err, errHandedOver) {
+		err = nil
+	}
 	if err == nil {
 		d.log.Info("dnsd has ended")
 	}
 	return err
+}
+
+// end notes that no new questions are taken.
+func (d *daemon) end(why error) {
+	close(d.ending)
+	if d.isAlone() && !errors.Is(why, errHandedOver) {
+		d.notify("STOPPING=1")
+	}
+}
+
+// watchOld closes d.alone when the process that hands over has ended, if there is one.
+func (d *daemon) watchOld(ctx context.Context) {
+	if d.inherited.old != nil {
+		d.inherited.old.wait(ctx)
+	}
+	close(d.alone)
+}
+
+func (d *daemon) isAlone() bool {
+	select {
+	case <-d.alone:
+		return true
+	default:
+		return false
+	}
+}
+
+// mayServe waits until the registry is listed, if another process serves meanwhile,
+// and tells that one. It returns false if ctx ends before.
+func (d *daemon) mayServe(ctx context.Context) bool {
+	old := d.inherited.old
+	if old == nil {
+		return true
+	}
+	listed := func() bool {
+		s := d.reg.Status().State
+		return s != registry.Listing && s != registry.Cached || d.isAlone()
+	}
+	if !await(ctx, listed) {
+		return false
+	}
+	old.say(readyText)
+	return true
+}
+
+// await polls until ok holds, and returns false if ctx ends before.
+func await(ctx context.Context, ok func() bool) bool {
+	const every = 10 * time.Millisecond
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(every):
+		}
+	}
+	return ctx.Err() == nil
 }
 
 // signals obeys SIGHUP and SIGUSR1 until ctx ends, first those that came while

@@ -3,4 +3,4 @@
 package main
 
 // sourceKinds are all that there are.
-var sourceKinds = []*sourceKind{fileKind, etcdKind, corrosionKind}
+var sourceKinds = []*sourceKind{fileKind, etcdKind, corrosionKind, stateKind}

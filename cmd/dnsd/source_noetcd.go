@@ -3,4 +3,4 @@
 package main
 
 // sourceKinds are all but etcd, whose client is a third of the binary.
-var sourceKinds = []*sourceKind{fileKind, corrosionKind}
+var sourceKinds = []*sourceKind{fileKind, corrosionKind, stateKind}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -101,9 +100,8 @@ func TestTheStateIsSavedInDoubt(t *testing.T) {
 		src.list(t, fleetOf(t, 10), gaps)
 		src.change(t, registry.Put(registrytest.Machine(t, "new")))
 		pass(2 * time.Minute)
-		items, _, err := readState(filepath.Join(dir, stateName), src.String())
-		if err != nil || len(items) != 51 {
-			t.Errorf("%d objects are saved (%v), want 51", len(items), err)
+		if n, err := saved(dir); err != nil || n != 51 {
+			t.Errorf("%d objects are saved (%v), want 51", n, err)
 		}
 	})
 }

@@ -81,6 +81,8 @@ type Follower struct {
 	stats followerStats
 
 	panics contain.Counter
+	load   sync.Once
+	turned int64 // stats.round when Turned was last called
 }
 
 // followerStats counts for the metrics; every field may be read at any time.
@@ -133,14 +135,22 @@ func (f *Follower) Release() {
 	}
 }
 
+// Turned reports whether the apply loop has turned since the last call, which it does
+// every second where nothing is to be applied. Calls must follow one after the other.
+func (f *Follower) Turned() bool {
+	last := f.turned
+	f.turned = f.stats.round.Load()
+	return f.turned != last
+}
+
 // Run follows the source until ctx ends, and then returns nil. If there is a
-// state directory, the last known state is loaded before anything else and
-// saved at the end.
+// state directory, the last known state is loaded before anything else, unless
+// Load has been called, and saved at the end.
 //
 // It waits for all that it has started, but not without end for a disk: where a
 // read or a write of the state hangs in the kernel, it leaves that behind.
 func (f *Follower) Run(ctx context.Context) error {
-	f.loadState(ctx)
+	f.Load(ctx)
 	idle, saved := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(saved)

@@ -46,7 +46,7 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 		want := []string{
-			"age_seconds 2.5", "synced_timestamp_seconds 946684800.0", "state_saved_timestamp_seconds 946684800.0", "state held 1.0", "doubt 1.0",
+			"age_seconds 2.5", "synced_timestamp_seconds 946684800.0", "state_saved_timestamp_seconds 946684802.0", "state held 1.0", "doubt 1.0",
 			"objects machine 3.0", "started_machines 2.0", "held started_machine 1.0", "held other_machine 1.0",
 			"rejected_objects_total peer 1.0", "rejected_objects_total app 1.0", "partial_objects_total machine 1.0",
 			"listings_total 4.0", "changes_total 5.0", "reconnects_total 1.0", "panics_total 1.0", "apply_age_seconds 0.5",

@@ -192,23 +192,23 @@ func TestASourceThatPanics(t *testing.T) {
 	}
 }
 
-// faulty is a source whose identity cannot be told: whatever concerns the state on
-// disk panics.
-type faulty struct{ Source }
-
-func (faulty) Identity() string { panic("who am I?") }
-
+// What panics while the state is read or written costs the state.
 func TestAPanicCostsTheSaving(t *testing.T) {
-	dir, log := t.TempDir(), &bytes.Buffer{}
-	run(t, newPuppet(fleetOf(t, 3)), dir, time.Second, log)
-	follow(t, faulty{newPuppet(fleetOf(t, 4))}, Config{StateDir: dir, Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
-		if n := f.panics.Count(); n != 3 {
-			t.Errorf("%d panics are counted, want those of two states and an attempt", n)
+	log := &bytes.Buffer{}
+	d := &disk{}
+	follow(t, newPuppet(fleetOf(t, 4)), Config{StateDir: "/state", Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		if n := f.panics.Count(); n != 1 {
+			t.Errorf("%d panics are counted, want that of an attempt", n)
 		}
 		pass(3 * time.Minute)
-		if s := r.Status(); s.State != registry.Live || r.Count(registry.KindMachine) != 4 || !strings.Contains(s.Unsaved, "who am I?") {
+		if s := r.Status(); s.State != registry.Live || r.Count(registry.KindMachine) != 4 || !strings.Contains(s.Unsaved, "no such disk") {
 			t.Errorf("%s with %d machines, unsaved because %q", s.State, r.Count(registry.KindMachine), s.Unsaved)
 		}
+		if n := f.panics.Count(); n != 4 {
+			t.Errorf("%d panics are counted, want one a minute", n)
+		}
+	}, d.use, func(f *Follower) {
+		f.saver.write = func(*registry.Snapshot, time.Time) error { panic("no such disk") }
 	})
 	if n := strings.Count(log.String(), "a panic was contained"); n != 1 {
 		t.Errorf("logged %d times:\n%s", n, log)

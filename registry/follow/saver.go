@@ -10,38 +10,45 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/contain"
+	"dnsd/registry/state"
 )
 
 const (
-	// saveEvery is how often a changing registry is written: a start from a
-	// minute-old state is good, a disk written at every change is not. What
-	// failed is tried again as often.
-	saveEvery = time.Minute
+	// saveEvery is how often a changing registry is saved, so that a process that is
+	// killed loses a few seconds of changes. What is written is what has changed.
+	saveEvery = 2 * time.Second
+
+	// retryEvery is how often what failed is tried again, which may write everything.
+	retryEvery = time.Minute
 
 	// loadPatience is how long a start waits for the last known state: many times
-	// what a million machines take (8 s on two busy cores). A disk that does not
-	// answer at all must not keep a source that does from being followed.
-	loadPatience = time.Minute
+	// what a million machines take (2 s on two busy cores). A disk that does not
+	// answer at all must not keep dnsd from serving, nor a source from being followed.
+	loadPatience = 30 * time.Second
 
 	// stuckAfter is when an attempt to write is taken for one that hangs.
 	stuckAfter = time.Minute
 
-	// lastPatience is how long a shutdown waits for what is being saved: a few
-	// times what a million machines take (3 s). With 3 s before it for the
-	// questions in hand it is less than the patience of the systemd unit in deploy
-	// and of Kubernetes; the state before stays whole, whatever is cut off.
-	lastPatience = 10 * time.Second
+	// busyPatience is how long another process may write to the directory before
+	// that is trouble: many times what a dnsd takes to end that has handed over.
+	busyPatience = time.Minute
+
+	// lastPatience is how long a shutdown waits for what is being saved: many times
+	// what appending a few seconds of changes takes. The state before stays whole,
+	// whatever is cut off.
+	lastPatience = 800 * time.Millisecond
 )
 
 // saver writes the state beside the apply loop, which must not wait for a disk.
 // Whatever the disk does costs the saving and nothing else.
 type saver struct {
-	f *Follower
+	f   *Follower
+	dir *state.Dir
 
 	// What is done to the disk; set once, to something else only by tests.
-	load  func() *lastState
+	load  func() *state.Contents
 	probe func(dir string) error
-	write func(dir string, v *registry.Snapshot, source string, now time.Time) error
+	write func(v *registry.Snapshot, now time.Time) error
 
 	snapshots chan *registry.Snapshot
 	failed    atomic.Bool // the last attempt did; whoever reads it may clear it
@@ -50,12 +57,15 @@ type saver struct {
 	trouble atomic.Pointer[string] // why nothing can be saved; nil: it can
 	since   atomic.Int64           // when the attempt under way began, Unix nanoseconds; 0: there is none
 
-	probed bool // the trouble was found by a probe; owned by the saver's goroutine
-	stuck  bool // that the attempt under way does not end has been logged; owned by the apply loop
+	probed bool      // the trouble was found by a probe; owned by the saver's goroutine
+	busy   time.Time // since when another process has kept this one from writing; zero: it has not; owned by the saver's goroutine
+	stuck  bool      // that the attempt under way does not end has been logged; owned by the apply loop
 }
 
 func newSaver(f *Follower) *saver {
-	return &saver{f: f, load: f.readLast, probe: TryStateDir, write: writeState, snapshots: make(chan *registry.Snapshot, 1)}
+	s := &saver{f: f, dir: f.stateDir(), load: f.readLast, probe: state.Try, snapshots: make(chan *registry.Snapshot, 1)}
+	s.write = func(v *registry.Snapshot, now time.Time) error { return s.dir.Save(v, now) }
+	return s
 }
 
 // worthSaving reports whether the registry is something to start from: changed,
@@ -66,9 +76,13 @@ func (f *Follower) worthSaving() bool {
 }
 
 // offer asks for the registry to be saved as it is now, and reports whether it
-// will be: not if it was less than saveEvery ago or the last is still under way.
+// will be: not too soon after the last time, and not while that is still under way.
 func (s *saver) offer() bool {
-	if s.f.cfg.StateDir == "" || !s.offered.IsZero() && time.Since(s.offered) < saveEvery {
+	pause := saveEvery
+	if s.trouble.Load() != nil {
+		pause = retryEvery
+	}
+	if s.f.cfg.StateDir == "" || !s.offered.IsZero() && time.Since(s.offered) < pause {
 		return false
 	}
 	select {
@@ -86,8 +100,10 @@ func (s *saver) run(ctx context.Context, idle <-chan struct{}) {
 	if s.f.cfg.StateDir == "" {
 		return
 	}
+	defer s.dir.Close()
+	defer context.AfterFunc(ctx, s.dir.End)()
 	s.try()
-	again := time.NewTicker(saveEvery)
+	again := time.NewTicker(retryEvery)
 	defer again.Stop()
 	for ctx.Err() == nil {
 		select {
@@ -121,7 +137,16 @@ func (s *saver) save(v *registry.Snapshot) {
 	f, now := s.f, time.Now()
 	s.since.Store(now.UnixNano())
 	defer s.since.Store(0)
-	err := contain.Run(func() error { return s.write(f.cfg.StateDir, v, identity(f.src), now) })
+	err := contain.Run(func() error { return s.write(v, now) })
+	if !errors.Is(err, state.ErrBusy) {
+		s.busy = time.Time{}
+	} else if s.busy.IsZero() {
+		s.busy = now
+	}
+	if err != nil && !s.busy.IsZero() && now.Sub(s.busy) < busyPatience {
+		s.failed.Store(true)
+		return
+	}
 	if err != nil {
 		f.panics.Note(err)
 		s.failed.Store(true)
@@ -192,18 +217,4 @@ func (s *saver) last() {
 	if s.f.worthSaving() {
 		s.save(s.f.reg.Snapshot())
 	}
-}
-
-// TryStateDir reports what would keep a state from being written to a directory.
-func TryStateDir(dir string) (err error) {
-	probe, err := os.CreateTemp(dir, stateName+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, probe.Close(), os.Remove(probe.Name())) }()
-	// A full disk has room for a name.
-	if _, err := probe.Write(make([]byte, 64<<10)); err != nil {
-		return err
-	}
-	return probe.Sync()
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -16,6 +15,7 @@ import (
 
 	"dnsd/registry"
 	"dnsd/registry/registrytest"
+	"dnsd/registry/state"
 )
 
 // disk is a state directory that does as it is told.
@@ -37,9 +37,9 @@ func (d *disk) use(f *Follower) {
 		d.tries.Add(1)
 		return fails(dir, &d.broken, syscall.EROFS)
 	}
-	f.saver.write = func(dir string, _ *registry.Snapshot, _ string, _ time.Time) error {
+	f.saver.write = func(*registry.Snapshot, time.Time) error {
 		d.tries.Add(1)
-		if err := errors.Join(fails(dir, &d.broken, syscall.EROFS), fails(dir, &d.full, syscall.ENOSPC)); err != nil {
+		if err := errors.Join(fails("/state", &d.broken, syscall.EROFS), fails("/state", &d.full, syscall.ENOSPC)); err != nil {
 			return err
 		}
 		d.saved.Add(1)
@@ -68,8 +68,8 @@ func TestTheLastStateIsThatOfTheLastChange(t *testing.T) {
 			t.Error("the listing is not under way any more")
 		}
 	})
-	if items, _, err := readState(filepath.Join(dir, stateName), "cluster"); err != nil || len(items) != 3 {
-		t.Errorf("%d objects are saved, %v; want 3", len(items), err)
+	if n, err := saved(dir); err != nil || n != 3 {
+		t.Errorf("%d objects are saved, %v; want 3", n, err)
 	}
 }
 
@@ -79,7 +79,7 @@ func TestASlowDiskGetsTheLastChange(t *testing.T) {
 	var saved atomic.Int32
 	slow := func(f *Follower) {
 		f.saver.probe = func(string) error { return nil }
-		f.saver.write = func(_ string, v *registry.Snapshot, _ string, _ time.Time) error {
+		f.saver.write = func(v *registry.Snapshot, _ time.Time) error {
 			if saved.Load() == 0 {
 				time.Sleep(150 * time.Second)
 			}
@@ -200,11 +200,11 @@ func TestADiskThatHangs(t *testing.T) {
 				hang := make(chan struct{})
 				switch what {
 				case "load":
-					f.saver.load = func() *lastState { <-hang; return nil }
+					f.saver.load = func() *state.Contents { <-hang; return nil }
 				case "probe":
 					f.saver.probe = func(string) error { <-hang; return nil }
 				default:
-					f.saver.write = func(string, *registry.Snapshot, string, time.Time) error { <-hang; return nil }
+					f.saver.write = func(*registry.Snapshot, time.Time) error { <-hang; return nil }
 				}
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error)
@@ -240,7 +240,7 @@ func TestADiskThatHangs(t *testing.T) {
 		f := New(registry.New(), dead(), Config{StateDir: "/state"})
 		(&disk{}).use(f)
 		hang := make(chan struct{})
-		f.saver.load = func() *lastState { <-hang; return nil }
+		f.saver.load = func() *state.Contents { <-hang; return nil }
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.Run(ctx) }()

@@ -38,6 +38,7 @@ type options struct {
 	seconds int
 	workers int
 	quick   bool
+	million bool
 	dnsd    string
 	against string
 	profile string
@@ -96,6 +97,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.seconds, "seconds", 5, "length of a run")
 	flags.IntVar(&o.workers, "workers", 1, "NSD server processes, Knot UDP workers, unbound threads, dnsd sockets")
 	flags.BoolVar(&o.quick, "quick", false, "two runs of a second, small registries: shows that it works, not how fast dnsd is")
+	flags.BoolVar(&o.million, "million", false, "the row of restarts with a million machines, too")
 	flags.StringVar(&o.dnsd, "dnsd", "", "a built dnsd (default: go build dnsd/cmd/dnsd)")
 	flags.StringVar(&o.against, "against", "", "another built dnsd, such as one before a change, in the rows of the mix")
 	flags.StringVar(&o.profile, "profile", "", "a directory for a CPU profile of dnsd in each row of the mix, taken in a run that does not count")
@@ -153,6 +155,7 @@ func allRows() []row {
 		{"idle", []string{"nsd"}, idleRow},
 		{"visible", nil, visibleRow},
 		{"list", nil, listRow},
+		{"restart", nil, restartRow},
 	}
 }
 

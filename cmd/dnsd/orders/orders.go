@@ -18,8 +18,9 @@ import (
 // The orders that nobody has obeyed yet, each by itself, so that none takes the
 // place of another; the same one given twice is one order.
 var (
-	Reload  <-chan os.Signal = catch(syscall.SIGHUP)  // read the registry file again
-	Release <-chan os.Signal = catch(syscall.SIGUSR1) // let go of what the sweep guard holds
+	Reload   <-chan os.Signal = catch(syscall.SIGHUP)  // read the registry file again
+	Release  <-chan os.Signal = catch(syscall.SIGUSR1) // let go of what the sweep guard holds
+	HandOver <-chan os.Signal = catch(syscall.SIGUSR2) // to a new process
 )
 
 func catch(s os.Signal) <-chan os.Signal {

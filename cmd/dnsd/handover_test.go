@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"dnsd/resolver"
+
+	"github.com/miekg/dns"
+)
+
+// stuckZone answers when it is let.
+type stuckZone struct{ asked, open chan struct{} }
+
+func (z *stuckZone) Origin() string { return "internal." }
+
+func (z *stuckZone) Answer(*resolver.Question) *resolver.Answer {
+	z.asked <- struct{}{}
+	<-z.open
+	return &resolver.Answer{}
+}
+
+func (z *stuckZone) View(netip.Addr) (resolver.View, []<-chan struct{}) { return resolver.View{}, nil }
+
+// A loop that stands still ends the watchdog's beat, and nothing else does.
+func TestStuckLoopStopsTheBeat(t *testing.T) {
+	dir := t.TempDir()
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	t.Setenv("NOTIFY_SOCKET", systemd.LocalAddr().String())
+	t.Setenv("WATCHDOG_USEC", "1") // as often as it goes
+	fleet(t, filepath.Join(dir, "registry.json"), 1)
+	log := &logBuffer{}
+	c, _, err := parseConfig([]string{"--listen=127.0.0.1:0", "--metrics-listen=none", "--upstream=none", "--registry=file:" + dir + "/registry.json"}, environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := newDaemon(c, environment(), newLogger(c, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	zone := &stuckZone{make(chan struct{}, 1), make(chan struct{})}
+	if d.resolver, err = resolver.New(resolver.Config{Listen: c.Listen, Zones: []resolver.Zone{zone}, Viewer: zone, Sockets: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.listen(c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- d.run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	beat := func() bool { // whether one comes within some of its intervals
+		for systemd.SetReadDeadline(time.Now().Add(3 * leastBeat)); ; {
+			buf := make([]byte, 4096)
+			n, err := systemd.Read(buf)
+			if err != nil {
+				return false
+			}
+			if strings.HasPrefix(string(buf[:n]), "WATCHDOG=1") {
+				return true
+			}
+		}
+	}
+	if first := beat(); !first || !beat() {
+		t.Fatalf("an idle dnsd has no beat\n%s", log)
+	}
+	conn, err := net.Dial("udp", d.resolver.Addresses()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	question, err := new(dns.Msg).SetQuestion("internal.", dns.TypeAAAA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Write(question)
+	<-zone.asked
+	beat() // of before
+	if beat() {
+		t.Error("the beat goes on while a loop stands still")
+	}
+	if !strings.Contains(log.String(), "stands still") {
+		t.Errorf("the log does not say it: %s", log)
+	}
+	close(zone.open)
+	if !beat() {
+		t.Error("the beat does not begin again")
+	}
+}
+
+// What is given to a successor is all that it needs, and nothing that systemd has said
+// to this process alone.
+func TestSuccessorEnvironment(t *testing.T) {
+	var files []*os.File
+	for _, name := range []string{"dns", "side"} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		w.Close()
+		files = append(files, os.NewFile(r.Fd(), name))
+	}
+	got := strings.Join(successorEnvironment([]string{"A=b", "LISTEN_PID=1", "LISTEN_FDS=9", "LISTEN_FDNAMES=x", "WATCHDOG_PID=1", "WATCHDOG_USEC=5", "NOTIFY_SOCKET=/n"}, files), " ")
+	if want := "A=b WATCHDOG_USEC=5 NOTIFY_SOCKET=/n DNSD_HANDOVER=1 LISTEN_FDS=2 LISTEN_FDNAMES=dns:side"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+}
+
+// A new process that neither serves nor ends is ended: after a while, and when this
+// process ends.
+func TestSuccessorIsNotWaitedForForEver(t *testing.T) {
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for want, c := range map[string]struct {
+		ctx      context.Context
+		patience time.Duration
+	}{
+		"it does not serve within 50ms": {t.Context(), 50 * time.Millisecond},
+		"this process ends":             {ended, time.Hour},
+	} {
+		said, tells, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tells.Close() // by whoever else has it
+		_, gone, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := &successor{exec.Command("sleep", "1000"), said, gone}
+		if err := next.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := next.await(c.ctx, c.patience); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+		if next.cmd.ProcessState == nil {
+			t.Errorf("%s: it has not ended", want)
+		}
+	}
+}

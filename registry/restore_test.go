@@ -1,0 +1,153 @@
+package registry
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// What has changed between two snapshots makes the one of the other, and holds nothing
+// that has not changed.
+func TestSince(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	nets := []Network{network(t, "fdaa:0:18::/48"), network(t, "fdaa:0:99::/48")}
+	r, copied := New(), New()
+	var old *Snapshot
+	for step := range 1500 {
+		var items []Item
+		for range rng.IntN(4) {
+			items = append(items, randomItems(t, rng, nets, []string{"a", "ab", "web"})...)
+		}
+		before := objects(r)
+		r.Apply(items)
+		now := r.Snapshot()
+		var changes []Item
+		seen := map[Key]bool{}
+		now.Since(old, func(c FleetChange) bool {
+			app := &App{Name: c.Name, Network: c.Network}
+			if seen[app.Key()] {
+				t.Fatalf("step %d: %s is there twice", step, c.Name)
+			}
+			seen[app.Key()] = true
+			if changes = append(changes, Delete(app.Key())); c.Registered {
+				changes[len(changes)-1] = Put(app)
+			}
+			for _, m := range c.Put {
+				changes = append(changes, Put(m))
+				if before[m.Key()] == fmt.Sprintf("%+v", m) && old != nil {
+					was, _ := old.Fleet(c.Network, Lower(c.Name))
+					if i, ok := was.Find(Lower(m.ID)); ok && was.all[i] == m {
+						t.Fatalf("step %d: %s has not changed", step, m.ID)
+					}
+				}
+			}
+			for _, id := range c.Gone {
+				changes = append(changes, Delete(Key{Kind: KindMachine, Network: c.Network, Name: Lower(c.Name), ID: id}))
+			}
+			return true
+		}, func(i Item) bool { changes = append(changes, i); return true })
+		copied.Apply(changes)
+		if got, want := objects(copied), objects(r); !maps.Equal(got, want) {
+			t.Fatalf("step %d: %d objects, want %d", step, len(got), len(want))
+		}
+		now.Since(now, func(c FleetChange) bool { t.Errorf("%s has not changed", c.Name); return true },
+			func(i Item) bool { t.Errorf("%s has not changed", i.About()); return true })
+		old = now
+	}
+	// It ends when it is told to.
+	fleets, others := 0, 0
+	r.Apply([]Item{Put(&App{Name: "one", Network: 1}), Put(&App{Name: "two", Network: 1}), Put(&Peer{Name: "p", Network: 1, Addr: testAddr(1, 1)}), Put(&Peer{Name: "q", Network: 1, Addr: testAddr(1, 2)})})
+	v := r.Snapshot()
+	v.Since(nil, func(FleetChange) bool { fleets++; return false }, func(Item) bool { others++; return false })
+	v.Since(nil, func(FleetChange) bool { return true }, func(Item) bool { others++; return false })
+	if fleets != 1 || others != 1 {
+		t.Errorf("%d fleets and %d others, want one of each", fleets, others)
+	}
+}
+
+// A fleet is made of machines of its own, in order.
+func TestNewFleet(t *testing.T) {
+	m := func(id string, edits ...func(*MachineSpec)) *Machine { return machine(t, id, edits...) }
+	other := *m("c")
+	other.Network = 7
+	for _, c := range []struct {
+		name     string
+		machines []*Machine
+		says     string
+	}{
+		{"web", nil, ""},
+		{"WEB", []*Machine{m("a"), m("B", inApp("Web")), m("c")}, ""},
+		{"web", []*Machine{m("b"), m("A")}, "machine A is out of order"},
+		{"web", []*Machine{m("a"), m("A")}, "machine A is out of order"},
+		{"web", []*Machine{m("a"), m("b", inApp("web2"))}, "machine b belongs to another app"},
+		{"web", []*Machine{&other}, "machine c belongs to another app"},
+		{"w.b", nil, "name"},
+	} {
+		f, err := NewFleet(24, c.name, true, c.machines)
+		if c.says == "" && (err != nil || len(f.Machines()) != len(c.machines) || f.Name() != c.name || f.Network() != 24 || !f.Registered()) {
+			t.Errorf("%s of %s: %v", c.name, ids(c.machines), err)
+		}
+		if c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s of %s: %v, want %q", c.name, ids(c.machines), err, c.says)
+		}
+	}
+}
+
+// A fleet that was made at once is the one that came about by changes.
+func TestNewFleetIsTheFleetOfItsMachines(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 10))
+	for range 200 {
+		changes := map[string]*Machine{}
+		for range rng.IntN(80) {
+			m := randomMachine(t, rng, 60)
+			changes[Lower(m.ID)] = m
+		}
+		want := (*Fleet)(nil).with(24, "web", false, changes)
+		got, err := NewFleet(24, "web", false, want.all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fleetString(got) != fleetString(want) || ids(got.deployed) != ids(want.deployed) || got.started != want.started || (got.index == nil) != (want.index == nil) {
+			t.Fatalf("%d of %s, want %d of %s", got.started, ids(got.deployed), want.started, ids(want.deployed))
+		}
+		if same := len(got.all) > 0 && len(got.all) == len(got.deployed); same && &got.all[0] != &got.deployed[0] {
+			t.Fatal("two arrays of the same machines")
+		}
+	}
+}
+
+// A machine that NewMachine would not have made is not valid.
+func TestValid(t *testing.T) {
+	for says, edit := range map[string]func(*Machine){
+		"":                   func(*Machine) {},
+		"id ":                func(m *Machine) { m.ID = "a.b" },
+		"app ":               func(m *Machine) { m.App = "" },
+		"region ":            func(m *Machine) { m.Region = "i d" },
+		"state is missing":   func(m *Machine) { m.State = "" },
+		"in another network": func(m *Machine) { m.Network = 7 },
+	} {
+		m := *machine(t, "m1", at("fdaa:0:18::1:2"))
+		edit(&m)
+		if err := m.Valid(); (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want %q", err, says)
+		}
+	}
+	many := make([]Pair, maxPairs+1)
+	for i := range many {
+		many[i] = Pair{fmt.Sprintf("k%04d", i), "v"}
+	}
+	for _, c := range []struct {
+		pairs []Pair
+		want  bool
+	}{
+		{nil, true}, {[]Pair{{"a", "1"}, {"B", "2"}}, true}, {[]Pair{{"B", "1"}, {"a", "2"}}, false}, {[]Pair{{"a", "1"}, {"a", "2"}}, false},
+		{[]Pair{{"A", "1"}, {"a", "2"}}, true}, {many[:maxPairs], true}, {many, false},
+		{[]Pair{{"a", strings.Repeat("x", maxMetadata-1)}}, true}, {[]Pair{{"a", strings.Repeat("x", maxMetadata)}}, false},
+	} {
+		if got := ValidMetadata(c.pairs); got != c.want {
+			t.Errorf("%d pairs: %t", len(c.pairs), got)
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package state
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"unique"
+
+	"dnsd/registry"
+)
+
+// part is what a block says of a fleet.
+type part struct {
+	network    registry.Network
+	name       string
+	registered bool
+	put        []*registry.Machine
+	gone       []string
+}
+
+// decoder reads the payload of a block. After an error it reads zeroes.
+type decoder struct {
+	data []byte
+	err  error
+}
+
+var errPayload = errors.New("a block holds what this dnsd cannot read: it is damaged, or the program that wrote it was")
+
+func (d *decoder) fail(err error) {
+	if d.err == nil {
+		d.err = err
+	}
+	d.data = nil
+}
+
+func (d *decoder) bytes(n uint64) []byte {
+	if n > uint64(len(d.data)) {
+		d.fail(errPayload)
+		return nil
+	}
+	b := d.data[:n:n]
+	d.data = d.data[n:]
+	return b
+}
+
+func (d *decoder) byte() byte {
+	if b := d.bytes(1); len(b) == 1 {
+		return b[0]
+	}
+	return 0
+}
+
+func (d *decoder) number() uint64 {
+	v, n := binary.Uvarint(d.data)
+	if n <= 0 {
+		d.fail(errPayload)
+		return 0
+	}
+	d.data = d.data[n:]
+	return v
+}
+
+func (d *decoder) text() []byte { return d.bytes(d.number()) }
+
+// count reads how many elements follow, each of which has a byte at least.
+func (d *decoder) count() int {
+	n := d.number()
+	if n > uint64(len(d.data)) {
+		d.fail(errPayload)
+		return 0
+	}
+	return int(n)
+}
+
+func (d *decoder) network() registry.Network {
+	n := d.number()
+	if n > 1<<32-1 {
+		d.fail(errPayload)
+	}
+	return registry.Network(n)
+}
+
+// element reads the place of an element of a list.
+func element[T any](d *decoder, list []T) (v T) {
+	i := d.number()
+	if i >= uint64(len(list)) {
+		d.fail(errPayload)
+		return v
+	}
+	return list[i]
+}
+
+// objects reads an objects block behind its kind.
+func (d *decoder) objects() (parts []*part, others []registry.Item, err error) {
+	strings := make([]string, d.count())
+	for i := range strings {
+		strings[i] = unique.Make(string(d.text())).Value() // they recur in other blocks, and in what the source sends
+	}
+	metadata := make([][]registry.Pair, d.count()+1) // the first is none
+	for i := range metadata[1:] {
+		pairs := make([]registry.Pair, d.count())
+		for j := range pairs {
+			pairs[j] = registry.Pair{Key: element(d, strings), Value: element(d, strings)}
+		}
+		if len(pairs) == 0 || !registry.ValidMetadata(pairs) {
+			d.fail(errPayload)
+		}
+		metadata[i+1] = pairs
+	}
+	parts = make([]*part, 0, d.count())
+	for range cap(parts) {
+		parts = append(parts, d.fleet(strings, metadata))
+	}
+	others = make([]registry.Item, 0, d.count())
+	for range cap(others) {
+		others = append(others, d.other())
+	}
+	if len(d.data) > 0 {
+		d.fail(errPayload)
+	}
+	return parts, others, d.err
+}
+
+func (d *decoder) fleet(strings []string, metadata [][]registry.Pair) *part {
+	p := &part{network: d.network(), name: unique.Make(string(d.text())).Value(), registered: d.byte() == 1}
+	n := d.count()
+	p.put = make([]*registry.Machine, 0, n)
+	for range n {
+		flags, id := d.byte(), d.text()
+		if flags == flagGone {
+			p.gone = append(p.gone, registry.Lower(string(id)))
+			continue
+		}
+		if flags&^flagsOfEntry != 0 || flags&flagGone != 0 {
+			d.fail(errPayload)
+		}
+		if d.err != nil {
+			return p
+		}
+		m := &registry.Machine{ID: string(id), App: p.name, Network: p.network, Skip: flags&flagSkip != 0}
+		if flags&flagSpelling != 0 {
+			m.App = element(d, strings)
+		}
+		m.State, m.Region, m.Metadata = element(d, strings), element(d, strings), element(d, metadata)
+		if flags&flagAddr != 0 {
+			a := p.network.Prefix().Addr().As16()
+			copy(a[openBytes:], d.bytes(uint64(len(a)-openBytes)))
+			m.Addr = netip.AddrFrom16(a)
+		}
+		if err := m.Valid(); err != nil {
+			d.fail(fmt.Errorf("machine %q: %w", m.ID, err))
+		}
+		p.put = append(p.put, m)
+	}
+	return p
+}
+
+func (d *decoder) other() registry.Item {
+	flags, network, name, address := d.byte(), d.network(), string(d.text()), string(d.text())
+	if flags&flagGone != 0 {
+		key := registry.Key{Kind: registry.KindAddress, Network: network, Name: registry.Lower(name), ID: address}
+		if flags&flagPeer != 0 {
+			key.Kind = registry.KindPeer
+		}
+		return registry.Delete(key)
+	}
+	region := string(d.text())
+	var o registry.Object
+	var err error
+	if flags&flagPeer != 0 {
+		o, err = registry.NewPeer(registry.PeerSpec{Name: name, Network: network.String(), PrivateIP: address, Region: region})
+	} else {
+		o, err = registry.NewAddress(registry.AddressSpec{App: name, Network: network.String(), Address: address})
+	}
+	if err != nil {
+		d.fail(err)
+		return registry.Item{}
+	}
+	return registry.Put(o)
+}

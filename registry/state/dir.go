@@ -1,0 +1,352 @@
+package state
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/regular"
+)
+
+// The files in a directory.
+const (
+	Name     = "registry.state"
+	Previous = "registry.state.previous"
+)
+
+const (
+	// A file is written anew when the changes behind its first batch have so many
+	// times the first batch's bytes: half as much is then written for that as for
+	// the changes, and a start reads three times what it would read at least.
+	maxAppended = 2
+
+	// minAppended is what may be appended to the smallest first batch.
+	minAppended = 1 << 20
+
+	// rewriteEvery is how long after its first batch a file is written anew, if
+	// anything changes: where a disk damages it, the file before it is that old.
+	rewriteEvery = 24 * time.Hour
+
+	// syncEvery is how often what is appended is made to last through a power
+	// failure, and the disk is asked whether it took it. A process that is killed
+	// loses nothing that was written, and a power failure what came from the source
+	// in this time, which the source lists again; a disk that other tenants of the
+	// host use is not flushed every two seconds for that.
+	syncEvery = time.Minute
+)
+
+// Errors of Save that pass.
+var (
+	// ErrBusy says that another process writes to the directory: the dnsd that this
+	// one takes over from, or one that was given the same directory by mistake.
+	ErrBusy = errors.New("another dnsd keeps its state there")
+
+	errEnding = errors.New("dnsd ends")
+)
+
+// Dir is a directory that a state is kept in. But for End it is used by one
+// goroutine at a time.
+type Dir struct {
+	path, source string
+
+	lock *os.File // the directory, locked; nil: it is not
+	ends atomic.Bool
+
+	// What Name is. The file is nil where the next Save writes it anew.
+	file      *os.File
+	out       blockWriter
+	base      int64              // bytes up to the end of the first batch
+	holds     *registry.Snapshot // what the batches come to
+	rewritten time.Time
+	synced    time.Time
+
+	loaded *Contents // what Continue may append to
+
+	most int64 // bytes of a file; what Read reads, but in tests
+}
+
+// New returns a directory for the state of a source. It touches nothing.
+func New(path, source string) *Dir {
+	return &Dir{path: path, source: source, most: regular.MaxRegistry}
+}
+
+// Load returns the newest state that can be used, nil where there is none, and calls
+// report for each file that cannot be used.
+func (d *Dir) Load(report func(path string, err error)) *Contents {
+	_ = d.acquire() // or what is loaded may not be what is appended to: see reopen
+	d.loaded = nil
+	for _, name := range []string{Name, Previous} {
+		path := filepath.Join(d.path, name)
+		c, err := Read(path)
+		switch {
+		case err == nil && c.Source != d.source:
+			err = fmt.Errorf("it was saved from another source, %s", c.Source)
+		case err == nil:
+			if name == Name && c.info != nil {
+				d.loaded = c
+			}
+			return c
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			report(path, err)
+		}
+	}
+	return nil
+}
+
+// Continue says that v is what Load returned, so that changes to it can be appended
+// to the file.
+func (d *Dir) Continue(v *registry.Snapshot) { d.holds = v }
+
+// acquire locks the directory. A file system that has no locks is used without.
+func (d *Dir) acquire() error {
+	if d.lock != nil {
+		return nil
+	}
+	dir, err := os.Open(d.path)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return errors.Join(ErrBusy, dir.Close())
+	}
+	d.lock = dir
+	d.removeLeftovers()
+	return nil
+}
+
+// removeLeftovers removes what a process that was killed while it wrote has left.
+// What cannot be removed does no harm.
+func (d *Dir) removeLeftovers() {
+	for _, pattern := range []string{Name + ".*.tmp", Previous + ".tmp"} {
+		left, _ := filepath.Glob(filepath.Join(d.path, pattern))
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
+	}
+}
+
+// Save makes the state that is kept v, which was right at a time. It appends what has
+// changed, or writes everything to a new file which then takes the place of the old
+// one, so that at every moment, power failures included, there is a whole one.
+func (d *Dir) Save(v *registry.Snapshot, now time.Time) error {
+	if err := d.save(v, now); err != nil {
+		return fmt.Errorf("writing state: %w", err)
+	}
+	return nil
+}
+
+func (d *Dir) save(v *registry.Snapshot, now time.Time) error {
+	if !d.there() {
+		d.forget()
+	}
+	if err := d.acquire(); err != nil {
+		return err
+	}
+	d.reopen()
+	if d.file == nil {
+		return d.rewrite(v, now)
+	}
+	if d.outgrown(now) {
+		if err := d.rewrite(v, now); !errors.Is(err, errEnding) {
+			return err
+		}
+	}
+	err := d.append(v, now)
+	if err != nil {
+		d.forget() // it may end in a part of a block
+	}
+	return err
+}
+
+func (d *Dir) outgrown(now time.Time) bool {
+	appended := d.out.size - d.base
+	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most/2 || now.Sub(d.rewritten) >= rewriteEvery
+}
+
+// there reports whether the directory and the file in it are still what is written to.
+func (d *Dir) there() bool {
+	same := func(path string, f *os.File) bool {
+		if f == nil {
+			return true
+		}
+		named, err := os.Stat(path)
+		if err != nil {
+			return false
+		}
+		open, err := f.Stat()
+		return err == nil && os.SameFile(named, open)
+	}
+	return same(d.path, d.lock) && same(filepath.Join(d.path, Name), d.file)
+}
+
+// forget has the next Save write everything.
+func (d *Dir) forget() {
+	for _, f := range []*os.File{d.file, d.lock} {
+		if f != nil {
+			_ = f.Close() // what mattered of it has been synced
+		}
+	}
+	d.file, d.lock, d.holds, d.loaded = nil, nil, nil, nil
+}
+
+// reopen opens the file that was loaded, if nobody has written to it since, and cuts
+// off what cannot be used.
+func (d *Dir) reopen() {
+	c := d.loaded
+	d.loaded = nil
+	if c == nil || d.file != nil || d.holds == nil {
+		return
+	}
+	f, err := os.OpenFile(filepath.Join(d.path, Name), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return // which the writing of a new one tells, too, if it matters
+	}
+	info, err := f.Stat()
+	if err != nil || !os.SameFile(info, c.info) || info.Size() != c.info.Size() || f.Truncate(c.size) != nil {
+		_ = f.Close()
+		return
+	}
+	if _, err := f.Seek(c.size, 0); err != nil {
+		_ = f.Close()
+		return
+	}
+	d.file, d.base = f, c.base
+	d.out = blockWriter{w: f, size: c.size, sum: c.sum}
+	d.rewritten, d.synced = c.Saved, time.Time{}
+}
+
+// append writes what has changed since the last Save as one batch.
+func (d *Dir) append(v *registry.Snapshot, now time.Time) error {
+	if err := d.batch(&d.out, v, d.holds, now, nil); err != nil {
+		return err
+	}
+	d.holds = v
+	if d.ends.Load() || now.Sub(d.synced) >= syncEvery {
+		d.synced = now
+		return d.file.Sync()
+	}
+	return nil
+}
+
+// batch writes what has changed from old to v. Between blocks it asks whether to go on.
+func (d *Dir) batch(w *blockWriter, v, old *registry.Snapshot, now time.Time, goOn func() error) error {
+	e := newEncoder(func(body []byte) error {
+		if goOn != nil {
+			if err := goOn(); err != nil {
+				return err
+			}
+		}
+		return w.block(kindObjects, body)
+	})
+	v.Since(old, e.fleet, e.other)
+	if err := e.flush(); err != nil {
+		return err
+	}
+	return w.block(kindEnd, binary.AppendUvarint(nil, uint64(max(0, now.Unix()))))
+}
+
+// rewrite writes everything to a new file, which takes the place of the old one.
+func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
+	tmp, err := os.CreateTemp(d.path, Name+".*.tmp")
+	if err != nil {
+		return err
+	}
+	out := blockWriter{w: tmp}
+	if err := d.whole(&out, tmp, v, now); err != nil {
+		return errors.Join(err, tmp.Close(), os.Remove(tmp.Name()))
+	}
+	if d.file != nil {
+		_ = d.file.Close()
+	}
+	d.file, d.out, d.base, d.holds = tmp, out, out.size, v
+	d.rewritten, d.synced = now, now
+	if err := syncDir(d.path); err != nil {
+		d.forget()
+		return err
+	}
+	return nil
+}
+
+// whole writes everything to tmp and gives that the name of the state.
+func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now time.Time) error {
+	if err := out.begin(d.source, rand.Uint64()); err != nil {
+		return err
+	}
+	goOn := func() error {
+		if d.ends.Load() && d.file != nil {
+			return errEnding // changes are appended instead
+		}
+		if out.size > d.most {
+			return regular.TooLarge(d.most)
+		}
+		return nil
+	}
+	if err := d.batch(out, v, nil, now, goOn); err != nil {
+		return err
+	}
+	if out.size > d.most {
+		return regular.TooLarge(d.most)
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	state := filepath.Join(d.path, Name)
+	if err := keepPrevious(state, filepath.Join(d.path, Previous)); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), state)
+}
+
+// keepPrevious makes previous a second name of state, replacing what it named.
+func keepPrevious(state, previous string) error {
+	link := previous + ".tmp"
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	switch err := os.Link(state, link); {
+	case errors.Is(err, fs.ErrNotExist): // the first state
+		return nil
+	case err != nil:
+		return err
+	}
+	return os.Rename(link, previous)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// End has a Save under way, and those to come, do no more than they must: no file is
+// written anew that changes can be appended to. Safe for concurrent use.
+func (d *Dir) End() { d.ends.Store(true) }
+
+// Close lets go of the directory.
+func (d *Dir) Close() { d.forget() }
+
+// Try reports what would keep a state from being written to a directory.
+func Try(dir string) (err error) {
+	probe, err := os.CreateTemp(dir, Name+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, probe.Close(), os.Remove(probe.Name())) }()
+	// A full disk has room for a name.
+	if _, err := probe.Write(bytes.Repeat([]byte{'#'}, 64<<10)); err != nil {
+		return err
+	}
+	return probe.Sync()
+}

@@ -1,0 +1,256 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"dnsd/registry"
+	"dnsd/registry/registrytest"
+)
+
+// saveAt saves w at a time, and reports whether that made a new file.
+func (w *world) saveAt(d *Dir, at time.Time) (anew bool) {
+	w.t.Helper()
+	path := filepath.Join(d.path, Name)
+	before, _ := os.Stat(path)
+	if err := d.Save(w.reg.Snapshot(), at); err != nil {
+		w.t.Fatal(err)
+	}
+	return !os.SameFile(before, stat(w.t, path))
+}
+
+// Changes are appended until they have outgrown the first batch, or a day has passed;
+// the file before stays beside the new one.
+func TestWhenAFileIsWrittenAnew(t *testing.T) {
+	w := newWorld(t, 20)
+	d := New(t.TempDir(), source)
+	defer d.Close()
+	w.reg.Apply(registrytest.Many(20_000)) // some 600 kB
+	if !w.saveAt(d, now) {
+		t.Fatal("nothing was written")
+	}
+	base := d.out.size
+	states := []string{"stopped", "started"}
+	for round := 0; ; round++ {
+		var items []registry.Item
+		for i, item := range registrytest.Many(5_000) {
+			m := *item.Object.(*registry.Machine)
+			m.State = states[round%2]
+			if i%2 == 0 {
+				m.State = "odd" // as it was in the round before, but for the first
+			}
+			items = append(items, registry.Put(&m))
+		}
+		w.reg.Apply(items)
+		appended := d.out.size - base
+		anew := w.saveAt(d, now)
+		if anew != (appended > maxAppended*base) {
+			t.Fatalf("%d bytes behind %d: written anew: %t", appended, base, anew)
+		}
+		if anew {
+			break
+		}
+	}
+	c, err := Read(filepath.Join(d.path, Previous))
+	if n, batches := int64(0), 0; err == nil {
+		if n, batches = c.Appended(); n <= maxAppended*base || batches < 5 {
+			t.Errorf("the file before has %d bytes in %d batches", n, batches)
+		}
+	} else {
+		t.Error(err)
+	}
+	if w.saveAt(d, now.Add(rewriteEvery-time.Second)) || !w.saveAt(d, now.Add(rewriteEvery)) {
+		t.Error("it is not written anew once a day")
+	}
+	if _, got, errs := load(t, d.path); !maps.Equal(got, registrytest.Objects(w.reg)) || len(errs) > 0 {
+		t.Errorf("%d objects, %v", len(got), errs)
+	}
+}
+
+// A save that changes nothing says when the state was right. A small first batch may
+// have more behind it than itself.
+func TestASmallState(t *testing.T) {
+	w := newWorld(t, 21)
+	w.change(10)
+	d := New(t.TempDir(), source)
+	defer d.Close()
+	want := w.save(d)
+	size := d.out.size
+	later := now.Add(time.Hour)
+	if w.saveAt(d, later) || d.out.size-size > 32 {
+		t.Errorf("%d bytes say that nothing has changed", d.out.size-size)
+	}
+	if c, got, _ := load(t, d.path); !c.Saved.Equal(later) || !maps.Equal(got, want) {
+		t.Errorf("saved at %v, want %v", c.Saved, later)
+	}
+	for range 100 {
+		w.change(20)
+		if w.saveAt(d, later) {
+			t.Fatalf("written anew with %d bytes behind %d", d.out.size-d.base, d.base)
+		}
+	}
+}
+
+// Of two processes one writes, until it ends. What the other one loaded meanwhile it
+// appends to only if it still is what is there.
+func TestTwoProcessesOfOneDirectory(t *testing.T) {
+	for _, saves := range []bool{false, true} {
+		w, second := newWorld(t, 22), newWorld(t, 23)
+		old := New(t.TempDir(), source)
+		w.change(40)
+		w.save(old)
+
+		next := New(old.path, source)
+		defer next.Close()
+		next.Load(func(path string, err error) { t.Error(path, err) }).Restore(second.reg)
+		next.Continue(second.reg.Snapshot())
+		second.change(10)
+		for range 2 {
+			if err := next.Save(second.reg.Snapshot(), now); !errors.Is(err, ErrBusy) {
+				t.Fatalf("two write: %v", err)
+			}
+		}
+		left := filepath.Join(old.path, Name+".1.tmp")
+		if err := os.WriteFile(left, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if New(old.path, source).Load(func(string, error) {}) == nil || stat(t, left) == nil {
+			t.Fatal("it cannot be read meanwhile")
+		}
+		if saves {
+			w.change(10)
+		}
+		old.End()
+		if saves {
+			w.save(old)
+		}
+		old.Close()
+		if anew := second.saveAt(next, now); anew != saves {
+			t.Errorf("the old one has saved meanwhile: %t; the file is written anew: %t", saves, anew)
+		}
+		if _, got, errs := load(t, next.path); !maps.Equal(got, registrytest.Objects(second.reg)) || len(errs) > 0 {
+			t.Errorf("%d objects, %v", len(got), errs)
+		}
+		if _, err := os.Stat(left); err == nil {
+			t.Error("what a writer has left half written is there still")
+		}
+	}
+}
+
+// Where the directory or the file is another one, or the file is not as it was left,
+// everything is written.
+func TestAnotherFile(t *testing.T) {
+	for name, do := range map[string]func(dir string) error{
+		"the file is gone":     func(dir string) error { return os.Remove(filepath.Join(dir, Name)) },
+		"the file is replaced": func(dir string) error { return os.Rename(filepath.Join(dir, "other"), filepath.Join(dir, Name)) },
+		"another directory":    func(dir string) error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)) },
+	} {
+		w := newWorld(t, 24)
+		dir := filepath.Join(t.TempDir(), "state")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "other"), []byte("other"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := New(dir, source)
+		w.change(20)
+		w.save(d)
+		if err := do(dir); err != nil {
+			t.Fatal(err)
+		}
+		w.change(20)
+		want := w.save(d)
+		if _, got, errs := load(t, dir); !maps.Equal(got, want) || len(errs) > 0 {
+			t.Errorf("%s: %d objects, %v", name, len(got), errs)
+		}
+		d.Close()
+	}
+}
+
+// At the end no file is written anew that changes can be appended to, also where that
+// has begun.
+func TestTheEndAppends(t *testing.T) {
+	w := newWorld(t, 25)
+	d := New(t.TempDir(), source)
+	defer d.Close()
+	w.reg.Apply(registrytest.Many(20_000))
+	if w.saveAt(d, now); d.ends.Load() {
+		t.Fatal("it ends")
+	}
+	w.change(20)
+	d.End()
+	if w.saveAt(d, now.AddDate(1, 0, 0)) {
+		t.Error("the file is written anew at the end")
+	}
+	left, _ := filepath.Glob(filepath.Join(d.path, "*"))
+	if _, got, errs := load(t, d.path); !maps.Equal(got, registrytest.Objects(w.reg)) || len(errs) > 0 || len(left) != 1 {
+		t.Errorf("%d objects, %v, in %v", len(got), errs, left)
+	}
+	// Where there is none, it is written.
+	first := New(t.TempDir(), source)
+	defer first.Close()
+	first.End()
+	if !w.saveAt(first, now) {
+		t.Error("nothing is written")
+	}
+}
+
+// A state larger than what is read is not written, and leaves nothing behind.
+func TestTheSizeIsBounded(t *testing.T) {
+	w := newWorld(t, 26)
+	w.reg.Apply(registrytest.Many(2_000))
+	d := New(t.TempDir(), source)
+	w.save(d)
+	size := d.out.size
+	d.Close()
+	for most, fits := range map[int64]bool{100: false, size - 1: false, size: true} {
+		d := New(t.TempDir(), source)
+		d.most = most
+		err := d.Save(w.reg.Snapshot(), now)
+		left, _ := os.ReadDir(d.path)
+		if (err == nil) != fits || !fits && !strings.Contains(err.Error(), "larger than") || (len(left) == 1) != fits {
+			t.Errorf("a bound of %d: %v, left is %v", most, err, left)
+		}
+		d.Close()
+	}
+}
+
+// A write that fails leaves what was there, and the next one writes everything.
+func TestAWriteThatFails(t *testing.T) {
+	w := newWorld(t, 27)
+	d := New(t.TempDir(), source)
+	defer d.Close()
+	w.change(40)
+	before := w.save(d)
+	for i, fail := range []func() *os.File{
+		func() *os.File { f, _ := os.Open(filepath.Join(d.path, Name)); return f }, // which cannot be written
+	} {
+		d.out.w = fail()
+		w.change(40)
+		if err := d.Save(w.reg.Snapshot(), now); err == nil {
+			t.Errorf("%d: the write did not fail", i)
+		}
+		if _, got, errs := load(t, d.path); !maps.Equal(got, before) || len(errs) > 0 {
+			t.Errorf("%d: %d objects, %v", i, len(got), errs)
+		}
+		if !w.saveAt(d, now) {
+			t.Errorf("%d: appended to a file that may end in a part of a block", i)
+		}
+	}
+	if err := Try(d.path); err != nil {
+		t.Error(err)
+	}
+	if err := Try(d.path + "/none"); err == nil {
+		t.Error("a directory that is not there can be written")
+	}
+	if left, _ := filepath.Glob(filepath.Join(d.path, "*.tmp")); len(left) > 0 {
+		t.Error(fmt.Sprint("left are ", left))
+	}
+}
