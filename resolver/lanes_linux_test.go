@@ -422,3 +422,18 @@ func TestAsideIsBounded(t *testing.T) {
 		t.Errorf("%d are left", len(told))
 	}
 }
+
+// TestNotSent: what there is no room for is a drop, what the kernel refuses an error,
+// and what was sent neither.
+func TestNotSent(t *testing.T) {
+	r := newResolver(t)
+	l := newLanes(nil, nil, 0, r.log)
+	s := &socket{r: r, lanes: l, stats: &stats{proto: UDP}, log: r.log}
+	r.stats, r.lanes, r.asides = append(r.stats, s.stats), append(r.lanes, l), append(r.asides, newAside(nil, r.log))
+	for _, err := range []error{nil, net.ErrClosed, udpbatch.ErrFull, unix.EPERM} {
+		s.notSent(nil, nil, machine, err)
+	}
+	if drops, errs := gathered(t, r, "dnsd_send_drops_total"), gathered(t, r, "dnsd_write_errors_total"); drops != 1 || errs != 1 {
+		t.Errorf("%v drops and %v errors are counted, want 1 and 1", drops, errs)
+	}
+}

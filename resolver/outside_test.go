@@ -62,6 +62,10 @@ func TestForwardedAtOnce(t *testing.T) {
 	if flagNames(m) != "RD RA AD" {
 		t.Errorf("with AD in the query the flags are %s", flagNames(m))
 	}
+	respond(t, r, query(t, "localhost.", dns.TypeA, func(m *dns.Msg) { m.RecursionDesired = false }), machine, UDP)
+	if got.RD || got.CD || got.DO {
+		t.Errorf("without a flag in the query the forwarder is asked %v", got)
+	}
 }
 
 func TestForwardedWithoutNetwork(t *testing.T) {

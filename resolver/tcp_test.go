@@ -361,3 +361,20 @@ func TestLargeMessages(t *testing.T) {
 		t.Error("no answer afterwards")
 	}
 }
+
+// TestAcceptFails: an acceptor whose listener is gone says so, and ends.
+func TestAcceptFails(t *testing.T) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	var text strings.Builder
+	a := &acceptor{r: newResolver(t), listener: l, stats: &stats{proto: TCP}, log: logTo(&text)}
+	if err := a.serve(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("serve returned %v, want the listener's error", err)
+	}
+	if n := a.stats.readErrs.Load(); n != 1 || strings.Count(text.String(), "\n") != 1 || !strings.Contains(text.String(), "cannot accept") {
+		t.Errorf("%d errors are counted; the log says\n%s", n, &text)
+	}
+}
