@@ -81,6 +81,7 @@ func TestAdmin(t *testing.T) {
 	check("/metrics", 200, "go_goroutines")
 	check("/debug/pprof/", 200, "goroutine")
 	check("/debug/pprof/cmdline", 200, "dnsd")
+	check("/debug/pprof/trace?seconds=0.01", 200, "go 1.")
 	check("/", 200, "/readyz")
 	check("/etc/passwd", 404, "")
 }

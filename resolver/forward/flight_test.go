@@ -117,6 +117,29 @@ func TestLateVerdict(t *testing.T) {
 	})
 }
 
+// TestKeptMeanwhile: an answer that was kept since Immediate looked is not asked for
+// again, and holds up nobody.
+func TestKeptMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &fakeNet{}
+		f := newFaked(t, Config{}, u)
+		u.set(says(dns.RcodeSuccess, "a.example. 60 IN A 192.0.2.1"))
+		q := query("a.example", dns.TypeA)
+		if r := f.Immediate(q); r != nil {
+			t.Fatalf("answered at once: %v", r)
+		}
+		resolve(t.Context(), f, query("a.example", dns.TypeA))
+		for range 2 {
+			wantText(t, q, f.Resolve(t.Context(), q), "NOERROR; a.example. 60 IN A 192.0.2.1")
+		}
+		f.Release(q)
+		if n := u.count(); n != 1 {
+			t.Errorf("%d queries, want 1", n)
+		}
+		wantIdle(t, f)
+	})
+}
+
 // TestAskerGone: who asked first may go; the answer is kept all the same.
 func TestAskerGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
