@@ -99,6 +99,7 @@ func testCompactedAway(t *testing.T, c *cluster) {
 	c.fill(20)
 	s, f := c.source(), &feed{}
 	run := followtest.Follow(t, s, f, false)
+	c.settles(f)
 	followtest.Eventually(t, "proof of life", func() bool { return f.Proofs() > 0 })
 	run.Stop()
 	c.machine("m0004", "stopped")
