@@ -34,9 +34,9 @@ const (
 	busyPatience = time.Minute
 
 	// lastPatience is how long a shutdown waits for what is being saved: many times
-	// what appending a few seconds of changes takes. The state before stays whole,
-	// whatever is cut off.
-	lastPatience = 800 * time.Millisecond
+	// what appending a few seconds of changes takes, and with the rest of the end less
+	// than a second. The state before stays whole, whatever is cut off.
+	lastPatience = 500 * time.Millisecond
 )
 
 // saver writes the state beside the apply loop, which must not wait for a disk.

@@ -226,12 +226,9 @@ func TestADiskThatHangs(t *testing.T) {
 				close(hang)
 				synctest.Wait()
 			})
-			want := 2 // while it serves, and at the end
-			if what == "load" {
-				want = 1
-			}
-			if n := strings.Count(log.String(), "does not answer"); n != want {
-				t.Errorf("said %d times, want %d:\n%s", n, want, log)
+			end := map[bool]int{true: 0, false: 1}[what == "load"]
+			if n := strings.Count(log.String(), "does not answer"); n != 1 || strings.Count(log.String(), "takes too long") != end {
+				t.Errorf("said %d times, want once, and at the end %d times:\n%s", n, end, log)
 			}
 		})
 	}
