@@ -100,6 +100,7 @@ func (s *saver) run(ctx context.Context, idle <-chan struct{}) {
 	if s.f.cfg.StateDir == "" {
 		return
 	}
+	s.dir.Meanwhile = s.newer
 	defer s.dir.Close()
 	defer context.AfterFunc(ctx, s.dir.End)()
 	s.try()
@@ -118,6 +119,16 @@ func (s *saver) run(ctx context.Context, idle <-chan struct{}) {
 	}
 	<-idle
 	s.last()
+}
+
+// newer returns the snapshot that has been offered, nil for none.
+func (s *saver) newer() *registry.Snapshot {
+	select {
+	case v := <-s.snapshots:
+		return v
+	default:
+		return nil
+	}
 }
 
 // try finds out whether the state could be saved, so that what would keep it from

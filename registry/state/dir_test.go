@@ -254,3 +254,51 @@ func TestAWriteThatFails(t *testing.T) {
 		t.Error(fmt.Sprint("left are ", left))
 	}
 }
+
+// What changes while a file is written anew is in the old one meanwhile, and in the new
+// one when it takes its place; also where the writing is given up at the end.
+func TestChangesWhileAFileIsWrittenAnew(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		w := newWorld(t, 28)
+		d := New(t.TempDir(), source)
+		w.reg.Apply(registrytest.Many(5_000)) // a few blocks
+		w.save(d)
+		w.change(30)
+		began, asked := w.reg.Snapshot(), 0
+		d.Meanwhile = func() *registry.Snapshot {
+			if asked++; asked > 2 {
+				return nil
+			}
+			w.change(30)
+			if asked == 2 {
+				_, got, errs := load(t, d.path)
+				if len(errs) > 0 || len(got) < 5_000 {
+					t.Errorf("%d objects, %v", len(got), errs)
+				}
+				if ends {
+					d.End()
+				}
+			}
+			return w.reg.Snapshot()
+		}
+		old := stat(t, filepath.Join(d.path, Name))
+		if err := d.Save(began, now.Add(rewriteEvery)); err != nil {
+			t.Fatal(err)
+		}
+		want := registrytest.Objects(w.reg)
+		if _, got, errs := load(t, d.path); !maps.Equal(got, want) || len(errs) > 0 || asked < 2 || os.SameFile(old, stat(t, filepath.Join(d.path, Name))) != ends {
+			t.Errorf("given up: %t: %d objects of %d, %v; asked %d times", ends, len(got), len(want), errs, asked)
+		}
+		if c, err := Read(filepath.Join(d.path, Previous)); !ends && (err != nil || c.Objects() != len(want)) {
+			t.Errorf("the old file: %v, %v", c, err)
+		}
+		w.change(30)
+		if w.saveAt(d, now.Add(rewriteEvery)) {
+			t.Error("written anew once more")
+		}
+		if _, got, errs := load(t, d.path); !maps.Equal(got, registrytest.Objects(w.reg)) || len(errs) > 0 {
+			t.Errorf("%d objects, %v", len(got), errs)
+		}
+		d.Close()
+	}
+}
