@@ -146,7 +146,14 @@ func (d *Dir) removeLeftovers() {
 // changed, or writes everything to a new file which then takes the place of the old
 // one, so that at every moment, power failures included, there is a whole one.
 func (d *Dir) Save(v *registry.Snapshot, now time.Time) error {
-	if err := d.save(v, now); err != nil {
+	ended := false
+	defer func() {
+		if !ended { // it panics, in the middle of whatever
+			d.forget()
+		}
+	}()
+	err := d.save(v, now)
+	if ended = true; err != nil {
 		return fmt.Errorf("writing state: %w", err)
 	}
 	return nil
@@ -176,7 +183,7 @@ func (d *Dir) save(v *registry.Snapshot, now time.Time) error {
 
 func (d *Dir) outgrown(now time.Time) bool {
 	appended := d.out.size - d.base
-	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most/2 || now.Sub(d.rewritten) >= rewriteEvery
+	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most-d.most/8 || now.Sub(d.rewritten) >= rewriteEvery
 }
 
 // there reports whether the directory and the file in it are still what is written to.

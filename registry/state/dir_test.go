@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
 	"dnsd/registry/registrytest"
 )
 
@@ -243,6 +244,14 @@ func TestAWriteThatFails(t *testing.T) {
 		if !w.saveAt(d, now) {
 			t.Errorf("%d: appended to a file that may end in a part of a block", i)
 		}
+	}
+	// So does one that panics.
+	d.Meanwhile = func() *registry.Snapshot { panic("no more") }
+	if err := contain.Run(func() error { return d.Save(w.reg.Snapshot(), now.Add(rewriteEvery)) }); !errors.As(err, new(*contain.Error)) {
+		t.Error(err)
+	}
+	if d.Meanwhile = nil; !w.saveAt(d, now) {
+		t.Error("appended to a file of which nobody knows the end")
 	}
 	if err := Try(d.path); err != nil {
 		t.Error(err)
