@@ -208,7 +208,9 @@ func TestDamageIsFound(t *testing.T) {
 			}
 			return
 		}
-		got := restored(t, c)
+		r := registry.New()
+		c.Restore(r)
+		got := registrytest.Objects(r)
 		for i := range moments {
 			if maps.Equal(got, moments[i]) && i <= most {
 				seen[i]++
