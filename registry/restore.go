@@ -26,7 +26,6 @@ func (v *Snapshot) Since(old *Snapshot, fleet func(FleetChange) bool, other func
 	if old == nil {
 		old = New().Snapshot()
 	}
-	// Each reports whether it was not ended.
 	_ = eachChange(v, old, tableFleets, func(was, is *Fleet) bool { return fleet(is.since(was)) }) &&
 		eachChange(v, old, tablePeers, func(was, is *Peer) bool { return other(changeOf(was, is, is == nil)) }) &&
 		eachChange(v, old, tableAddresses, func(was, is *Address) bool { return other(changeOf(was, is, is == nil)) })
@@ -39,7 +38,8 @@ func changeOf(was, is Object, gone bool) Item {
 	return Put(is)
 }
 
-// eachChange calls fn with each row that differs, nil for one that is not there.
+// eachChange calls fn with each row that differs, nil for one that is not there, and
+// returns false if fn did.
 func eachChange[T any](v, old *Snapshot, table string, fn func(was, is *T) bool) bool {
 	olds, err := old.txn.Get(table, indexPrefix, []byte{})
 	must(err)

@@ -41,6 +41,10 @@ const (
 	adminProfiles = 4
 	adminLongest  = 300 // seconds
 
+	// adminLeave is how long a connection that was accepted before a hand-over may take
+	// to send its request: a server that shuts down answers none any more.
+	adminLeave = 100 * time.Millisecond
+
 	// adminDrain is how long requests under way may take to end at shutdown.
 	adminDrain = time.Second
 )
@@ -112,6 +116,10 @@ func (a *admin) run(ctx context.Context) error {
 		}
 	})
 	err := a.server.Serve(a.listener)
+	if errors.Is(err, net.ErrClosed) { // handOver
+		<-ctx.Done()
+		err = http.ErrServerClosed
+	}
 	if !stop() {
 		<-stopped
 	}
@@ -119,6 +127,13 @@ func (a *admin) run(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("serving --metrics-listen: %w", err)
+}
+
+// handOver leaves new connections to another process that has the listener, too, and
+// calls stop, which is to end run, when those that there are have been answered.
+func (a *admin) handOver(stop func()) {
+	a.listener.Close()
+	time.AfterFunc(adminLeave, stop)
 }
 
 func adminMux(metrics *prometheus.Registry, ready readiness) *http.ServeMux {

@@ -107,16 +107,17 @@ func TestStuckLoopStopsTheBeat(t *testing.T) {
 // What is given to a successor is all that it needs, and nothing that systemd has said
 // to this process alone.
 func TestSuccessorEnvironment(t *testing.T) {
-	var files []*os.File
-	for _, name := range []string{"dns", "side"} {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		w.Close()
-		files = append(files, os.NewFile(r.Fd(), name))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer r.Close()
+	defer w.Close()
+	files, err := duplicate([]resolver.NamedSocket{{Name: "dns", Conn: r}, {Name: "side", Conn: w}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(files)
 	got := strings.Join(successorEnvironment([]string{"A=b", "LISTEN_PID=1", "LISTEN_FDS=9", "LISTEN_FDNAMES=x", "WATCHDOG_PID=1", "WATCHDOG_USEC=5", "NOTIFY_SOCKET=/n"}, files), " ")
 	if want := "A=b WATCHDOG_USEC=5 NOTIFY_SOCKET=/n DNSD_HANDOVER=1 LISTEN_FDS=2 LISTEN_FDNAMES=dns:side"; got != want {
 		t.Errorf("%s\nwant %s", got, want)

@@ -40,7 +40,7 @@ type daemon struct {
 	next      *successor    // that has taken over; set by handOvers
 
 	alone  chan struct{} // closed when no process hands over to this one any more
-	ending chan struct{} // closed when no new questions are taken
+	ending chan struct{} // closed when no new questions are taken, by nobody
 }
 
 // serve answers until ctx ends, and drains.
@@ -183,7 +183,7 @@ func (d *daemon) run(ctx context.Context) error {
 	context.AfterFunc(front, func() { d.end(context.Cause(front)) })
 	back, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	admin, stopAdmin := context.WithCancel(back)
+	admin, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAdmin()
 
 	var parts sync.WaitGroup
@@ -211,7 +211,9 @@ func (d *daemon) run(ctx context.Context) error {
 		parts.Go(func() { d.supervise(front) })
 		parts.Go(func() {
 			d.handOvers(front, func() {
-				stopAdmin() // those who ask there are to ask the new process
+				if d.admin != nil {
+					d.admin.handOver(stopAdmin)
+				}
 				d.resolver.DrainFor(d.drain)
 				fail(errHandedOver)
 			})
@@ -219,6 +221,9 @@ func (d *daemon) run(ctx context.Context) error {
 		err = d.resolver.Run(front)
 	}
 	stop()
+	if !errors.Is(context.Cause(front), errHandedOver) {
+		stopAdmin()
+	}
 	parts.Wait()
 	if err == nil && ctx.Err() == nil {
 		err = context.Cause(front)
@@ -232,10 +237,13 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// end notes that no new questions are taken.
+// end notes that no new questions are taken, unless another process takes them.
 func (d *daemon) end(why error) {
+	if errors.Is(why, errHandedOver) {
+		return
+	}
 	close(d.ending)
-	if d.isAlone() && !errors.Is(why, errHandedOver) {
+	if d.isAlone() {
 		d.notify("STOPPING=1")
 	}
 }

@@ -164,7 +164,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	select {
 	case <-saved:
 	case <-time.After(lastPatience):
-		f.log.Error("the state directory does not answer: the last known state is not saved", "dir", f.cfg.StateDir)
+		f.log.Error("the last known state is not saved: writing it takes too long; what was saved before stays", "dir", f.cfg.StateDir, "waited", lastPatience)
 	}
 	return nil
 }

@@ -34,9 +34,9 @@ const (
 	busyPatience = time.Minute
 
 	// lastPatience is how long a shutdown waits for what is being saved: many times
-	// what appending a few seconds of changes takes. The state before stays whole,
-	// whatever is cut off.
-	lastPatience = 800 * time.Millisecond
+	// what appending a few seconds of changes takes, and with the rest of the end less
+	// than a second. The state before stays whole, whatever is cut off.
+	lastPatience = 500 * time.Millisecond
 )
 
 // saver writes the state beside the apply loop, which must not wait for a disk.
@@ -100,6 +100,7 @@ func (s *saver) run(ctx context.Context, idle <-chan struct{}) {
 	if s.f.cfg.StateDir == "" {
 		return
 	}
+	s.dir.Meanwhile = s.newer
 	defer s.dir.Close()
 	defer context.AfterFunc(ctx, s.dir.End)()
 	s.try()
@@ -118,6 +119,16 @@ func (s *saver) run(ctx context.Context, idle <-chan struct{}) {
 	}
 	<-idle
 	s.last()
+}
+
+// newer returns the snapshot that has been offered, nil for none.
+func (s *saver) newer() *registry.Snapshot {
+	select {
+	case v := <-s.snapshots:
+		return v
+	default:
+		return nil
+	}
 }
 
 // try finds out whether the state could be saved, so that what would keep it from

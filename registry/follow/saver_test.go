@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"strings"
@@ -166,6 +167,45 @@ func TestADyingDiskCostsTheSaving(t *testing.T) {
 	}
 }
 
+// That another process keeps its state there is no trouble while that one may be about
+// to end; afterwards it is.
+func TestAnotherProcessKeepsItsStateThere(t *testing.T) {
+	var busy atomic.Bool
+	busy.Store(true)
+	d, log := &disk{}, &bytes.Buffer{}
+	follow(t, newPuppet(fleetOf(t, 3)), Config{StateDir: "/state", Log: registrytest.TextLog(log)}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		for range 2 {
+			pass(50 * time.Second)
+			if s := r.Status(); s.Unsaved != "" || d.saved.Load() != 0 {
+				t.Errorf("after 50 s: unsaved because %q, saved %d times", s.Unsaved, d.saved.Load())
+			}
+			pass(20 * time.Second)
+			if s := r.Status(); !strings.Contains(s.Unsaved, "another dnsd keeps its state there") {
+				t.Errorf("after 70 s: unsaved because %q", s.Unsaved)
+			}
+			busy.Store(false)
+			pass(2 * time.Minute)
+			if s := r.Status(); s.Unsaved != "" || d.saved.Load() != 1 {
+				t.Errorf("afterwards: unsaved because %q, saved %d times", s.Unsaved, d.saved.Load())
+			}
+			busy.Store(true)
+			d.saved.Store(0)
+			f.saver.failed.Store(true) // so that there is something to save
+		}
+	}, d.use, func(f *Follower) {
+		write := f.saver.write
+		f.saver.write = func(v *registry.Snapshot, now time.Time) error {
+			if busy.Load() {
+				return fmt.Errorf("writing state: %w", state.ErrBusy)
+			}
+			return write(v, now)
+		}
+	})
+	if n := strings.Count(log.String(), "level=ERROR"); n != 2 {
+		t.Errorf("%d errors are logged:\n%s", n, log)
+	}
+}
+
 // A disk that fails is known and tried again also where there is nothing to save.
 func TestADyingDiskIsKnownAtTheStart(t *testing.T) {
 	d := &disk{}
@@ -226,12 +266,9 @@ func TestADiskThatHangs(t *testing.T) {
 				close(hang)
 				synctest.Wait()
 			})
-			want := 2 // while it serves, and at the end
-			if what == "load" {
-				want = 1
-			}
-			if n := strings.Count(log.String(), "does not answer"); n != want {
-				t.Errorf("said %d times, want %d:\n%s", n, want, log)
+			end := map[bool]int{true: 0, false: 1}[what == "load"]
+			if n := strings.Count(log.String(), "does not answer"); n != 1 || strings.Count(log.String(), "takes too long") != end {
+				t.Errorf("said %d times, want once, and at the end %d times:\n%s", n, end, log)
 			}
 		})
 	}

@@ -130,6 +130,24 @@ func TestDamagedStateIsPassedOver(t *testing.T) {
 	}
 }
 
+// Where the last write was cut off, what was saved before it is loaded, and the log
+// says so.
+func TestATornWriteCostsItself(t *testing.T) {
+	dir, log := t.TempDir(), &bytes.Buffer{}
+	run(t, named{newPuppet(fleetOf(t, 3)), ""}, dir, time.Second, log)
+	file, err := os.OpenFile(filepath.Join(dir, state.Name), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Write([]byte{100, 0, 0, 0, 1}); err != nil || file.Close() != nil {
+		t.Fatal(err)
+	}
+	got, status := run(t, named{dead(), ""}, dir, time.Second, log)
+	if len(got) != 3 || status.State != registry.Cached || !strings.Contains(log.String(), "bytes=5 why=\"it is cut short\"") {
+		t.Errorf("%d objects, %s:\n%s", len(got), status.State, log)
+	}
+}
+
 func TestNoStateAndNoDirectory(t *testing.T) {
 	log := &bytes.Buffer{}
 	if got, status := run(t, dead(), t.TempDir(), time.Second, log); len(got) != 0 || status.Synced() {

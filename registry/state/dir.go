@@ -58,6 +58,12 @@ var (
 type Dir struct {
 	path, source string
 
+	// Meanwhile returns a newer snapshot to save, nil for none. It is asked while a
+	// file is written anew, which may take longer than changes may go unsaved: those
+	// are appended to the old file until the new one takes its place. Set before the
+	// first Save, or nil.
+	Meanwhile func() *registry.Snapshot
+
 	lock *os.File // the directory, locked; nil: it is not
 	ends atomic.Bool
 
@@ -66,6 +72,7 @@ type Dir struct {
 	out       blockWriter
 	base      int64              // bytes up to the end of the first batch
 	holds     *registry.Snapshot // what the batches come to
+	overtaken bool               // holds is newer than what the last new file began with
 	rewritten time.Time
 	synced    time.Time
 
@@ -139,7 +146,14 @@ func (d *Dir) removeLeftovers() {
 // changed, or writes everything to a new file which then takes the place of the old
 // one, so that at every moment, power failures included, there is a whole one.
 func (d *Dir) Save(v *registry.Snapshot, now time.Time) error {
-	if err := d.save(v, now); err != nil {
+	ended := false
+	defer func() {
+		if !ended { // it panics, in the middle of whatever
+			d.forget()
+		}
+	}()
+	err := d.save(v, now)
+	if ended = true; err != nil {
 		return fmt.Errorf("writing state: %w", err)
 	}
 	return nil
@@ -160,17 +174,16 @@ func (d *Dir) save(v *registry.Snapshot, now time.Time) error {
 		if err := d.rewrite(v, now); !errors.Is(err, errEnding) {
 			return err
 		}
+		if d.overtaken {
+			return nil
+		}
 	}
-	err := d.append(v, now)
-	if err != nil {
-		d.forget() // it may end in a part of a block
-	}
-	return err
+	return d.append(v, now)
 }
 
 func (d *Dir) outgrown(now time.Time) bool {
 	appended := d.out.size - d.base
-	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most/2 || now.Sub(d.rewritten) >= rewriteEvery
+	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most-d.most/8 || now.Sub(d.rewritten) >= rewriteEvery
 }
 
 // there reports whether the directory and the file in it are still what is written to.
@@ -227,15 +240,14 @@ func (d *Dir) reopen() {
 
 // append writes what has changed since the last Save as one batch.
 func (d *Dir) append(v *registry.Snapshot, now time.Time) error {
-	if err := d.batch(&d.out, v, d.holds, now, nil); err != nil {
-		return err
+	err := d.batch(&d.out, v, d.holds, now, nil)
+	if err == nil && (d.ends.Load() || now.Sub(d.synced) >= syncEvery) {
+		err, d.synced = d.file.Sync(), now
 	}
-	d.holds = v
-	if d.ends.Load() || now.Sub(d.synced) >= syncEvery {
-		d.synced = now
-		return d.file.Sync()
+	if d.holds = v; err != nil {
+		d.forget() // it may end in a part of a block, or lack one
 	}
-	return nil
+	return err
 }
 
 // batch writes what has changed from old to v. Between blocks it asks whether to go on.
@@ -262,13 +274,18 @@ func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
 		return err
 	}
 	out := blockWriter{w: tmp}
-	if err := d.whole(&out, tmp, v, now); err != nil {
+	d.overtaken = false
+	base, err := d.whole(&out, tmp, v, now)
+	if err != nil {
 		return errors.Join(err, tmp.Close(), os.Remove(tmp.Name()))
 	}
 	if d.file != nil {
 		_ = d.file.Close()
 	}
-	d.file, d.out, d.base, d.holds = tmp, out, out.size, v
+	if !d.overtaken {
+		d.holds = v
+	}
+	d.file, d.out, d.base = tmp, out, base
 	d.rewritten, d.synced = now, now
 	if err := syncDir(d.path); err != nil {
 		d.forget()
@@ -277,10 +294,11 @@ func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
 	return nil
 }
 
-// whole writes everything to tmp and gives that the name of the state.
-func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now time.Time) error {
+// whole writes everything to tmp and gives that the name of the state. It returns the
+// bytes up to the end of the first batch.
+func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now time.Time) (base int64, err error) {
 	if err := out.begin(d.source, rand.Uint64()); err != nil {
-		return err
+		return 0, err
 	}
 	goOn := func() error {
 		if d.ends.Load() && d.file != nil {
@@ -289,22 +307,41 @@ func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now ti
 		if out.size > d.most {
 			return regular.TooLarge(d.most)
 		}
-		return nil
+		return d.catchUp()
 	}
 	if err := d.batch(out, v, nil, now, goOn); err != nil {
-		return err
+		return 0, err
+	}
+	base = out.size
+	if d.overtaken {
+		if err := d.batch(out, d.holds, v, time.Now(), nil); err != nil {
+			return 0, err
+		}
 	}
 	if out.size > d.most {
-		return regular.TooLarge(d.most)
+		return 0, regular.TooLarge(d.most)
 	}
 	if err := tmp.Sync(); err != nil {
-		return err
+		return 0, err
 	}
 	state := filepath.Join(d.path, Name)
 	if err := keepPrevious(state, filepath.Join(d.path, Previous)); err != nil {
-		return err
+		return 0, err
 	}
-	return os.Rename(tmp.Name(), state)
+	return base, os.Rename(tmp.Name(), state)
+}
+
+// catchUp appends to the old file what has changed since the writing of a new one began.
+func (d *Dir) catchUp() error {
+	if d.file == nil || d.Meanwhile == nil {
+		return nil
+	}
+	later := d.Meanwhile()
+	if later == nil {
+		return nil
+	}
+	d.overtaken = true
+	return d.append(later, time.Now())
 }
 
 // keepPrevious makes previous a second name of state, replacing what it named.

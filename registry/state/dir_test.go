@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"dnsd/registry"
+	"dnsd/registry/contain"
 	"dnsd/registry/registrytest"
 )
 
@@ -244,6 +245,14 @@ func TestAWriteThatFails(t *testing.T) {
 			t.Errorf("%d: appended to a file that may end in a part of a block", i)
 		}
 	}
+	// So does one that panics.
+	d.Meanwhile = func() *registry.Snapshot { panic("no more") }
+	if err := contain.Run(func() error { return d.Save(w.reg.Snapshot(), now.Add(rewriteEvery)) }); !errors.As(err, new(*contain.Error)) {
+		t.Error(err)
+	}
+	if d.Meanwhile = nil; !w.saveAt(d, now) {
+		t.Error("appended to a file of which nobody knows the end")
+	}
 	if err := Try(d.path); err != nil {
 		t.Error(err)
 	}
@@ -252,5 +261,53 @@ func TestAWriteThatFails(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(d.path, "*.tmp")); len(left) > 0 {
 		t.Error(fmt.Sprint("left are ", left))
+	}
+}
+
+// What changes while a file is written anew is in the old one meanwhile, and in the new
+// one when it takes its place; also where the writing is given up at the end.
+func TestChangesWhileAFileIsWrittenAnew(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		w := newWorld(t, 28)
+		d := New(t.TempDir(), source)
+		w.reg.Apply(registrytest.Many(5_000)) // a few blocks
+		w.save(d)
+		w.change(30)
+		began, asked := w.reg.Snapshot(), 0
+		d.Meanwhile = func() *registry.Snapshot {
+			if asked++; asked > 2 {
+				return nil
+			}
+			w.change(30)
+			if asked == 2 {
+				_, got, errs := load(t, d.path)
+				if len(errs) > 0 || len(got) < 5_000 {
+					t.Errorf("%d objects, %v", len(got), errs)
+				}
+				if ends {
+					d.End()
+				}
+			}
+			return w.reg.Snapshot()
+		}
+		old := stat(t, filepath.Join(d.path, Name))
+		if err := d.Save(began, now.Add(rewriteEvery)); err != nil {
+			t.Fatal(err)
+		}
+		want := registrytest.Objects(w.reg)
+		if _, got, errs := load(t, d.path); !maps.Equal(got, want) || len(errs) > 0 || asked < 2 || os.SameFile(old, stat(t, filepath.Join(d.path, Name))) != ends {
+			t.Errorf("given up: %t: %d objects of %d, %v; asked %d times", ends, len(got), len(want), errs, asked)
+		}
+		if c, err := Read(filepath.Join(d.path, Previous)); !ends && (err != nil || c.Objects() != len(want)) {
+			t.Errorf("the old file: %v, %v", c, err)
+		}
+		w.change(30)
+		if w.saveAt(d, now.Add(rewriteEvery)) {
+			t.Error("written anew once more")
+		}
+		if _, got, errs := load(t, d.path); !maps.Equal(got, registrytest.Objects(w.reg)) || len(errs) > 0 {
+			t.Errorf("%d objects, %v", len(got), errs)
+		}
+		d.Close()
 	}
 }

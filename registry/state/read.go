@@ -269,7 +269,7 @@ func joinFleets(blocks []block) ([]*registry.Fleet, error) {
 func join(parts []*part) (*registry.Fleet, error) {
 	p := parts[len(parts)-1]
 	machines := p.put
-	if len(parts) > 1 || len(p.gone) > 0 {
+	if len(parts) > 1 { // of a fleet that nothing was said of before, nothing is gone
 		last := map[string]*registry.Machine{}
 		for _, p := range parts {
 			for _, m := range p.put {

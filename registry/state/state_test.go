@@ -208,7 +208,9 @@ func TestDamageIsFound(t *testing.T) {
 			}
 			return
 		}
-		got := restored(t, c)
+		r := registry.New()
+		c.Restore(r)
+		got := registrytest.Objects(r)
 		for i := range moments {
 			if maps.Equal(got, moments[i]) && i <= most {
 				seen[i]++
@@ -227,10 +229,14 @@ func TestDamageIsFound(t *testing.T) {
 			try("a byte cleared", i, damaged, 1)
 		}
 	}
-	for _, more := range [][]byte{{0}, make([]byte, 100), data, data[whole.base:], bytes.Repeat([]byte{0xff}, 100)} {
+	empty := binary.LittleEndian.AppendUint32(make([]byte, 4), checksum(whole.sum, make([]byte, 4), nil)) // a block of nothing
+	for _, more := range [][]byte{empty, {0}, make([]byte, 100), data, data[whole.base:], bytes.Repeat([]byte{0xff}, 100)} {
 		try("more behind the end", len(data), append(bytes.Clone(data), more...), 2)
+		if c, err := Read(path); err != nil || c.Cut != int64(len(more)) {
+			t.Errorf("%d bytes behind the end: %v", len(more), err)
+		}
 	}
-	if seen[-1] == 0 || seen[0] == 0 || seen[1] == 0 || seen[2] != 5 {
+	if seen[-1] == 0 || seen[0] == 0 || seen[1] == 0 || seen[2] != 6 {
 		t.Errorf("unusable, and as of each moment: %v", seen)
 	}
 }

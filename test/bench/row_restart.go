@@ -28,7 +28,8 @@ func restartRow(ctx context.Context, b *bench) error {
 	}
 	var rows [][]string
 	for _, n := range sizes {
-		f := newFleet(max(n/20, 1), min(n, 20), 10)
+		size := min(n/5, 20) // machines an app
+		f := newFleet(n/size, size, 10)
 		file := filepath.Join(b.dir, "registry.json")
 		if err := f.writeRegistry(file); err != nil {
 			return err

@@ -16,20 +16,27 @@ import (
 	"dnsd/test/internal/unit"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // TestHandOver: nobody notices that a new process answers, with few machines or many,
-// while others flood, and while the registry changes.
+// with a state directory or without one, while the registry changes; whoever asks
+// whether dnsd is ready does not notice either.
 func TestHandOver(t *testing.T) {
-	for name, machines := range map[string]int{"small": 25, "large": slower(20_000)} {
+	for name, machines := range map[string]int{"small": 25, "large": slower(20_000), "without_state": 25} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, machines)
+			if name == "without_state" {
+				s.must(os.Remove(filepath.Join(s.Dir, "state")))
+			}
 			s.begin()
 			s.unnoticed(func() {
+				always := s.alwaysReady()
 				for i := range 3 {
 					s.handOver()
 					s.write(machines + i)
 				}
+				always()
 			})
 			if n := s.Count("RELOADING=1\nMONOTONIC_USEC="); n != 3 {
 				t.Errorf("systemd was told of %d hand-overs, want 3: %q", n, s.Messages())
@@ -106,15 +113,16 @@ func TestHandOverInAFlood(t *testing.T) {
 // TestRestart: nobody notices a restart where systemd keeps the sockets: those that
 // dnsd gives it to keep, or those of a socket unit.
 func TestRestart(t *testing.T) {
-	for _, by := range []string{"store", "socket_unit"} {
+	for by, want := range map[string]int{"store": 4, "socket_unit": 0, "both": 4} { // loop, side, TCP, admin
 		t.Run(by, func(t *testing.T) {
 			s := newScene(t, slower(20_000))
-			if by == "socket_unit" {
-				s.NoStore = true
+			s.Args = append(s.Args, "--sockets", "1")
+			s.NoStore = by == "socket_unit"
+			if by != "store" {
 				s.socketUnit()
 			}
 			s.begin()
-			if want := map[string]int{"store": 4, "socket_unit": 0}[by]; s.Stored() < want || want == 0 && s.Stored() > 0 {
+			if s.Stored() != want {
 				t.Fatalf("%d sockets are kept, want %d", s.Stored(), want)
 			}
 			s.saved()
@@ -125,6 +133,9 @@ func TestRestart(t *testing.T) {
 				s.handOver() // with sockets that were kept
 				s.must(s.Restart(s.patience))
 			})
+			if strings.Contains(s.Log(), "another number of sockets") {
+				t.Error("sockets that are given twice are used twice")
+			}
 			if n := s.Count("STOPPING=1"); n != 0 { // the last one runs
 				t.Errorf("%d processes end: %q", n, s.Messages())
 			}
@@ -149,8 +160,12 @@ func (s *scene) socketUnit() {
 	for _, c := range []interface{ File() (*os.File, error) }{uc, tl} {
 		f, err := c.File()
 		s.must(err)
-		s.t.Cleanup(func() { f.Close() })
-		s.Sockets = append(s.Sockets, f)
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		s.must(err)
+		f.Close()
+		named := os.NewFile(uintptr(fd), "dnsd.socket")
+		s.t.Cleanup(func() { named.Close() })
+		s.Sockets = append(s.Sockets, named)
 	}
 }
 

@@ -177,6 +177,26 @@ func (s *scene) begin() {
 	s.must(s.Await("READY=1", s.patience))
 }
 
+// alwaysReady asks again and again whether dnsd is ready, which it must be, until the
+// returned function is called.
+func (s *scene) alwaysReady() (stop func()) {
+	ended := make(chan struct{})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			if status, body := s.lab.Get("http://" + lab.Admin + "/readyz"); status != 200 {
+				s.t.Errorf("/readyz: %d %s", status, body)
+			}
+		}
+	})
+	return func() { close(ended); asking.Wait() }
+}
+
 // saved waits until the last known state is on disk.
 func (s *scene) saved() {
 	s.t.Helper()
@@ -227,13 +247,17 @@ func (s *scene) ask(meanwhile func()) *steady.Result {
 		Questions: questions, UDP: slower(400), TCP: slower(200), Fresh: slower(25), Patience: lab.Patience,
 	}
 	ctx, stop := context.WithCancel(s.t.Context())
-	done := make(chan *steady.Result, 1)
-	go func() { done <- c.Run(ctx) }()
+	var asking sync.WaitGroup
+	defer asking.Wait() // also where meanwhile ends the test
+	defer stop()
+	var r *steady.Result
+	asking.Go(func() { r = c.Run(ctx) })
 	time.Sleep(200 * time.Millisecond)
 	meanwhile()
 	time.Sleep(200 * time.Millisecond)
 	stop()
-	return <-done
+	asking.Wait()
+	return r
 }
 
 // unnoticed asks while meanwhile runs, and fails the test where a client notices.

@@ -74,11 +74,13 @@ func (c *Client) Run(ctx context.Context) *Result {
 		c.Patience = 5 * time.Second
 	}
 	r := &run{Client: c}
-	const sockets = 8 // so that questions come to all sockets of the server
+	// So many that questions come to all sockets of the server, and that each has room
+	// for the answers of a second that come at once: some hundred.
+	sockets := max(8, c.UDP/50)
 	var all sync.WaitGroup
 	for range sockets {
 		if c.UDP > 0 {
-			all.Go(func() { r.udp(ctx, time.Second*sockets/time.Duration(c.UDP)) })
+			all.Go(func() { r.udp(ctx, time.Second*time.Duration(sockets)/time.Duration(c.UDP)) })
 		}
 	}
 	if c.TCP > 0 {
