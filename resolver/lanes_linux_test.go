@@ -437,3 +437,18 @@ func TestNotSent(t *testing.T) {
 		t.Errorf("%v drops and %v errors are counted, want 1 and 1", drops, errs)
 	}
 }
+
+// TestLanesAreCounted: over all listen addresses, as networks set aside are.
+func TestLanesAreCounted(t *testing.T) {
+	r := newResolver(t)
+	for range 2 {
+		l, _ := testLanes(t, 10)
+		l.lane(sharer(machine.Addr()))
+		a := newAside(func([]netip.Prefix) error { return nil }, r.log)
+		a.put(machine.Addr(), time.Now())
+		r.lanes, r.asides = append(r.lanes, l), append(r.asides, a)
+	}
+	if open, aside := gathered(t, r, "dnsd_send_lanes"), gathered(t, r, "dnsd_networks_aside"); open != 2 || aside != 2 {
+		t.Errorf("%v lanes and %v networks aside are counted, want 2 and 2", open, aside)
+	}
+}

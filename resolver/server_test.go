@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"encoding/binary"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -106,5 +107,23 @@ func TestDrainAnswersWhatWasReceived(t *testing.T) {
 			}
 			stopped.Wait()
 		})
+	}
+}
+
+// TestRunBinds: Run binds the addresses where Listen was not called.
+func TestRunBinds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := newResolver(t, listenOn("192.0.2.1:53")).Run(ctx); err == nil || !strings.Contains(err.Error(), "192.0.2.1:53") {
+		t.Errorf("an address that this host does not have: %v", err)
+	}
+	r := newResolver(t)
+	ended := make(chan error)
+	go func() { ended <- r.Run(ctx) }()
+	eventually(t, "it is bound", func() bool { return len(r.Addresses()) > 0 })
+	ask(t, UDP, r.Addresses()[0], query(t, "my-app.internal.", dns.TypeAAAA))
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -376,5 +378,41 @@ func TestAcceptFails(t *testing.T) {
 	}
 	if n := a.stats.readErrs.Load(); n != 1 || strings.Count(text.String(), "\n") != 1 || !strings.Contains(text.String(), "cannot accept") {
 		t.Errorf("%d errors are counted; the log says\n%s", n, &text)
+	}
+}
+
+// TestDrainedConnection: a drain ends reading, also where a request comes meanwhile.
+func TestDrainedConnection(t *testing.T) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	nc, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	c := &conn{r: newResolver(t, func(c *Config) { c.TCPIdle = time.Hour }), nc: nc}
+	c.drain(time.Now())
+	read := make(chan error)
+	go func() {
+		_, err := c.read(bufio.NewReader(nc), nil)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("reading ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("it reads on")
+		nc.Close()
+		<-read
 	}
 }
