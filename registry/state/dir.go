@@ -98,7 +98,7 @@ func (d *Dir) Load(report func(path string, err error)) *Contents {
 		case err == nil && c.Source != d.source:
 			err = fmt.Errorf("it was saved from another source, %s", c.Source)
 		case err == nil:
-			if name == Name && c.info != nil {
+			if c.info != nil {
 				d.loaded = c
 			}
 			return c
