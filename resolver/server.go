@@ -11,8 +11,8 @@ import (
 // Run serves the bound addresses until ctx ends, and then drains: it reads no
 // more, finishes what is in hand for at most Config.Drain, closes everything and
 // returns nil. It returns an error as soon as a socket can no longer be read: a
-// process that serves only some of its sockets would look healthy. It binds first where Listen was not
-// called, and may be called once.
+// process that serves only some of its sockets would look healthy. It binds first where
+// Listen was not called, and may be called once.
 func (r *Resolver) Run(ctx context.Context) error {
 	if len(r.sockets) == 0 {
 		if err := r.Listen(); err != nil {
