@@ -28,6 +28,10 @@ func restartRow(ctx context.Context, b *bench) error {
 	}
 	var rows [][]string
 	for _, n := range sizes {
+		b := &bench{options: b.options, dir: filepath.Join(b.dir, strconv.Itoa(n)), out: b.out, progress: b.progress} // an etcd of its own
+		if err := os.Mkdir(b.dir, 0o755); err != nil {
+			return err
+		}
 		size := min(n/5, 20) // machines an app
 		f := newFleet(n/size, size, 10)
 		file := filepath.Join(b.dir, "registry.json")
