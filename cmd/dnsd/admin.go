@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,6 +69,7 @@ func newMetrics() *prometheus.Registry {
 type admin struct {
 	listener net.Listener
 	server   *http.Server
+	leaves   atomic.Bool // set by handOver: run waits for its context
 }
 
 // readiness says whether dnsd can answer internal names, and why or why not.
@@ -116,7 +118,7 @@ func (a *admin) run(ctx context.Context) error {
 		}
 	})
 	err := a.server.Serve(a.listener)
-	if errors.Is(err, net.ErrClosed) { // handOver
+	if a.leaves.Load() {
 		<-ctx.Done()
 		err = http.ErrServerClosed
 	}
@@ -132,6 +134,7 @@ func (a *admin) run(ctx context.Context) error {
 // handOver leaves new connections to another process that has the listener, too, and
 // calls stop, which is to end run, when those that there are have been answered.
 func (a *admin) handOver(stop func()) {
+	a.leaves.Store(true)
 	a.listener.Close()
 	time.AfterFunc(adminLeave, stop)
 }
