@@ -380,9 +380,18 @@ func TestSlowAnswersAreBounded(t *testing.T) {
 	eventually(t, "the rest is dropped", func() bool {
 		return gathered(t, r, "dnsd_requests_dropped_total") == asked-waiting
 	})
-	if m := unpack(t, ask(t, UDP, addr, query(t, "my-app.internal.", dns.TypeAAAA))); len(m.Answer) != 3 {
-		t.Errorf("a usual question gets\n%v", m)
-	}
+	// On a busy machine the loop stands still now and then. That counts as what the
+	// network's answers took, so that its usual questions wait, too, for a moment.
+	eventually(t, "a usual question is answered", func() bool {
+		c := dial(t, UDP, addr)
+		defer c.Close()
+		send(t, UDP, c, query(t, "my-app.internal.", dns.TypeAAAA))
+		if err := c.SetDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := receive(UDP, c)
+		return err == nil && len(unpack(t, resp).Answer) == 3
+	})
 	close(z.open)
 	for range waiting {
 		if _, err := receive(UDP, c); err != nil {

@@ -147,8 +147,8 @@ const someFleet = 20_000
 func TestKilledWhileSaving(t *testing.T) {
 	t.Parallel()
 	h := fell(t, someFleet)
-	for range 3 {
-		h.pullWhileWriting()
+	for round := range 3 {
+		h.pullWhileWriting(round)
 		h.agent.Stop()
 		s := h.boot()
 		h.cached(s)
@@ -159,21 +159,31 @@ func TestKilledWhileSaving(t *testing.T) {
 	}
 }
 
-// pullWhileWriting ends dnsd while it writes its state.
-func (h *fallen) pullWhileWriting() {
+// pullWhileWriting ends dnsd while it writes its state: what all machines of the fleet
+// have changed to, which no answer shows.
+func (h *fallen) pullWhileWriting(round int) {
 	h.t.Helper()
 	s := h.boot()
-	if !lab.Until(patience, func() bool {
-		some, _ := filepath.Glob(filepath.Join(h.dir, "*.tmp"))
-		for _, name := range some {
-			info, err := os.Stat(name)
-			// What the directory is tried with is smaller.
-			if err == nil && info.Size() > 64<<10 && info.ModTime().After(time.Now().Add(-time.Second)) {
-				return true
+	s.awaitState(h.t, "live")
+	size := func() (n int64) {
+		all, _ := filepath.Glob(filepath.Join(h.dir, "*"))
+		for _, name := range all {
+			if info, err := os.Stat(name); err == nil {
+				n += info.Size()
 			}
 		}
-		return false
-	}) {
+		return n
+	}
+	before := size()
+	rows := make([]corrosiontest.Row, h.fleet)
+	for i := range rows {
+		m := large(i)
+		m.Meta["round"] = fmt.Sprintf("%d of machine %d", round, i)
+		rows[i] = row(m)
+	}
+	h.agent.Put("machines", rows...)
+	// What the directory is tried with is smaller.
+	if !lab.Until(patience, func() bool { return size() > before+100<<10 }) {
 		h.t.Fatal("no state is written")
 	}
 	time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
@@ -192,33 +202,42 @@ func tmpFiles(t testing.TB, dir string) []string {
 	return names
 }
 
-// TestDamagedState spoils the newest state and then both.
+// TestDamagedState spoils what was saved last, then all of the newest state, and then
+// both states.
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
 	h := fell(t, someFleet)
 	newest, previous := filepath.Join(h.dir, "registry.state"), filepath.Join(h.dir, "registry.state.previous")
-	// Two whole states that differ: the newer one lacks a machine.
+	whole, err := os.ReadFile(newest)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.agent.Delete("machines", row(large(0)))
 	h.save()
 	h.agent.Stop()
-
 	data, err := os.ReadFile(newest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	spoilt := bytes.Clone(data)
-	spoilt[len(spoilt)/2] ^= 1
-	h.write(newest, spoilt)
-	s := h.boot()
-	h.cached(s, large(0)) // which only the previous one has
-	if log := s.Stderr.String(); !strings.Contains(log, "cannot be used") || !strings.Contains(log, newest) {
-		t.Errorf("the damage is not in the log:\n%s", log)
+	if len(data) <= len(whole) {
+		t.Fatalf("the change is not appended: %d bytes after %d", len(data), len(whole))
 	}
-	h.pull(s)
+	for at, old := range map[int][]byte{len(data) - 3: nil, len(whole) / 2: whole} {
+		spoilt := bytes.Clone(data)
+		spoilt[at] ^= 1
+		h.write(newest, spoilt)
+		h.write(previous, old)
+		s := h.boot()
+		h.cached(s, large(0)) // whose end is what is damaged
+		if log := s.Stderr.String(); !strings.Contains(log, "cannot be used") || !strings.Contains(log, newest) {
+			t.Errorf("the damage is not in the log:\n%s", log)
+		}
+		h.pull(s)
+	}
 
 	h.write(newest, data[:len(data)/3])
 	h.write(previous, nil)
-	s = h.boot()
+	s := h.boot()
 	s.awaitState(t, "listing")
 	m := large(7)
 	resp, err := s.ask(m.ID+".vm."+m.App+".internal", dns.TypeAAAA)
