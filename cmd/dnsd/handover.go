@@ -89,7 +89,9 @@ func (d *daemon) handOvers(ctx context.Context, over func()) {
 			underWay = nil
 			if r.err != nil {
 				d.log.Error("the hand-over has failed: this process goes on as before", "err", r.err)
-				d.notify("READY=1", "STATUS=the hand-over has failed: "+r.err.Error())
+				why := "the hand-over has failed: " + r.err.Error()
+				d.handingOver.Store(&why)
+				d.notify("READY=1", d.status())
 				continue
 			}
 			pid := r.next.cmd.Process.Pid
@@ -105,7 +107,9 @@ func (d *daemon) handOvers(ctx context.Context, over func()) {
 // handOver starts a new process and waits until it serves. If it does not, it has
 // ended when handOver returns.
 func (d *daemon) handOver(ctx context.Context) (*successor, error) {
-	d.notify("RELOADING=1", monotonic(), "STATUS=a new process starts")
+	why := "a new process starts"
+	d.handingOver.Store(&why)
+	d.notify("RELOADING=1", monotonic(), d.status())
 	next, err := d.startSuccessor()
 	if err != nil {
 		return nil, fmt.Errorf("starting a new process: %w", err)

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +69,7 @@ func TestStuckLoopStopsTheBeat(t *testing.T) {
 		}
 	}()
 	beat := func() bool { // whether one comes within some of its intervals
-		for systemd.SetReadDeadline(time.Now().Add(3 * leastBeat)); ; {
+		for systemd.SetReadDeadline(time.Now().Add(mustTurn / 2)); ; {
 			buf := make([]byte, 4096)
 			n, err := systemd.Read(buf)
 			if err != nil {
@@ -91,7 +94,12 @@ func TestStuckLoopStopsTheBeat(t *testing.T) {
 	}
 	conn.Write(question)
 	<-zone.asked
-	beat() // of before
+	time.Sleep(mustTurn + 2*mostBeats)
+	for systemd.SetReadDeadline(time.Now().Add(time.Millisecond)); ; { // what was said before
+		if _, err := systemd.Read(make([]byte, 4096)); err != nil {
+			break
+		}
+	}
 	if beat() {
 		t.Error("the beat goes on while a loop stands still")
 	}
@@ -101,6 +109,60 @@ func TestStuckLoopStopsTheBeat(t *testing.T) {
 	close(zone.open)
 	if !beat() {
 		t.Error("the beat does not begin again")
+	}
+}
+
+// Nobody who does not read what dnsd says holds it up.
+func TestUnreadNotifications(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	for n := 0; ; n++ {
+		if err := tell(path, "STATUS=nobody reads this"); err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error(err)
+			}
+			return
+		}
+		if n == 100_000 {
+			t.Skip("the queue of a socket has no end here")
+		}
+	}
+}
+
+// What was stored and is no longer there is taken out of the store.
+func TestStoreIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	dns := os.NewFile(f.Fd(), "dns")
+	if err := store(path, []*os.File{dns}); err != nil {
+		t.Fatal(err)
+	}
+	runtime.KeepAlive(dns)
+	var said []string
+	for range 4 {
+		buf := make([]byte, 4096)
+		n, err := systemd.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = append(said, strings.ReplaceAll(string(buf[:n]), "\n", " "))
+	}
+	slices.Sort(said)
+	if want := []string{"FDSTORE=1 FDPOLL=0 FDNAME=dns", "FDSTOREREMOVE=1 FDNAME=admin", "FDSTOREREMOVE=1 FDNAME=dns", "FDSTOREREMOVE=1 FDNAME=side"}; !slices.Equal(said, want) {
+		t.Errorf("%q\nwant %q", said, want)
 	}
 }
 

@@ -24,7 +24,7 @@ const healthTimeout = 3 * time.Second
 func healthcheck(ctx context.Context, c *config, operands []string, stdout io.Writer) error {
 	live := len(operands) == 1 && operands[0] == "live"
 	if len(operands) > 0 && !live {
-		return usagef("unexpected argument %q: write healthcheck, or healthcheck live", operands[0])
+		return usagef("unexpected argument %q: write healthcheck, or healthcheck live", strings.Join(operands, " "))
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()

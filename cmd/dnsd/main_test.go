@@ -42,7 +42,7 @@ func TestExitStatus(t *testing.T) {
 	}{
 		{"unknown_command", "serve", `dnsd: unknown command "serve": write check, export, healthcheck or version, or no command to serve`, 2, 1},
 		{"too_many_operands", "healthcheck now", `dnsd: unexpected argument "now"`, 2, 1},
-		{"healthcheck_of_two", "healthcheck live now", `dnsd: unexpected argument "live"`, 2, 1},
+		{"healthcheck_of_two", "healthcheck live now", `dnsd: unexpected argument "live now"`, 2, 1},
 		{"values_of_unknown_flags", "--colour red --size big", "dnsd: unknown flag --colour: dnsd --help lists them all\n", 2, 2},
 		{"version_of_what", "version now", `dnsd: unexpected argument "now"`, 2, 1},
 		// One mistake, one message.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"dnsd/resolver"
 	"errors"
 	"net"
 	"os"
@@ -23,18 +25,54 @@ const (
 	// beatsPerWatchdog leaves a beat that comes late, or one round that lasts, the
 	// time of another one.
 	beatsPerWatchdog = 3
-	// leastBeat is more than the second in which an idle apply loop turns.
-	leastBeat = 2 * time.Second
+	// mostBeats bounds how often systemd is told anything.
+	mostBeats = 100 * time.Millisecond
+	// mustTurn is for how long a loop may not have turned at least, before that counts
+	// as standing still: more than the second in which an idle apply loop turns.
+	mustTurn = 2 * time.Second
+	// tellPatience is for how long a message waits for a reader of $NOTIFY_SOCKET that
+	// is behind.
+	tellPatience = time.Second
 	// mostDescriptors is SCM_MAX_FD of Linux: what one message can carry.
 	mostDescriptors = 253
 )
 
 // notify tells systemd, or whoever else listens at $NOTIFY_SOCKET, what sd_notify(3)
-// lists. Without such a socket it does nothing.
+// lists. Without such a socket it does nothing. Failures in a row are logged once.
 func (d *daemon) notify(assignments ...string) {
-	if _, err := systemd.SdNotify(false, strings.Join(assignments, "\n")); err != nil {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	err := tell(path, strings.Join(assignments, "\n"))
+	if failed := err != nil; d.unheard.Swap(failed) != failed && failed {
 		d.log.Warn("systemd cannot be told how dnsd is", "err", err)
 	}
+}
+
+// tell sends one message, with descriptors, to a socket as sd_notify(3) describes it.
+func tell(path, text string, fds ...int) error {
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(tellPatience)); err != nil {
+		return err
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	werr := raw.Write(func(fd uintptr) bool {
+		err = unix.Sendmsg(int(fd), []byte(text), rights, nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN
+	})
+	return cmp.Or(werr, err) // after a deadline, err is only EAGAIN
 }
 
 // monotonic is the time as RELOADING=1 needs it.
@@ -55,7 +93,7 @@ func (d *daemon) supervise(ctx context.Context) {
 	if every == 0 {
 		every = beatsPerWatchdog * statusEvery
 	}
-	every = max(every/beatsPerWatchdog, leastBeat)
+	every = max(every/beatsPerWatchdog, mostBeats)
 	d.storeSockets()
 	synced, stop := context.WithTimeout(ctx, syncPatience)
 	defer stop()
@@ -67,15 +105,21 @@ func (d *daemon) supervise(ctx context.Context) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	d.turned() // the loops are asked to turn
+	turned, still := time.Now(), false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+		now := time.Now()
 		if d.turned() {
+			turned = now
+		}
+		was := still
+		if still = now.Sub(turned) > max(every/2, mustTurn); !still {
 			d.notify("WATCHDOG=1", d.status())
-		} else {
+		} else if !was {
 			d.log.Error("a loop that answers questions or applies changes stands still")
 		}
 	}
@@ -83,6 +127,9 @@ func (d *daemon) supervise(ctx context.Context) {
 
 func (d *daemon) status() string {
 	reason, _ := d.ready()
+	if why := d.handingOver.Load(); why != nil {
+		reason = *why + "; " + reason
+	}
 	return "STATUS=" + strings.ReplaceAll(reason, "\n", " ")
 }
 
@@ -113,37 +160,16 @@ func (d *daemon) storeSockets() {
 
 // store replaces what is in the store by files, each by its name.
 func store(path string, files []*os.File) error {
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	send := func(text string, fds []int) {
-		var rights []byte
-		if len(fds) > 0 {
-			rights = unix.UnixRights(fds...)
-		}
-		var err error
-		werr := raw.Write(func(fd uintptr) bool {
-			err = unix.Sendmsg(int(fd), []byte(text), rights, nil, unix.MSG_NOSIGNAL)
-			return err != unix.EAGAIN
-		})
-		errs = append(errs, werr, err)
-	}
-	byName := map[string][]int{}
+	byName := map[string][]int{"dns": nil, resolver.SideSocket: nil, adminSocket: nil} // what there may be from before
 	for _, f := range files {
 		byName[f.Name()] = append(byName[f.Name()], int(f.Fd()))
 	}
+	var errs []error
 	for name, fds := range byName {
-		send("FDSTOREREMOVE=1\nFDNAME="+name, nil)
+		errs = append(errs, tell(path, "FDSTOREREMOVE=1\nFDNAME="+name))
 		for some := range slices.Chunk(fds, mostDescriptors) {
 			// A socket that has an error to report is one to keep.
-			send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, some)
+			errs = append(errs, tell(path, "FDSTORE=1\nFDPOLL=0\nFDNAME="+name, some...))
 		}
 	}
 	return errors.Join(errs...)

@@ -8,7 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"dnsd/cmd/dnsd/orders"
@@ -39,13 +42,21 @@ type daemon struct {
 	drain     time.Duration // for what is in hand when another process has taken over
 	next      *successor    // that has taken over; set by handOvers
 
-	alone  chan struct{} // closed when no process hands over to this one any more
-	ending chan struct{} // closed when no new questions are taken, by nobody
+	alone   chan struct{} // closed when no process hands over to this one any more
+	unheard atomic.Bool   // the last message to systemd has failed
+	// handingOver is what the hand-over under way does, or why the last one has failed;
+	// nil: there was none.
+	handingOver atomic.Pointer[string]
+	ending      chan struct{} // closed when no new questions are taken, by nobody
 }
 
 // serve answers until ctx ends, and drains.
 func serve(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
-	log := newLogger(c, stderr)
+	signal.Ignore(syscall.SIGPIPE) // a log that nobody can read is no reason to end
+	lines := newLogWriter(stderr)
+	go lines.run()
+	defer lines.end()
+	log := newLogger(c, lines)
 	for _, s := range c.warnings {
 		log.Warn(s)
 	}
@@ -53,6 +64,8 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stderr io
 	if err != nil {
 		return err
 	}
+	d.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "dnsd_log_dropped_total",
+		Help: "Log lines dropped because whoever reads the log has stopped."}, func() float64 { return float64(lines.dropped.Load()) }))
 	if err := d.listen(c); err != nil {
 		return err
 	}
@@ -225,6 +238,11 @@ func (d *daemon) run(ctx context.Context) error {
 		stopAdmin()
 	}
 	parts.Wait()
+	if d.next != nil {
+		// It is not waited for that this process is gone: a disk that hangs keeps
+		// even a process that has ended.
+		d.next.close()
+	}
 	if err == nil && ctx.Err() == nil {
 		err = context.Cause(front)
 	}
