@@ -22,7 +22,7 @@ func (f *Follower) loadState(ctx context.Context) {
 	loaded, late := make(chan *state.Contents), make(chan struct{})
 	dir := f.saver.dir
 	go func() {
-		last := f.saver.load()
+		last := f.saver.load(dir) // which need not be f.saver.dir any more
 		select {
 		case loaded <- last:
 		case <-late:
@@ -66,11 +66,11 @@ func (f *Follower) startFrom(last *state.Contents) {
 		"file", last.Path, "objects", last.Objects(), "saved", saved)
 }
 
-// readLast reads the last known state, nil where there is none. One that cannot be
-// used is reported and passed over for the one before it.
-func (f *Follower) readLast() (last *state.Contents) {
+// readLast reads the last known state in dir, nil where there is none. One that cannot
+// be used is reported and passed over for the one before it.
+func (f *Follower) readLast(dir *state.Dir) (last *state.Contents) {
 	f.panics.Note(contain.Run(func() error {
-		last = f.saver.dir.Load(func(path string, err error) {
+		last = dir.Load(func(path string, err error) {
 			f.panics.Note(err)
 			f.log.Error("the last known state cannot be used", "file", path, "err", err)
 		})
