@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -42,6 +43,10 @@ const (
 	// in this time, which the source lists again; a disk that other tenants of the
 	// host use is not flushed every two seconds for that.
 	syncEvery = time.Minute
+
+	// oldProbe is when a probe was left by a process that was killed: longer than any
+	// disk that is of use takes to write 64 KiB.
+	oldProbe = time.Hour
 )
 
 // Errors of Save that pass.
@@ -132,12 +137,21 @@ func (d *Dir) acquire() error {
 }
 
 // removeLeftovers removes what a process that was killed while it wrote has left.
-// What cannot be removed does no harm.
+// What cannot be removed does no harm. A probe is made without the lock: one that is
+// not old may be another process's.
 func (d *Dir) removeLeftovers() {
-	for _, pattern := range []string{Name + ".*.tmp", Previous + ".tmp"} {
-		left, _ := filepath.Glob(filepath.Join(d.path, pattern))
-		for _, path := range left {
-			_ = os.Remove(path)
+	entries, _ := os.ReadDir(d.path)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), Name+".") {
+			continue
+		}
+		left := strings.HasSuffix(e.Name(), ".tmp")
+		if strings.HasSuffix(e.Name(), ".probe") {
+			info, err := e.Info()
+			left = err == nil && time.Since(info.ModTime()) > oldProbe
+		}
+		if left {
+			_ = os.Remove(filepath.Join(d.path, e.Name()))
 		}
 	}
 }
@@ -376,7 +390,7 @@ func (d *Dir) Close() { d.forget() }
 
 // Try reports what would keep a state from being written to a directory.
 func Try(dir string) (err error) {
-	probe, err := os.CreateTemp(dir, Name+".*.tmp")
+	probe, err := os.CreateTemp(dir, Name+".*.probe")
 	if err != nil {
 		return err
 	}

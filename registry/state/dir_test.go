@@ -144,6 +144,67 @@ func TestTwoProcessesOfOneDirectory(t *testing.T) {
 	}
 }
 
+// What a process that was killed has left is removed, whatever the directory is
+// called, and nothing else; nor is a probe that another process may be at.
+func TestLeftovers(t *testing.T) {
+	w := newWorld(t, 29)
+	d := New(filepath.Join(t.TempDir(), "a[1]*"), source)
+	defer d.Close()
+	if err := os.Mkdir(d.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stays := map[string]bool{
+		Name + ".1.tmp": false, Previous + ".tmp": false, "mine.tmp": true, Name + "x.tmp": true, Name + ".mine": true,
+		Name + ".2.probe": true, Name + ".3.probe": false, "mine.probe": true,
+	}
+	for name := range stays {
+		if err := os.WriteFile(filepath.Join(d.path, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := time.Now().Add(-2 * oldProbe)
+	for _, name := range []string{Name + ".3.probe", "mine.probe"} {
+		if err := os.Chtimes(filepath.Join(d.path, name), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.save(d)
+	for name, want := range stays {
+		if _, err := os.Stat(filepath.Join(d.path, name)); (err == nil) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A probe survives another process that takes the directory meanwhile.
+func TestAProbeAndAnotherProcess(t *testing.T) {
+	dir, stop, stopped := t.TempDir(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			d := New(dir, source)
+			d.Load(func(path string, err error) { t.Error(path, err) })
+			d.Close()
+		}
+	}()
+	for range 50 {
+		if err := Try(dir); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
 // Where the directory or the file is another one, or the file is not as it was left,
 // everything is written.
 func TestAnotherFile(t *testing.T) {
@@ -259,7 +320,7 @@ func TestAWriteThatFails(t *testing.T) {
 	if err := Try(d.path + "/none"); err == nil {
 		t.Error("a directory that is not there can be written")
 	}
-	if left, _ := filepath.Glob(filepath.Join(d.path, "*.tmp")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(d.path, "*.*.*")); len(left) > 1 { // the previous one
 		t.Error(fmt.Sprint("left are ", left))
 	}
 }
