@@ -81,7 +81,8 @@ type Dir struct {
 	rewritten time.Time
 	synced    time.Time
 
-	loaded *Contents // what Continue may append to
+	loaded *Contents   // what Continue may append to
+	good   fs.FileInfo // of the file that was loaded or written last, as it was then; nil: none was
 
 	most int64 // bytes of a file; what Read reads, but in tests
 }
@@ -95,7 +96,7 @@ func New(path, source string) *Dir {
 // report for each file that cannot be used.
 func (d *Dir) Load(report func(path string, err error)) *Contents {
 	_ = d.acquire() // or what is loaded may not be what is appended to: see reopen
-	d.loaded = nil
+	d.loaded, d.good = nil, nil
 	for _, name := range []string{Name, Previous} {
 		path := filepath.Join(d.path, name)
 		c, err := Read(path)
@@ -103,8 +104,8 @@ func (d *Dir) Load(report func(path string, err error)) *Contents {
 		case err == nil && c.Source != d.source:
 			err = fmt.Errorf("it was saved from another source, %s", c.Source)
 		case err == nil:
-			if c.info != nil {
-				d.loaded = c
+			if name == Name {
+				d.loaded, d.good = c, c.info
 			}
 			return c
 		}
@@ -231,7 +232,7 @@ func (d *Dir) forget() {
 func (d *Dir) reopen() {
 	c := d.loaded
 	d.loaded = nil
-	if c == nil || d.file != nil || d.holds == nil {
+	if c == nil || c.size == 0 || d.file != nil || d.holds == nil {
 		return
 	}
 	f, err := os.OpenFile(filepath.Join(d.path, Name), os.O_WRONLY|syscall.O_NONBLOCK, 0)
@@ -247,6 +248,7 @@ func (d *Dir) reopen() {
 		_ = f.Close()
 		return
 	}
+	d.good, _ = f.Stat()
 	d.file, d.base = f, c.base
 	d.out = blockWriter{w: f, size: c.size, sum: c.sum}
 	d.rewritten, d.synced = c.Saved, time.Time{}
@@ -301,6 +303,7 @@ func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
 	}
 	d.file, d.out, d.base = tmp, out, base
 	d.rewritten, d.synced = now, now
+	d.good, _ = tmp.Stat()
 	if err := syncDir(d.path); err != nil {
 		d.forget()
 		return err
@@ -339,7 +342,7 @@ func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now ti
 		return 0, err
 	}
 	state := filepath.Join(d.path, Name)
-	if err := keepPrevious(state, filepath.Join(d.path, Previous)); err != nil {
+	if err := d.keepPrevious(state, filepath.Join(d.path, Previous)); err != nil {
 		return 0, err
 	}
 	return base, os.Rename(tmp.Name(), state)
@@ -358,19 +361,31 @@ func (d *Dir) catchUp() error {
 	return d.append(later, time.Now())
 }
 
-// keepPrevious makes previous a second name of state, replacing what it named.
-func keepPrevious(state, previous string) error {
+// keepPrevious makes previous a second name of state. What it named is replaced only
+// by a file that can be used: until the new one has its name, it may be the last one.
+func (d *Dir) keepPrevious(state, previous string) error {
 	link := previous + ".tmp"
-	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if !d.usable(state) {
+		link = previous
+	} else if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	switch err := os.Link(state, link); {
 	case errors.Is(err, fs.ErrNotExist): // the first state
 		return nil
-	case err != nil:
+	case link == previous && errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil || link == previous:
 		return err
 	}
 	return os.Rename(link, previous)
+}
+
+// usable reports whether a file is one that was loaded or written, with nothing but
+// more behind it.
+func (d *Dir) usable(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && d.good != nil && os.SameFile(info, d.good) && info.Size() >= d.good.Size()
 }
 
 func syncDir(dir string) error {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -233,6 +234,79 @@ func TestAnotherFile(t *testing.T) {
 			t.Errorf("%s: %d objects, %v", name, len(got), errs)
 		}
 		d.Close()
+	}
+}
+
+// What cannot be used does not take the place of the file before, which may be the
+// last that can be.
+func TestThePreviousFileIsOneThatCanBeUsed(t *testing.T) {
+	damage := func(dir string) error {
+		data, err := os.ReadFile(filepath.Join(dir, Name))
+		if err != nil {
+			return err
+		}
+		data[len(data)/2] ^= 1
+		return os.WriteFile(filepath.Join(dir, Name), data, 0o600)
+	}
+	for name, c := range map[string]struct {
+		do    func(dir string) error
+		loads bool // before it saves
+		keeps int  // which of the files before is the previous one: the first or the second
+	}{
+		"whole":                {func(string) error { return nil }, true, 2},
+		"damaged":              {damage, true, 1},
+		"cut short":            {func(dir string) error { return os.Truncate(filepath.Join(dir, Name), 30) }, true, 1},
+		"nobody knows":         {damage, false, 1},
+		"damaged, and no more": {func(dir string) error { return errors.Join(damage(dir), os.Remove(filepath.Join(dir, Previous))) }, true, 0},
+		"of another source": {func(dir string) error {
+			other := New(dir, "other://")
+			defer other.Close()
+			return errors.Join(os.Remove(filepath.Join(dir, Name)), other.Save(registry.New().Snapshot(), now))
+		}, true, 1},
+	} {
+		w, dir := newWorld(t, 30), t.TempDir()
+		path, previous := filepath.Join(dir, Name), filepath.Join(dir, Previous)
+		d := New(dir, source)
+		var wants []map[registry.Key]string
+		for i := range 2 {
+			w.change(20)
+			if !w.saveAt(d, now.Add(time.Duration(i)*rewriteEvery)) {
+				t.Fatal("appended")
+			}
+			wants = append(wants, registrytest.Objects(w.reg))
+		}
+		d.Close()
+		if err := c.do(dir); err != nil {
+			t.Fatal(err)
+		}
+		unusable, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d = New(dir, source)
+		defer d.Close()
+		if c.loads {
+			if last := d.Load(func(string, error) {}); last != nil {
+				last.Restore(registry.New())
+				d.Continue(w.reg.Snapshot())
+			}
+		}
+		w.change(20)
+		w.saveAt(d, now.Add(2*rewriteEvery))
+		if c.keeps == 0 {
+			if left, err := os.ReadFile(previous); err != nil || !bytes.Equal(left, unusable) {
+				t.Errorf("%s: it is not kept, where there is no other: %v", name, err)
+			}
+		} else if kept, err := Read(previous); err != nil || !maps.Equal(restored(t, kept), wants[c.keeps-1]) {
+			t.Errorf("%s: the previous file is not that of save %d: %v", name, c.keeps, err)
+		}
+		// What it has written itself it keeps.
+		want := registrytest.Objects(w.reg)
+		w.change(20)
+		w.saveAt(d, now.Add(4*rewriteEvery))
+		if kept, err := Read(previous); err != nil || !maps.Equal(restored(t, kept), want) {
+			t.Errorf("%s: the file that was written next is not kept: %v", name, err)
+		}
 	}
 }
 
