@@ -46,7 +46,13 @@ func (f *Follower) loadState(ctx context.Context) {
 	f.saver.dir = f.stateDir() // the other one is in use for as long as the disk takes
 }
 
-func (f *Follower) stateDir() *state.Dir { return state.New(f.cfg.StateDir, identity(f.src)) }
+func (f *Follower) stateDir() *state.Dir {
+	dir := state.New(f.cfg.StateDir, identity(f.src))
+	dir.Unlocked = func(why error) {
+		f.log.Warn("the state directory cannot be locked: see that no other dnsd is given it", "dir", f.cfg.StateDir, "err", why)
+	}
+	return dir
+}
 
 // startFrom makes the last known state what the registry holds.
 func (f *Follower) startFrom(last *state.Contents) {

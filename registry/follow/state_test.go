@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,6 +115,16 @@ func TestALateLoadLetsGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// That a directory has no locks is in the log.
+func TestAStateDirectoryWithoutLocks(t *testing.T) {
+	log := &bytes.Buffer{}
+	f := New(registry.New(), dead(), Config{StateDir: "/state", Log: slog.New(slog.NewTextHandler(log, nil))})
+	f.saver.dir.Unlocked(os.NewSyscallError("flock", syscall.ENOLCK))
+	if got := log.String(); !strings.Contains(got, "cannot be locked") || !strings.Contains(got, "dir=/state") || !strings.Contains(got, "flock: no locks available") {
+		t.Error(got)
 	}
 }
 

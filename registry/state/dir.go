@@ -69,7 +69,12 @@ type Dir struct {
 	// first Save, or nil.
 	Meanwhile func() *registry.Snapshot
 
-	lock *os.File // the directory, locked; nil: it is not
+	// Unlocked is told, once, why the directory is used without a lock: where another
+	// process writes to it as well, each may undo what the other has written. Set
+	// before the first Load or Save, or nil.
+	Unlocked func(why error)
+
+	lock *os.File // the directory, locked where that can be; nil: it is not
 	ends atomic.Bool
 
 	// What Name is. The file is nil where the next Save writes it anew.
@@ -84,12 +89,13 @@ type Dir struct {
 	loaded *Contents   // what Continue may append to
 	good   fs.FileInfo // of the file that was loaded or written last, as it was then; nil: none was
 
-	most int64 // bytes of a file; what Read reads, but in tests
+	most  int64                   // bytes of a file; what Read reads, but in tests
+	flock func(fd, how int) error // syscall.Flock, but in tests
 }
 
 // New returns a directory for the state of a source. It touches nothing.
 func New(path, source string) *Dir {
-	return &Dir{path: path, source: source, most: regular.MaxRegistry}
+	return &Dir{path: path, source: source, most: regular.MaxRegistry, flock: syscall.Flock}
 }
 
 // Load returns the newest state that can be used, nil where there is none, and calls
@@ -129,8 +135,13 @@ func (d *Dir) acquire() error {
 	if err != nil {
 		return err
 	}
-	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+	err = d.flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return errors.Join(ErrBusy, dir.Close())
+	}
+	if err != nil && d.Unlocked != nil {
+		d.Unlocked(os.NewSyscallError("flock", err))
+		d.Unlocked = nil
 	}
 	d.lock = dir
 	d.removeLeftovers()
@@ -201,9 +212,10 @@ func (d *Dir) outgrown(now time.Time) bool {
 	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most-d.most/8 || now.Sub(d.rewritten) >= rewriteEvery
 }
 
-// there reports whether the directory and the file in it are still what is written to.
+// there reports whether the directory and the file in it are still what is written to,
+// and the file as long as it was left: without locks another process may have written.
 func (d *Dir) there() bool {
-	same := func(path string, f *os.File) bool {
+	same := func(path string, f *os.File, size int64) bool {
 		if f == nil {
 			return true
 		}
@@ -212,9 +224,9 @@ func (d *Dir) there() bool {
 			return false
 		}
 		open, err := f.Stat()
-		return err == nil && os.SameFile(named, open)
+		return err == nil && os.SameFile(named, open) && (size < 0 || named.Size() == size)
 	}
-	return same(d.path, d.lock) && same(filepath.Join(d.path, Name), d.file)
+	return same(d.path, d.lock, -1) && same(filepath.Join(d.path, Name), d.file, d.out.size)
 }
 
 // forget has the next Save write everything.

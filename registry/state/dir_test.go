@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,6 +143,47 @@ func TestTwoProcessesOfOneDirectory(t *testing.T) {
 		if _, err := os.Stat(left); err == nil {
 			t.Error("what a writer has left half written is there still")
 		}
+	}
+}
+
+// Where a file system has no locks, two processes cost each other the appending, and
+// what is loaded is what one of them has saved, all of it.
+func TestTwoProcessesWithoutLocks(t *testing.T) {
+	path := t.TempDir()
+	var dirs [2]*Dir
+	var worlds [2]*world
+	var told [2]int
+	for i := range dirs {
+		d := New(path, source)
+		d.flock = func(int, int) error { return syscall.ENOLCK }
+		d.Unlocked = func(why error) {
+			if told[i]++; !errors.Is(why, syscall.ENOLCK) {
+				t.Error(why)
+			}
+		}
+		defer d.Close()
+		w := newWorld(t, 31+uint64(i))
+		if i == 0 {
+			w.change(40)
+			w.save(d)
+		} else {
+			d.Load(func(path string, err error) { t.Error(path, err) }).Restore(w.reg)
+			d.Continue(w.reg.Snapshot())
+		}
+		dirs[i], worlds[i] = d, w
+	}
+	for step, i := range []int{1, 0, 0, 1, 1, 0, 1} {
+		worlds[i].change(1 + step*10)
+		want := worlds[i].save(dirs[i])
+		if c, got, errs := load(t, path); !maps.Equal(got, want) || len(errs) > 0 || c.Cut != 0 {
+			t.Fatalf("step %d: %d objects are loaded of %d, %v", step, len(got), len(want), errs)
+		}
+	}
+	if worlds[1].saveAt(dirs[1], now) {
+		t.Error("it does not append where nobody else has written")
+	}
+	if told != [2]int{1, 1} {
+		t.Errorf("that there are no locks was told %v times", told)
 	}
 }
 
