@@ -166,10 +166,7 @@ func (r *Registry) Restore(fleets []*Fleet, others []Object) {
 
 // Valid reports what of a machine, but for its metadata, NewMachine would not have made.
 func (m *Machine) Valid() error {
-	errs := []error{CheckLabel("id", m.ID), CheckLabel("app", m.App), optionalLabel("region", m.Region)}
-	if m.State == "" {
-		errs = append(errs, errors.New("state is missing"))
-	}
+	errs := []error{CheckLabel("id", m.ID), CheckLabel("app", m.App), optionalLabel("region", m.Region), checkState(m.State)}
 	if n, ok := NetworkOf(m.Addr); m.Addr.IsValid() && (!ok || n != m.Network) {
 		errs = append(errs, errors.New("its address lies in another network"))
 	}

@@ -126,6 +126,7 @@ func TestValid(t *testing.T) {
 		"app ":               func(m *Machine) { m.App = "" },
 		"region ":            func(m *Machine) { m.Region = "i d" },
 		"state is missing":   func(m *Machine) { m.State = "" },
+		"state \"xx":         func(m *Machine) { m.State = strings.Repeat("x", maxState+1) },
 		"in another network": func(m *Machine) { m.Network = 7 },
 	} {
 		m := *machine(t, "m1", at("fdaa:0:18::1:2"))

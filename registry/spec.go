@@ -33,10 +33,7 @@ type AddressSpec struct{ App, Network, Address string }
 // the bounds are left out, which Put notes.
 func NewMachine(s MachineSpec) (*Machine, error) {
 	network, addr, err := place(s.Network, "private_ip", s.PrivateIP)
-	errs := []error{CheckLabel("id", s.ID), CheckLabel("app", s.App), optionalLabel("region", s.Region), err}
-	if s.State == "" {
-		errs = append(errs, errors.New(`state is missing: want "started", "stopped" or another of the Machines API's states`))
-	}
+	errs := []error{CheckLabel("id", s.ID), CheckLabel("app", s.App), optionalLabel("region", s.Region), err, checkState(s.State)}
 	m := &Machine{
 		ID: strings.Clone(s.ID), App: intern(s.App), Network: network, State: intern(s.State),
 		Region: intern(s.Region), Addr: addr, Skip: s.SkipRegistration,
@@ -125,6 +122,20 @@ func CheckLabel(field, s string) error {
 		if c := s[i]; c <= ' ' || c >= 0x7f || c == '.' || c == ',' || c == ';' || c == '=' {
 			return fmt.Errorf("%s %q has the character %q at byte %d: use letters, digits, '-' and '_'", field, s, c, i+1)
 		}
+	}
+	return nil
+}
+
+// maxState is the most bytes of a machine's state: as many as a label has, and several
+// times what the longest of the Machines API has.
+const maxState = 63
+
+func checkState(s string) error {
+	switch {
+	case s == "":
+		return errors.New(`state is missing: want "started", "stopped" or another of the Machines API's states`)
+	case len(s) > maxState:
+		return fmt.Errorf("state %q… has %d bytes: want at most %d", s[:maxState], len(s), maxState)
 	}
 	return nil
 }

@@ -84,6 +84,8 @@ func TestSpecs(t *testing.T) {
 		{address(AddressSpec{App: "web", Address: "fdaa::1%lo"}), `address "fdaa::1%lo" is not an IPv6 address`},
 		{address(AddressSpec{App: "web", Address: "here"}), `address "here" is not an IPv6 address`},
 		{of(MachineSpec{ID: "M1", App: "Web", State: "x", PrivateIP: "fdaa:0:18::1"}), "machine web/m1 in fdaa:0:18::/48"},
+		{of(MachineSpec{ID: "m1", App: "web", State: long, PrivateIP: "fdaa:0:18::1"}), "machine web/m1 in fdaa:0:18::/48"},
+		{of(MachineSpec{ID: "m1", App: "web", State: long + "x", PrivateIP: "fdaa:0:18::1"}), `state "` + long + `"… has 64 bytes: want at most 63`},
 		{of(MachineSpec{}), `id is missing; app is missing; network and private_ip are both missing: one of them must name the network; state is missing: want "started", "stopped" or another of the Machines API's states`},
 	} {
 		if c.got != c.want {

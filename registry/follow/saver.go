@@ -46,7 +46,7 @@ type saver struct {
 	dir *state.Dir
 
 	// What is done to the disk; set once, to something else only by tests.
-	load  func() *state.Contents
+	load  func(dir *state.Dir) *state.Contents
 	probe func(dir string) error
 	write func(v *registry.Snapshot, now time.Time) error
 

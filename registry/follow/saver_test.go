@@ -240,7 +240,7 @@ func TestADiskThatHangs(t *testing.T) {
 				hang := make(chan struct{})
 				switch what {
 				case "load":
-					f.saver.load = func() *state.Contents { <-hang; return nil }
+					f.saver.load = func(*state.Dir) *state.Contents { <-hang; return nil }
 				case "probe":
 					f.saver.probe = func(string) error { <-hang; return nil }
 				default:
@@ -277,7 +277,7 @@ func TestADiskThatHangs(t *testing.T) {
 		f := New(registry.New(), dead(), Config{StateDir: "/state"})
 		(&disk{}).use(f)
 		hang := make(chan struct{})
-		f.saver.load = func() *state.Contents { <-hang; return nil }
+		f.saver.load = func(*state.Dir) *state.Contents { <-hang; return nil }
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.Run(ctx) }()

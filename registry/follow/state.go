@@ -22,7 +22,7 @@ func (f *Follower) loadState(ctx context.Context) {
 	loaded, late := make(chan *state.Contents), make(chan struct{})
 	dir := f.saver.dir
 	go func() {
-		last := f.saver.load()
+		last := f.saver.load(dir) // which need not be f.saver.dir any more
 		select {
 		case loaded <- last:
 		case <-late:
@@ -46,7 +46,13 @@ func (f *Follower) loadState(ctx context.Context) {
 	f.saver.dir = f.stateDir() // the other one is in use for as long as the disk takes
 }
 
-func (f *Follower) stateDir() *state.Dir { return state.New(f.cfg.StateDir, identity(f.src)) }
+func (f *Follower) stateDir() *state.Dir {
+	dir := state.New(f.cfg.StateDir, identity(f.src))
+	dir.Unlocked = func(why error) {
+		f.log.Warn("the state directory cannot be locked: see that no other dnsd is given it", "dir", f.cfg.StateDir, "err", why)
+	}
+	return dir
+}
 
 // startFrom makes the last known state what the registry holds.
 func (f *Follower) startFrom(last *state.Contents) {
@@ -66,11 +72,11 @@ func (f *Follower) startFrom(last *state.Contents) {
 		"file", last.Path, "objects", last.Objects(), "saved", saved)
 }
 
-// readLast reads the last known state, nil where there is none. One that cannot be
-// used is reported and passed over for the one before it.
-func (f *Follower) readLast() (last *state.Contents) {
+// readLast reads the last known state in dir, nil where there is none. One that cannot
+// be used is reported and passed over for the one before it.
+func (f *Follower) readLast(dir *state.Dir) (last *state.Contents) {
 	f.panics.Note(contain.Run(func() error {
-		last = f.saver.dir.Load(func(path string, err error) {
+		last = dir.Load(func(path string, err error) {
 			f.panics.Note(err)
 			f.log.Error("the last known state cannot be used", "file", path, "err", err)
 		})

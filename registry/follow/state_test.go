@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,12 +79,53 @@ func TestLoadIsDoneOnce(t *testing.T) {
 		}
 	}, func(f *Follower) {
 		load := f.saver.load
-		f.saver.load = func() *state.Contents { loads++; return load() }
+		f.saver.load = func(dir *state.Dir) *state.Contents { loads++; return load(dir) }
 		f.Load(context.Background())
 		if n := f.reg.Count(registry.KindMachine); n != 3 || f.reg.Status().State != registry.Cached {
 			t.Errorf("after Load: %d machines, %s", n, f.reg.Status().State)
 		}
 	})
+}
+
+// A load that nobody waits for any more uses its own directory, and lets go of it:
+// another process can write there.
+func TestALateLoadLetsGo(t *testing.T) {
+	path := t.TempDir()
+	f := New(registry.New(), named{dead(), ""}, Config{StateDir: path})
+	load, begin, ended := f.saver.load, make(chan struct{}), make(chan struct{})
+	f.saver.load = func(dir *state.Dir) *state.Contents {
+		defer close(ended)
+		<-begin
+		return load(dir)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f.Load(ctx)
+	close(begin)
+	<-ended
+	other := state.New(path, "cluster")
+	defer other.Close()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		err := other.Save(f.reg.Snapshot(), time.Now())
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// That a directory has no locks is in the log.
+func TestAStateDirectoryWithoutLocks(t *testing.T) {
+	log := &bytes.Buffer{}
+	f := New(registry.New(), dead(), Config{StateDir: "/state", Log: slog.New(slog.NewTextHandler(log, nil))})
+	f.saver.dir.Unlocked(os.NewSyscallError("flock", syscall.ENOLCK))
+	if got := log.String(); !strings.Contains(got, "cannot be locked") || !strings.Contains(got, "dir=/state") || !strings.Contains(got, "flock: no locks available") {
+		t.Error(got)
+	}
 }
 
 func TestDamagedStateIsPassedOver(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -42,6 +43,10 @@ const (
 	// in this time, which the source lists again; a disk that other tenants of the
 	// host use is not flushed every two seconds for that.
 	syncEvery = time.Minute
+
+	// oldProbe is when a probe was left by a process that was killed: longer than any
+	// disk that is of use takes to write 64 KiB.
+	oldProbe = time.Hour
 )
 
 // Errors of Save that pass.
@@ -64,7 +69,12 @@ type Dir struct {
 	// first Save, or nil.
 	Meanwhile func() *registry.Snapshot
 
-	lock *os.File // the directory, locked; nil: it is not
+	// Unlocked is told, once, why the directory is used without a lock: where another
+	// process writes to it as well, each may undo what the other has written. Set
+	// before the first Load or Save, or nil.
+	Unlocked func(why error)
+
+	lock *os.File // the directory, locked where that can be; nil: it is not
 	ends atomic.Bool
 
 	// What Name is. The file is nil where the next Save writes it anew.
@@ -76,21 +86,23 @@ type Dir struct {
 	rewritten time.Time
 	synced    time.Time
 
-	loaded *Contents // what Continue may append to
+	loaded *Contents   // what Continue may append to
+	good   fs.FileInfo // of the file that was loaded or written last, as it was then; nil: none was
 
-	most int64 // bytes of a file; what Read reads, but in tests
+	most  int64                   // bytes of a file; what Read reads, but in tests
+	flock func(fd, how int) error // syscall.Flock, but in tests
 }
 
 // New returns a directory for the state of a source. It touches nothing.
 func New(path, source string) *Dir {
-	return &Dir{path: path, source: source, most: regular.MaxRegistry}
+	return &Dir{path: path, source: source, most: regular.MaxRegistry, flock: syscall.Flock}
 }
 
 // Load returns the newest state that can be used, nil where there is none, and calls
 // report for each file that cannot be used.
 func (d *Dir) Load(report func(path string, err error)) *Contents {
 	_ = d.acquire() // or what is loaded may not be what is appended to: see reopen
-	d.loaded = nil
+	d.loaded, d.good = nil, nil
 	for _, name := range []string{Name, Previous} {
 		path := filepath.Join(d.path, name)
 		c, err := Read(path)
@@ -98,8 +110,8 @@ func (d *Dir) Load(report func(path string, err error)) *Contents {
 		case err == nil && c.Source != d.source:
 			err = fmt.Errorf("it was saved from another source, %s", c.Source)
 		case err == nil:
-			if c.info != nil {
-				d.loaded = c
+			if name == Name {
+				d.loaded, d.good = c, c.info
 			}
 			return c
 		}
@@ -123,8 +135,13 @@ func (d *Dir) acquire() error {
 	if err != nil {
 		return err
 	}
-	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+	err = d.flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return errors.Join(ErrBusy, dir.Close())
+	}
+	if err != nil && d.Unlocked != nil {
+		d.Unlocked(os.NewSyscallError("flock", err))
+		d.Unlocked = nil
 	}
 	d.lock = dir
 	d.removeLeftovers()
@@ -132,12 +149,21 @@ func (d *Dir) acquire() error {
 }
 
 // removeLeftovers removes what a process that was killed while it wrote has left.
-// What cannot be removed does no harm.
+// What cannot be removed does no harm. A probe is made without the lock: one that is
+// not old may be another process's.
 func (d *Dir) removeLeftovers() {
-	for _, pattern := range []string{Name + ".*.tmp", Previous + ".tmp"} {
-		left, _ := filepath.Glob(filepath.Join(d.path, pattern))
-		for _, path := range left {
-			_ = os.Remove(path)
+	entries, _ := os.ReadDir(d.path)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), Name+".") {
+			continue
+		}
+		left := strings.HasSuffix(e.Name(), ".tmp")
+		if strings.HasSuffix(e.Name(), ".probe") {
+			info, err := e.Info()
+			left = err == nil && time.Since(info.ModTime()) > oldProbe
+		}
+		if left {
+			_ = os.Remove(filepath.Join(d.path, e.Name()))
 		}
 	}
 }
@@ -186,9 +212,10 @@ func (d *Dir) outgrown(now time.Time) bool {
 	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most-d.most/8 || now.Sub(d.rewritten) >= rewriteEvery
 }
 
-// there reports whether the directory and the file in it are still what is written to.
+// there reports whether the directory and the file in it are still what is written to,
+// and the file as long as it was left: without locks another process may have written.
 func (d *Dir) there() bool {
-	same := func(path string, f *os.File) bool {
+	same := func(path string, f *os.File, size int64) bool {
 		if f == nil {
 			return true
 		}
@@ -197,9 +224,9 @@ func (d *Dir) there() bool {
 			return false
 		}
 		open, err := f.Stat()
-		return err == nil && os.SameFile(named, open)
+		return err == nil && os.SameFile(named, open) && (size < 0 || named.Size() == size)
 	}
-	return same(d.path, d.lock) && same(filepath.Join(d.path, Name), d.file)
+	return same(d.path, d.lock, -1) && same(filepath.Join(d.path, Name), d.file, d.out.size)
 }
 
 // forget has the next Save write everything.
@@ -217,7 +244,7 @@ func (d *Dir) forget() {
 func (d *Dir) reopen() {
 	c := d.loaded
 	d.loaded = nil
-	if c == nil || d.file != nil || d.holds == nil {
+	if c == nil || c.size == 0 || d.file != nil || d.holds == nil {
 		return
 	}
 	f, err := os.OpenFile(filepath.Join(d.path, Name), os.O_WRONLY|syscall.O_NONBLOCK, 0)
@@ -233,6 +260,7 @@ func (d *Dir) reopen() {
 		_ = f.Close()
 		return
 	}
+	d.good, _ = f.Stat()
 	d.file, d.base = f, c.base
 	d.out = blockWriter{w: f, size: c.size, sum: c.sum}
 	d.rewritten, d.synced = c.Saved, time.Time{}
@@ -287,6 +315,7 @@ func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
 	}
 	d.file, d.out, d.base = tmp, out, base
 	d.rewritten, d.synced = now, now
+	d.good, _ = tmp.Stat()
 	if err := syncDir(d.path); err != nil {
 		d.forget()
 		return err
@@ -325,7 +354,7 @@ func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now ti
 		return 0, err
 	}
 	state := filepath.Join(d.path, Name)
-	if err := keepPrevious(state, filepath.Join(d.path, Previous)); err != nil {
+	if err := d.keepPrevious(state, filepath.Join(d.path, Previous)); err != nil {
 		return 0, err
 	}
 	return base, os.Rename(tmp.Name(), state)
@@ -344,19 +373,31 @@ func (d *Dir) catchUp() error {
 	return d.append(later, time.Now())
 }
 
-// keepPrevious makes previous a second name of state, replacing what it named.
-func keepPrevious(state, previous string) error {
+// keepPrevious makes previous a second name of state. What it named is replaced only
+// by a file that can be used: until the new one has its name, it may be the last one.
+func (d *Dir) keepPrevious(state, previous string) error {
 	link := previous + ".tmp"
-	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if !d.usable(state) {
+		link = previous
+	} else if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	switch err := os.Link(state, link); {
 	case errors.Is(err, fs.ErrNotExist): // the first state
 		return nil
-	case err != nil:
+	case link == previous && errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil || link == previous:
 		return err
 	}
 	return os.Rename(link, previous)
+}
+
+// usable reports whether a file is one that was loaded or written, with nothing but
+// more behind it.
+func (d *Dir) usable(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && d.good != nil && os.SameFile(info, d.good) && info.Size() >= d.good.Size()
 }
 
 func syncDir(dir string) error {
@@ -376,7 +417,7 @@ func (d *Dir) Close() { d.forget() }
 
 // Try reports what would keep a state from being written to a directory.
 func Try(dir string) (err error) {
-	probe, err := os.CreateTemp(dir, Name+".*.tmp")
+	probe, err := os.CreateTemp(dir, Name+".*.probe")
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,6 +146,108 @@ func TestTwoProcessesOfOneDirectory(t *testing.T) {
 	}
 }
 
+// Where a file system has no locks, two processes cost each other the appending, and
+// what is loaded is what one of them has saved, all of it.
+func TestTwoProcessesWithoutLocks(t *testing.T) {
+	path := t.TempDir()
+	var dirs [2]*Dir
+	var worlds [2]*world
+	var told [2]int
+	for i := range dirs {
+		d := New(path, source)
+		d.flock = func(int, int) error { return syscall.ENOLCK }
+		d.Unlocked = func(why error) {
+			if told[i]++; !errors.Is(why, syscall.ENOLCK) {
+				t.Error(why)
+			}
+		}
+		defer d.Close()
+		w := newWorld(t, 31+uint64(i))
+		if i == 0 {
+			w.change(40)
+			w.save(d)
+		} else {
+			d.Load(func(path string, err error) { t.Error(path, err) }).Restore(w.reg)
+			d.Continue(w.reg.Snapshot())
+		}
+		dirs[i], worlds[i] = d, w
+	}
+	for step, i := range []int{1, 0, 0, 1, 1, 0, 1} {
+		worlds[i].change(1 + step*10)
+		want := worlds[i].save(dirs[i])
+		if c, got, errs := load(t, path); !maps.Equal(got, want) || len(errs) > 0 || c.Cut != 0 {
+			t.Fatalf("step %d: %d objects are loaded of %d, %v", step, len(got), len(want), errs)
+		}
+	}
+	if worlds[1].saveAt(dirs[1], now) {
+		t.Error("it does not append where nobody else has written")
+	}
+	if told != [2]int{1, 1} {
+		t.Errorf("that there are no locks was told %v times", told)
+	}
+}
+
+// What a process that was killed has left is removed, whatever the directory is
+// called, and nothing else; nor is a probe that another process may be at.
+func TestLeftovers(t *testing.T) {
+	w := newWorld(t, 29)
+	d := New(filepath.Join(t.TempDir(), "a[1]*"), source)
+	defer d.Close()
+	if err := os.Mkdir(d.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stays := map[string]bool{
+		Name + ".1.tmp": false, Previous + ".tmp": false, "mine.tmp": true, Name + "x.tmp": true, Name + ".mine": true,
+		Name + ".2.probe": true, Name + ".3.probe": false, "mine.probe": true,
+	}
+	for name := range stays {
+		if err := os.WriteFile(filepath.Join(d.path, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := time.Now().Add(-2 * oldProbe)
+	for _, name := range []string{Name + ".3.probe", "mine.probe"} {
+		if err := os.Chtimes(filepath.Join(d.path, name), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.save(d)
+	for name, want := range stays {
+		if _, err := os.Stat(filepath.Join(d.path, name)); (err == nil) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A probe survives another process that takes the directory meanwhile.
+func TestAProbeAndAnotherProcess(t *testing.T) {
+	dir, stop, stopped := t.TempDir(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			d := New(dir, source)
+			d.Load(func(path string, err error) { t.Error(path, err) })
+			d.Close()
+		}
+	}()
+	for range 50 {
+		if err := Try(dir); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
 // Where the directory or the file is another one, or the file is not as it was left,
 // everything is written.
 func TestAnotherFile(t *testing.T) {
@@ -172,6 +276,79 @@ func TestAnotherFile(t *testing.T) {
 			t.Errorf("%s: %d objects, %v", name, len(got), errs)
 		}
 		d.Close()
+	}
+}
+
+// What cannot be used does not take the place of the file before, which may be the
+// last that can be.
+func TestThePreviousFileIsOneThatCanBeUsed(t *testing.T) {
+	damage := func(dir string) error {
+		data, err := os.ReadFile(filepath.Join(dir, Name))
+		if err != nil {
+			return err
+		}
+		data[len(data)/2] ^= 1
+		return os.WriteFile(filepath.Join(dir, Name), data, 0o600)
+	}
+	for name, c := range map[string]struct {
+		do    func(dir string) error
+		loads bool // before it saves
+		keeps int  // which of the files before is the previous one: the first or the second
+	}{
+		"whole":                {func(string) error { return nil }, true, 2},
+		"damaged":              {damage, true, 1},
+		"cut short":            {func(dir string) error { return os.Truncate(filepath.Join(dir, Name), 30) }, true, 1},
+		"nobody knows":         {damage, false, 1},
+		"damaged, and no more": {func(dir string) error { return errors.Join(damage(dir), os.Remove(filepath.Join(dir, Previous))) }, true, 0},
+		"of another source": {func(dir string) error {
+			other := New(dir, "other://")
+			defer other.Close()
+			return errors.Join(os.Remove(filepath.Join(dir, Name)), other.Save(registry.New().Snapshot(), now))
+		}, true, 1},
+	} {
+		w, dir := newWorld(t, 30), t.TempDir()
+		path, previous := filepath.Join(dir, Name), filepath.Join(dir, Previous)
+		d := New(dir, source)
+		var wants []map[registry.Key]string
+		for i := range 2 {
+			w.change(20)
+			if !w.saveAt(d, now.Add(time.Duration(i)*rewriteEvery)) {
+				t.Fatal("appended")
+			}
+			wants = append(wants, registrytest.Objects(w.reg))
+		}
+		d.Close()
+		if err := c.do(dir); err != nil {
+			t.Fatal(err)
+		}
+		unusable, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d = New(dir, source)
+		defer d.Close()
+		if c.loads {
+			if last := d.Load(func(string, error) {}); last != nil {
+				last.Restore(registry.New())
+				d.Continue(w.reg.Snapshot())
+			}
+		}
+		w.change(20)
+		w.saveAt(d, now.Add(2*rewriteEvery))
+		if c.keeps == 0 {
+			if left, err := os.ReadFile(previous); err != nil || !bytes.Equal(left, unusable) {
+				t.Errorf("%s: it is not kept, where there is no other: %v", name, err)
+			}
+		} else if kept, err := Read(previous); err != nil || !maps.Equal(restored(t, kept), wants[c.keeps-1]) {
+			t.Errorf("%s: the previous file is not that of save %d: %v", name, c.keeps, err)
+		}
+		// What it has written itself it keeps.
+		want := registrytest.Objects(w.reg)
+		w.change(20)
+		w.saveAt(d, now.Add(4*rewriteEvery))
+		if kept, err := Read(previous); err != nil || !maps.Equal(restored(t, kept), want) {
+			t.Errorf("%s: the file that was written next is not kept: %v", name, err)
+		}
 	}
 }
 
@@ -259,7 +436,7 @@ func TestAWriteThatFails(t *testing.T) {
 	if err := Try(d.path + "/none"); err == nil {
 		t.Error("a directory that is not there can be written")
 	}
-	if left, _ := filepath.Glob(filepath.Join(d.path, "*.tmp")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(d.path, "*.*.*")); len(left) > 1 { // the previous one
 		t.Error(fmt.Sprint("left are ", left))
 	}
 }

@@ -78,7 +78,11 @@ func (w *blockWriter) begin(source string, random uint64) error {
 }
 
 // block writes a block at once, so that a write that fails leaves the part of one behind.
+// One that is too long to be read again is not begun.
 func (w *blockWriter) block(kind byte, body []byte) error {
+	if n := 1 + len(body); n > maxBlock {
+		return fmt.Errorf("a block of %d bytes: at most %d can be read", n, maxBlock)
+	}
 	b := append(w.buf[:0], make([]byte, headerSize)...)
 	b = append(append(b, kind), body...)
 	w.buf = b

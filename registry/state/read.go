@@ -28,9 +28,9 @@ type Contents struct {
 	fleets  []*registry.Fleet
 	others  []registry.Object
 	items   []registry.Item // of a file of version 1, instead of fleets and others
-	info    fs.FileInfo     // the file as it was opened; nil for one that cannot be appended to
+	info    fs.FileInfo     // the file as it was opened
 	base    int64           // bytes up to the end of the first batch
-	size    int64           // bytes up to the end of the last batch
+	size    int64           // bytes up to the end of the last batch; 0 for a file of version 1, which is not appended to
 	sum     uint32          // the checksum there
 	batches int             // how many were appended to the first one
 }
@@ -98,6 +98,10 @@ func Read(path string) (c *Contents, err error) {
 }
 
 func read(f *os.File) (*Contents, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
 	buffered := bufio.NewReaderSize(f, 1<<20)
 	line, err := buffered.Peek(len(firstLine) + 20)
 	if err != nil && err != io.EOF {
@@ -106,7 +110,12 @@ func read(f *os.File) (*Contents, error) {
 	first, _, _ := strings.Cut(string(line), "\n")
 	switch v := versionOf(first); {
 	case v == 0:
-		return readText(buffered)
+		c, err := readText(buffered)
+		if err != nil {
+			return nil, err
+		}
+		c.info = info
+		return c, nil
 	case v > version:
 		return nil, fmt.Errorf("it has version %d of the format, and this dnsd reads up to %d: a newer dnsd wrote it", v, version)
 	case v < version || first != fmt.Sprint(firstLine, version):
@@ -114,10 +123,6 @@ func read(f *os.File) (*Contents, error) {
 	}
 	if _, err := buffered.Discard(len(first) + 1); err != nil {
 		return nil, errShort
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
 	}
 	places, why := scan(buffered, int64(len(first)+1))
 	c := &Contents{info: info, Why: why}

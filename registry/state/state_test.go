@@ -319,6 +319,27 @@ func TestLargeFleets(t *testing.T) {
 	}
 }
 
+// A block is written only if it can be read.
+func TestTheLengthOfABlock(t *testing.T) {
+	for _, c := range []struct {
+		body int
+		fits bool
+	}{{maxBlock - 1, true}, {maxBlock, false}} {
+		var file bytes.Buffer
+		w := blockWriter{w: &file}
+		before := w
+		if err := w.block(kindObjects, make([]byte, c.body)); (err == nil) != c.fits {
+			t.Errorf("%d bytes: %v", c.body, err)
+		}
+		if !c.fits && (file.Len() > 0 || w.size != before.size || w.sum != before.sum) {
+			t.Errorf("%d bytes are written of a block that is too long", file.Len())
+		}
+		if places, err := scan(&file, 0); c.fits && (len(places) != 1 || err != nil) {
+			t.Errorf("%d bytes: %d blocks are read, %v", c.body, len(places), err)
+		}
+	}
+}
+
 // Machines that hold the same metadata in memory do so when they are loaded.
 func TestMetadataStaysShared(t *testing.T) {
 	w := newWorld(t, 10)
