@@ -15,9 +15,9 @@
 // which tell the file from all others. Objects blocks up to an end block are one
 // batch, which is used as a whole or not at all; the end block has the time as of
 // which it is right. The first batch is everything, each later one what has changed
-// since. What follows the last end block, or a block that is not whole, is
-// ignored: it is what a write was cut off at. A file without a whole first batch
-// cannot be used.
+// since. What follows the last end block, or a block that is not whole or is of
+// another kind, is ignored: it is what a write was cut off at. A file without a whole
+// first batch cannot be used.
 //
 // All numbers in payloads are varints (encoding/binary), and strings a length and bytes.
 package state
