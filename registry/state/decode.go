@@ -19,6 +19,19 @@ type part struct {
 	gone       []string
 }
 
+// The least bytes of what lists have, each number and each string with one.
+const (
+	leastPair     = 2 // two places
+	leastMetadata = 1 + leastPair
+	leastEntry    = 2 // flags, id
+	leastFleet    = 4 // network, name, whether it is registered, how many entries
+	leastOther    = 4 // flags, network, name, address
+
+	// leastObjects is of an objects block: its kind, four lengths, and, since there is
+	// none without any, an element.
+	leastObjects = 1 + 4 + min(leastFleet, leastOther)
+)
+
 // decoder reads the payload of a block. After an error it reads zeroes.
 type decoder struct {
 	data []byte
@@ -63,10 +76,11 @@ func (d *decoder) number() uint64 {
 
 func (d *decoder) text() []byte { return d.bytes(d.number()) }
 
-// count reads how many elements follow, each of which has a byte at least.
-func (d *decoder) count() int {
+// count reads how many elements follow, each of which has so many bytes at least: what
+// is allocated for them is in proportion to the block.
+func (d *decoder) count(least int) int {
 	n := d.number()
-	if n > uint64(len(d.data)) {
+	if n > uint64(len(d.data)/least) {
 		d.fail(errPayload)
 		return 0
 	}
@@ -93,27 +107,20 @@ func element[T any](d *decoder, list []T) (v T) {
 
 // objects reads an objects block behind its kind.
 func (d *decoder) objects() (parts []*part, others []registry.Item, err error) {
-	strings := make([]string, d.count())
-	for i := range strings {
+	strings := make([]string, d.count(1))
+	for i := 0; i < len(strings) && d.err == nil; i++ {
 		strings[i] = unique.Make(string(d.text())).Value() // they recur in other blocks, and in what the source sends
 	}
-	metadata := make([][]registry.Pair, d.count()+1) // the first is none
-	for i := range metadata[1:] {
-		pairs := make([]registry.Pair, d.count())
-		for j := range pairs {
-			pairs[j] = registry.Pair{Key: element(d, strings), Value: element(d, strings)}
-		}
-		if len(pairs) == 0 || !registry.ValidMetadata(pairs) {
-			d.fail(errPayload)
-		}
-		metadata[i+1] = pairs
+	metadata := make([][]registry.Pair, 1+d.count(leastMetadata)) // the first is none
+	for i := 1; i < len(metadata) && d.err == nil; i++ {
+		metadata[i] = d.pairs(strings)
 	}
-	parts = make([]*part, 0, d.count())
-	for range cap(parts) {
+	parts = make([]*part, 0, d.count(leastFleet))
+	for len(parts) < cap(parts) && d.err == nil {
 		parts = append(parts, d.fleet(strings, metadata))
 	}
-	others = make([]registry.Item, 0, d.count())
-	for range cap(others) {
+	others = make([]registry.Item, 0, d.count(leastOther))
+	for len(others) < cap(others) && d.err == nil {
 		others = append(others, d.other())
 	}
 	if len(d.data) > 0 {
@@ -122,11 +129,22 @@ func (d *decoder) objects() (parts []*part, others []registry.Item, err error) {
 	return parts, others, d.err
 }
 
+func (d *decoder) pairs(strings []string) []registry.Pair {
+	pairs := make([]registry.Pair, d.count(leastPair))
+	for i := 0; i < len(pairs) && d.err == nil; i++ {
+		pairs[i] = registry.Pair{Key: element(d, strings), Value: element(d, strings)}
+	}
+	if len(pairs) == 0 || !registry.ValidMetadata(pairs) {
+		d.fail(errPayload)
+	}
+	return pairs
+}
+
 func (d *decoder) fleet(strings []string, metadata [][]registry.Pair) *part {
 	p := &part{network: d.network(), name: unique.Make(string(d.text())).Value(), registered: d.byte() == 1}
-	n := d.count()
+	n := d.count(leastEntry)
 	p.put = make([]*registry.Machine, 0, n)
-	for range n {
+	for i := 0; i < n && d.err == nil; i++ {
 		flags, id := d.byte(), d.text()
 		if flags == flagGone {
 			p.gone = append(p.gone, registry.Lower(string(id)))

@@ -15,9 +15,9 @@
 // which tell the file from all others. Objects blocks up to an end block are one
 // batch, which is used as a whole or not at all; the end block has the time as of
 // which it is right. The first batch is everything, each later one what has changed
-// since. What follows the last end block, or a block that is not whole, is
-// ignored: it is what a write was cut off at. A file without a whole first batch
-// cannot be used.
+// since. What follows the last end block, or a block that is not whole or is of
+// another kind, is ignored: it is what a write was cut off at. A file without a whole
+// first batch cannot be used.
 //
 // All numbers in payloads are varints (encoding/binary), and strings a length and bytes.
 package state
@@ -102,23 +102,23 @@ func checksum(before uint32, length, payload []byte) uint32 {
 
 // place is where a block is.
 type place struct {
-	kind   byte
 	offset int64 // of the payload
-	length int
+	length uint32
 	before uint32 // the checksum of the block before
 	sum    uint32
 }
 
 // read returns the payload of a block, in buf where it has room.
 func (p *place) read(r io.ReaderAt, buf []byte) ([]byte, error) {
-	if cap(buf) < p.length {
-		buf = make([]byte, max(p.length, 2*blockSize))
+	n := int(p.length)
+	if cap(buf) < n {
+		buf = make([]byte, max(n, 2*blockSize))
 	}
-	buf = buf[:p.length]
+	buf = buf[:n]
 	if _, err := r.ReadAt(buf, p.offset); err != nil {
 		return buf, err
 	}
-	if checksum(p.before, binary.LittleEndian.AppendUint32(nil, uint32(p.length)), buf) != p.sum {
+	if checksum(p.before, binary.LittleEndian.AppendUint32(nil, p.length), buf) != p.sum {
 		return buf, errDamaged
 	}
 	return buf, nil
@@ -129,34 +129,38 @@ var (
 	errShort   = errors.New("it is cut short")
 )
 
-// scan finds the blocks of what follows the first line, which has offset bytes. The
-// error says what ended it, nil for the end of the file.
-func scan(r io.Reader, offset int64) (places []place, err error) {
+// scan finds the blocks of what follows the first line, which has offset bytes, and
+// calls found with each. The error, of found or its own, says what ended it, nil for
+// the end of the file.
+func scan(r io.Reader, offset int64, found func(p place, payload []byte) error) error {
 	var header [headerSize]byte
 	buf := make([]byte, 2*blockSize)
 	sum := uint32(0)
 	for {
 		if _, err := io.ReadFull(r, header[:]); err != nil {
 			if err == io.EOF {
-				return places, nil
+				return nil
 			}
-			return places, errShort
+			return errShort
 		}
 		length := binary.LittleEndian.Uint32(header[:])
 		if length == 0 || length > maxBlock {
-			return places, errDamaged
+			return errDamaged
 		}
 		if int(length) > len(buf) {
 			buf = make([]byte, length)
 		}
-		if _, err := io.ReadFull(r, buf[:length]); err != nil {
-			return places, errShort
+		payload := buf[:length]
+		if _, err := io.ReadFull(r, payload); err != nil {
+			return errShort
 		}
-		p := place{buf[0], offset + headerSize, int(length), sum, binary.LittleEndian.Uint32(header[4:])}
-		if checksum(sum, header[:4], buf[:length]) != p.sum {
-			return places, errDamaged
+		p := place{offset + headerSize, length, sum, binary.LittleEndian.Uint32(header[4:])}
+		if checksum(sum, header[:4], payload) != p.sum {
+			return errDamaged
 		}
-		places = append(places, p)
+		if err := found(p, payload); err != nil {
+			return err
+		}
 		sum, offset = p.sum, p.offset+int64(length)
 	}
 }

@@ -124,33 +124,46 @@ func read(f *os.File) (*Contents, error) {
 	if _, err := buffered.Discard(len(first) + 1); err != nil {
 		return nil, errShort
 	}
-	places, why := scan(buffered, int64(len(first)+1))
-	c := &Contents{info: info, Why: why}
-	end := c.batchesOf(places)
-	if end == 0 {
-		return nil, cmp.Or(why, errShort)
+	c := &Contents{info: info}
+	objects := c.scan(buffered, int64(len(first)+1))
+	if c.size == 0 {
+		return nil, cmp.Or(c.Why, errShort)
 	}
 	c.Cut = info.Size() - c.size
-	if err := c.fill(f, places[:end]); err != nil {
+	if err := c.fill(f, objects); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// batchesOf notes where batches end, and returns how many blocks they take up.
-func (c *Contents) batchesOf(places []place) (blocks int) {
-	for i, p := range places {
-		if p.kind != kindEnd {
-			continue
+// scan notes where batches end, and returns their objects blocks. Of the others, of
+// which a file may have many, nothing is kept.
+func (c *Contents) scan(r io.Reader, offset int64) (objects []place) {
+	begun, whole := false, 0
+	c.Why = scan(r, offset, func(p place, payload []byte) error {
+		kind, d := payload[0], decoder{data: payload[1:]}
+		switch {
+		case !begun && kind == kindBegin:
+			begun, c.Source = true, string(d.text())
+		case begun && kind == kindObjects && len(payload) >= leastObjects:
+			objects = append(objects, p)
+		case begun && kind == kindEnd:
+			saved := time.Unix(int64(d.number()), 0)
+			if d.err != nil {
+				return d.err
+			}
+			c.Saved, c.size, c.sum, whole = saved, p.offset+int64(p.length), p.sum, len(objects)
+			if c.base == 0 {
+				c.base = c.size
+			} else {
+				c.batches++
+			}
+		default:
+			return errPayload
 		}
-		c.size, c.sum, blocks = p.offset+int64(p.length), p.sum, i+1
-		if c.base == 0 {
-			c.base = c.size
-		} else {
-			c.batches++
-		}
-	}
-	return blocks
+		return d.err
+	})
+	return objects[:whole]
 }
 
 // block is the payload of a block as it was read.
@@ -159,31 +172,12 @@ type block struct {
 	others []registry.Item
 }
 
-// fill reads the blocks, with all processors, and puts together what they say.
+// fill reads the objects blocks, with all processors, and puts together what they say.
 func (c *Contents) fill(r io.ReaderAt, places []place) error {
-	first, err := places[0].read(r, nil)
-	if err != nil {
-		return err
-	}
-	d := decoder{data: first[1:]}
-	if c.Source = string(d.text()); first[0] != kindBegin || d.err != nil {
-		return errPayload
-	}
-	last, err := places[len(places)-1].read(r, nil)
-	if err != nil {
-		return err
-	}
-	d = decoder{data: last[1:]}
-	if c.Saved = time.Unix(int64(d.number()), 0); d.err != nil {
-		return d.err
-	}
 	blocks := make([]block, len(places))
 	if err := inParallel(len(places), func() func(i int) error {
 		var buf []byte
 		return func(i int) (err error) {
-			if places[i].kind != kindObjects {
-				return nil
-			}
 			if buf, err = places[i].read(r, buf); err != nil {
 				return err
 			}
@@ -195,7 +189,8 @@ func (c *Contents) fill(r io.ReaderAt, places []place) error {
 		return err
 	}
 	c.others = joinOthers(blocks)
-	c.fleets, err = joinFleets(blocks)
+	fleets, err := joinFleets(blocks)
+	c.fleets = fleets
 	return err
 }
 
