@@ -306,13 +306,13 @@ func TestLargeFleets(t *testing.T) {
 	dir := t.TempDir()
 	d := New(dir, source)
 	defer d.Close()
-	want := w.save(d)
+	w.save(d)
 	for _, rest := range []int{5000, 4000, 0} { // as it was, without many machines, and without any
 		for i := rest; i < 5000; i++ {
 			items[i] = registry.Delete(registry.Key{Kind: registry.KindMachine, Network: 24, Name: "web", ID: fmt.Sprintf("m%05d", i)})
 		}
 		w.reg.Apply(items[rest:])
-		want = w.save(d)
+		want := w.save(d)
 		if _, got, errs := load(t, dir); !maps.Equal(got, want) || len(errs) > 0 || len(got) != rest+100 {
 			t.Fatalf("%d objects are loaded of %d, %v", len(got), len(want), errs)
 		}
