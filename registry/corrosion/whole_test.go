@@ -246,7 +246,13 @@ func TestSlowRefill(t *testing.T) {
 	f.agent.Wipe()
 	f.start()
 	f.waitTrouble("lacks")
-	compared := f.agent.Counts().Selects
+	compared := -1
+	f.wait("the end of a comparison from before", func() bool {
+		before := compared
+		time.Sleep(100 * time.Millisecond)
+		compared = f.agent.Counts().Selects
+		return compared == before
+	})
 	for f.world.Listings() < 2 && f.agent.Refill(1) > 0 {
 		time.Sleep(20 * time.Millisecond)
 	}

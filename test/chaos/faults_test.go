@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -374,12 +375,17 @@ func (h *host) spoil(how string) (mend func()) {
 			}
 		case "read-only":
 			var err error
-			if !lab.Until(seconds(5), func() bool { // refused while a state is being written
+			if lab.Until(time.Second, func() bool {
 				err = unix.Mount("", h.dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 				return err == nil
 			}) {
+				return
+			}
+			// The kernel refuses it while dnsd has its state open to append to.
+			if !errors.Is(err, unix.EBUSY) {
 				h.s.errorf("%v: making its disk read-only: %v", h, err)
 			}
+			_ = os.WriteFile(filler(0), make([]byte, 4<<20), 0o600)
 		}
 	})
 	return func() {
