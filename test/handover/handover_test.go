@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -284,17 +286,29 @@ func (s *scene) hang() (pid int) {
 	s.t.Helper()
 	s.script("trap '' TERM; while :; do sleep 1000; done")
 	s.Signal(syscall.SIGUSR2)
-	return s.child()
+	return s.successor()
 }
 
-// child returns the process that the main one has started.
-func (s *scene) child() (pid int) {
+// child returns a process that the main one has started.
+func (s *scene) child() int { return s.childWhich(func(int) bool { return true }) }
+
+// successor returns the process that the main one has begun to hand over to. Not each
+// child is that: before its first one, os/exec forks a process to see what the kernel can.
+func (s *scene) successor() int {
+	return s.childWhich(func(pid int) bool {
+		return regexp.MustCompile(fmt.Sprintf(`msg="a hand-over begins" .* pid=%d\n`, pid)).MatchString(s.Log())
+	})
+}
+
+func (s *scene) childWhich(is func(pid int) bool) (pid int) {
 	s.t.Helper()
 	if !lab.Until(s.patience, func() bool {
-		for _, pid = range unit.Children(s.Main()) {
-			return true
+		all := unit.Children(s.Main())
+		i := slices.IndexFunc(all, is)
+		if i >= 0 {
+			pid = all[i]
 		}
-		return false
+		return i >= 0
 	}) {
 		s.t.Fatal("no process is started")
 	}
@@ -330,7 +344,7 @@ func (s *scene) slow() (pid int) {
 	s.t.Helper()
 	s.must(os.Rename(s.registry, s.registry+".away"))
 	s.Signal(syscall.SIGUSR2)
-	pid = s.child()
+	pid = s.successor()
 	if !lab.Until(s.patience, func() bool { return strings.Count(s.Log(), "dnsd listens") == 2 }) {
 		s.t.Fatal("the new process does not listen")
 	}
@@ -431,7 +445,7 @@ func TestWithoutSystemd(t *testing.T) {
 	var child int
 	s.unnoticed(func() {
 		s.Signal(syscall.SIGUSR2)
-		child = s.child()
+		child = s.successor()
 		if _, err := s.Wait(s.patience); err != nil {
 			t.Fatal(err)
 		}
