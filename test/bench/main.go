@@ -142,6 +142,7 @@ type row struct {
 func allRows() []row {
 	return []row{
 		{"plain", mixNeeds, mixRow("plain")},
+		{"paced", mixNeeds, pacedRow},
 		{"ipv6", mixNeeds, mixRow("ipv6")},
 		{"edns", mixNeeds, mixRow("edns")},
 		{"case", mixNeeds, mixRow("case")},
