@@ -97,15 +97,22 @@ func Build(t testing.TB, flags ...string) string {
 			return
 		}
 		b.path, b.err = filepath.Join(dir, "dnsd"), os.Chmod(dir, 0o755)
-		out, err := exec.Command("go", slices.Concat([]string{"build", "-o", b.path}, flags, []string{"dnsd/cmd/dnsd"})...).CombinedOutput()
-		if err != nil {
-			b.err = fmt.Errorf("go build %s dnsd/cmd/dnsd: %w\n%s", strings.Join(flags, " "), err, out)
-		}
+		b.err = GoBuild(b.path, "dnsd/cmd/dnsd", flags...)
 	})
 	if b.err != nil {
 		t.Fatal(b.err)
 	}
 	return b.path
+}
+
+// GoBuild puts the program of a package at path. Go keeps what go run links, unlike
+// what go build does, so that one test after the other has it without linking.
+func GoBuild(path, pkg string, flags ...string) error {
+	args := slices.Concat([]string{"run", "-exec", "cp"}, flags, []string{pkg, path})
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // seeSources lists the project's directories from within the test. The binary is
