@@ -130,7 +130,7 @@ func TestRestart(t *testing.T) {
 	for by, want := range map[string]int{"store": 4, "socket_unit": 0, "both": 4} { // loop, side, TCP, admin
 		t.Run(by, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, slower(20_000))
+			s := newScene(t, lab.Full(5000, slower(20_000)))
 			s.Args = append(s.Args, "--sockets", "1")
 			s.NoStore = by == "socket_unit"
 			if by != "store" {
@@ -400,7 +400,7 @@ func TestOldProcessIsKilled(t *testing.T) {
 // TestCrash: after a crash the questions wait until the next process reads them.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, slower(20_000))
+	s := newScene(t, lab.Full(5000, slower(20_000)))
 	s.lossy = true
 	s.begin()
 	s.saved()

@@ -190,7 +190,11 @@ func (s *scene) alwaysReady() (stop func()) {
 				return
 			case <-time.After(5 * time.Millisecond):
 			}
-			if status, body := s.lab.Get("http://" + lab.Admin + "/readyz"); status != 200 {
+			began := time.Now()
+			status, body := s.lab.Get("http://" + lab.Admin + "/readyz")
+			// Who connects, and is kept by a busy machine from asking within 100 ms,
+			// is not waited for.
+			if late := status == 0 && time.Since(began) > 100*time.Millisecond; status != 200 && !late {
 				s.t.Errorf("/readyz: %d %s", status, body)
 			}
 		}
