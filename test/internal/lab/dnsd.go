@@ -36,19 +36,18 @@ var (
 	buildDir string
 )
 
-// atOnce is how many parallel tests run at a time, unless -parallel says it: more
-// than there are processors, since most of what they do is wait.
-const atOnce = "6"
+// Main is MainOf for tests of which some work while others wait.
+func Main(m *testing.M) int { return MainOf(m, 6) }
 
-// Main runs the tests, removes what they built, looks for goroutines that they
-// left, and returns the exit code. It is the body of TestMain.
-func Main(m *testing.M) int {
+// MainOf runs the tests, removes what they built, looks for goroutines that they
+// left, and returns the exit code. It is the body of TestMain. So many parallel tests
+// run at a time, unless -parallel says it: more than there are processors, since
+// most of what they do is wait.
+func MainOf(m *testing.M, atOnce int) int {
 	if code, ran := AsRoot(); ran {
 		return code
 	}
-	if !flag.Parsed() { // else the caller has decided
-		_ = flag.Set("test.parallel", atOnce)
-	}
+	_ = flag.Set("test.parallel", strconv.Itoa(atOnce)) // m.Run parses what the user says
 	dir, err := os.MkdirTemp("", "dnsd-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
