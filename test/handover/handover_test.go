@@ -245,10 +245,7 @@ func TestBadProgram(t *testing.T) {
 		"killed":    {func(s *scene) { s.script("kill -9 $$") }, "signal: killed"},
 		"missing":   {func(s *scene) { s.must(os.Remove(s.Path)) }, "no such file"},
 		"forbidden": {func(s *scene) { s.must(os.Chmod(s.Path, 0o600)) }, "permission denied"},
-		"no_format": {func(s *scene) {
-			s.must(os.WriteFile(s.Path+".new", []byte("x"), 0o755))
-			s.must(os.Rename(s.Path+".new", s.Path))
-		}, "exec format error"},
+		"no_format": {func(s *scene) { s.program(s.Path, "x") }, "exec format error"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -424,7 +421,7 @@ func TestFirstProcess(t *testing.T) {
 	s := newScene(t, 25)
 	s.Args = append([]string{s.Path}, s.Args...)
 	script := filepath.Join(s.Dir, "first")
-	s.must(os.WriteFile(script, []byte("#!/bin/sh\nexec unshare --pid --fork --kill-child \"$@\"\n"), 0o755))
+	s.program(script, "#!/bin/sh\nexec unshare --pid --fork --kill-child \"$@\"\n")
 	s.Path = script
 	s.must(s.Start())
 	if !lab.Until(s.patience, func() bool { return strings.Contains(s.Log(), "the registry is listed") }) {

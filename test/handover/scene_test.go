@@ -5,7 +5,6 @@ package handover
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -80,34 +79,27 @@ func newScene(t *testing.T, machines int) *scene {
 // install puts a copy of a program in path's place, as install(1) does.
 func (s *scene) install(program, path string) {
 	s.t.Helper()
-	in, err := os.Open(program)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer in.Close()
-	out, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		s.t.Fatal(err)
-	}
+	text, err := os.ReadFile(program)
+	s.must(err)
+	s.program(path, string(text))
+}
+
+// program puts a program in path's place.
+func (s *scene) program(path, text string) {
+	s.t.Helper()
+	// A process that another test starts meanwhile would have the file open for writing,
+	// for a moment in which nobody can run it.
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(path+".new", []byte(text), 0o755)
+	syscall.ForkLock.RUnlock()
+	s.must(err)
+	s.must(os.Rename(path+".new", path))
 }
 
 // script puts a shell script in the program's place.
 func (s *scene) script(text string) {
 	s.t.Helper()
-	path := filepath.Join(s.t.TempDir(), "script")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
-		s.t.Fatal(err)
-	}
-	s.install(path, s.Path)
+	s.program(s.Path, "#!/bin/sh\n"+text+"\n")
 }
 
 // write writes a registry: my-app has three machines, big the others.
