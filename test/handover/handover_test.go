@@ -25,7 +25,7 @@ import (
 // with a state directory or without one, while the registry changes; whoever asks
 // whether dnsd is ready does not notice either.
 func TestHandOver(t *testing.T) {
-	for name, machines := range map[string]int{"small": 25, "large": slower(20_000), "without_state": 25} {
+	for name, machines := range map[string]int{"small": 25, "large": lab.Full(5000, slower(20_000)), "without_state": 25} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, machines)
