@@ -162,16 +162,17 @@ func TestUnansweredNamesOfAnother(t *testing.T) {
 
 func unansweredNames(t *testing.T, s *lab.Server) {
 	most, connections := 0, 0.0
+	seconds := lab.Full(4, 6)
 	lab.Tries(t, func() []string {
 		hoarded := hoard(t, s.Lab)
 		a, b := newStream(t, clientOf(s.Lab, "a"), "dead"), newStream(t, clientOf(s.Lab, "b"), "alive")
 		var both sync.WaitGroup
-		both.Go(func() { a.ask(t, 4000, 6*time.Second) })
+		both.Go(func() { a.ask(t, 700*seconds, time.Duration(seconds)*time.Second) })
 		both.Go(func() {
 			time.Sleep(time.Second) // until there is no more to take
-			b.ask(t, 200, 4*time.Second)
+			b.ask(t, 50*(seconds-2), time.Duration(seconds-2)*time.Second)
 		})
-		for i := range 100 {
+		for i := range 20 * (seconds - 1) {
 			time.Sleep(50 * time.Millisecond)
 			if i%20 == 0 {
 				connections = max(connections, s.Lab.Metric(t, "dnsd_tcp_connections"))
@@ -214,6 +215,7 @@ func hoard(t *testing.T, l *lab.Lab) (conns []net.Conn) {
 
 // TestOneBoundOnly: --max-inflight alone says how many questions may wait.
 func TestOneBoundOnly(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	serveUpstream(t, l, halfDead)
 	const files = 20_000
@@ -227,7 +229,7 @@ func TestOneBoundOnly(t *testing.T) {
 	a := newStream(t, clientOf(l, "a"), "dead")
 	var most float64
 	if !lab.Until(lab.Patience, func() bool {
-		a.ask(t, 2300, time.Second/2) // each waits for some 5 s
+		a.ask(t, 4600, time.Second/2) // each waits for some 5 s
 		most = max(most, l.Metric(t, "dnsd_forward_inflight"))
 		return most > 8192
 	}) {
@@ -341,13 +343,14 @@ func TestForgedICMP(t *testing.T) {
 // underForgery has a ask what nobody answers, b what is answered, while f forges, and
 // returns what became of b's questions.
 func underForgery(t *testing.T, s *lab.Server, f *forger) (b *stream) {
-	const while = 5 * time.Second
+	while := lab.Full(2*time.Second, 5*time.Second)
 	a, b := newStream(t, clientOf(s.Lab, "a"), "dead"), newStream(t, clientOf(s.Lab, "b"), "alive")
+	perSecond := func(n int, d time.Duration) int { return int(float64(n) * d.Seconds()) }
 	var all sync.WaitGroup
-	all.Go(func() { a.ask(t, 400, while+time.Second) })
+	all.Go(func() { a.ask(t, perSecond(70, while+time.Second), while+time.Second) })
 	all.Go(func() {
 		time.Sleep(time.Second)
-		b.ask(t, 250, while)
+		b.ask(t, perSecond(50, while), while)
 	})
 	forged := 0
 	all.Go(func() {
