@@ -129,7 +129,6 @@ func TestHandOverInAFlood(t *testing.T) {
 func TestRestart(t *testing.T) {
 	for by, want := range map[string]int{"store": 4, "socket_unit": 0, "both": 4} { // loop, side, TCP, admin
 		t.Run(by, func(t *testing.T) {
-			t.Parallel()
 			s := newScene(t, lab.Full(5000, slower(20_000)))
 			s.Args = append(s.Args, "--sockets", "1")
 			s.NoStore = by == "socket_unit"
