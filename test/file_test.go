@@ -139,6 +139,10 @@ func TestFileChanges(t *testing.T) {
 	t.Run("OneAddressTwice", func(t *testing.T) {
 		// Seen for a moment while a key is renamed. An RRset holds a record once
 		// (RFC 2181, section 5).
+		writeFile(t, path, pair("started"))
+		if !lab.Until(lab.Patience, func() bool { return w.shown(t) == 2 }) {
+			t.Fatal("the file is not read")
+		}
 		writeFile(t, path, strings.Replace(pair("started"), "1:1:2:2", "1:1:1:2", 1))
 		if !lab.Until(lab.Patience, func() bool { return w.shown(t) == 1 }) {
 			t.Errorf("%d records for two machines with one address, want one", w.shown(t))
