@@ -23,8 +23,8 @@ func TestClients(t *testing.T) {
 	w.Lab.Bind(t, "/etc/nsswitch.conf", "hosts: files dns\n")
 
 	dir := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "lookup"), "./clients/lookup").CombinedOutput(); err != nil {
-		t.Fatalf("building the Go client: %v\n%s", err, out)
+	if err := lab.GoBuild(filepath.Join(dir, "lookup"), "./clients/lookup"); err != nil {
+		t.Fatal(err)
 	}
 	run := func(t *testing.T, args ...string) (string, int) {
 		t.Helper()

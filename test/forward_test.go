@@ -162,16 +162,17 @@ func TestUnansweredNamesOfAnother(t *testing.T) {
 
 func unansweredNames(t *testing.T, s *lab.Server) {
 	most, connections := 0, 0.0
+	seconds := lab.Full(4, 6)
 	lab.Tries(t, func() []string {
 		hoarded := hoard(t, s.Lab)
 		a, b := newStream(t, clientOf(s.Lab, "a"), "dead"), newStream(t, clientOf(s.Lab, "b"), "alive")
 		var both sync.WaitGroup
-		both.Go(func() { a.ask(t, 4000, 6*time.Second) })
+		both.Go(func() { a.ask(t, 700*seconds, time.Duration(seconds)*time.Second) })
 		both.Go(func() {
 			time.Sleep(time.Second) // until there is no more to take
-			b.ask(t, 200, 4*time.Second)
+			b.ask(t, 50*(seconds-2), time.Duration(seconds-2)*time.Second)
 		})
-		for i := range 100 {
+		for i := range 20 * (seconds - 1) {
 			time.Sleep(50 * time.Millisecond)
 			if i%20 == 0 {
 				connections = max(connections, s.Lab.Metric(t, "dnsd_tcp_connections"))
@@ -328,11 +329,13 @@ func TestForgedICMP(t *testing.T) {
 			f := newForger(t, l, upstream)
 
 			lab.Tries(t, func() []string {
-				b := underForgery(t, s, f)
-				if strings.Contains(s.Stderr.String(), "upstream is down") {
-					t.Error("the upstream was taken for down")
+				before := len(s.Stderr.String())
+				wrong := underForgery(t, s, f).missed()
+				// Or the upstream, which is this test, had no processor.
+				if strings.Contains(s.Stderr.String()[before:], "upstream is down") {
+					wrong = append(wrong, "the upstream was taken for down")
 				}
-				return b.missed()
+				return wrong
 			})
 		})
 	}
@@ -341,13 +344,14 @@ func TestForgedICMP(t *testing.T) {
 // underForgery has a ask what nobody answers, b what is answered, while f forges, and
 // returns what became of b's questions.
 func underForgery(t *testing.T, s *lab.Server, f *forger) (b *stream) {
-	const while = 5 * time.Second
+	while := lab.Full(2*time.Second, 5*time.Second)
 	a, b := newStream(t, clientOf(s.Lab, "a"), "dead"), newStream(t, clientOf(s.Lab, "b"), "alive")
+	perSecond := func(n int, d time.Duration) int { return int(float64(n) * d.Seconds()) }
 	var all sync.WaitGroup
-	all.Go(func() { a.ask(t, 400, while+time.Second) })
+	all.Go(func() { a.ask(t, perSecond(70, while+time.Second), while+time.Second) })
 	all.Go(func() {
 		time.Sleep(time.Second)
-		b.ask(t, 250, while)
+		b.ask(t, perSecond(50, while), while)
 	})
 	forged := 0
 	all.Go(func() {

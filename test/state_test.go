@@ -112,6 +112,7 @@ func TestStateDirectoryFails(t *testing.T) {
 // What dnsd was told is on disk a few seconds later, and there when it is killed, again
 // and again: each start goes on with the file of the one before.
 func TestStateSurvivesAKill(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	dir := t.TempDir()
 	path := writeFile(t, filepath.Join(t.TempDir(), "registry.json"), pair("started"))

@@ -118,18 +118,21 @@ func (w *world) tcp(t *testing.T) {
 	})
 	t.Run("LyingClients", w.lyingClients)
 	t.Run("ManyConnections", w.manyConnections)
-	t.Run("Idle", func(t *testing.T) {
-		conn := w.open(t, "a", "tcp")
-		if err := conn.SetDeadline(time.Now().Add(6 * lab.Patience)); err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		_, err := conn.Read(make([]byte, 1))
-		if netErr, ok := err.(net.Error); err == nil || ok && netErr.Timeout() {
-			t.Errorf("an idle connection is open after %v: %v", time.Since(start), err)
-		}
-		t.Logf("an idle connection is closed after %v", time.Since(start).Round(100*time.Millisecond))
-	})
+}
+
+// TestIdle: a connection without questions is closed.
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	conn := newWorld(t).open(t, "a", "tcp")
+	if err := conn.SetDeadline(time.Now().Add(6 * lab.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	_, err := conn.Read(make([]byte, 1))
+	if netErr, ok := err.(net.Error); err == nil || ok && netErr.Timeout() {
+		t.Errorf("an idle connection is open after %v: %v", time.Since(start), err)
+	}
+	t.Logf("an idle connection is closed after %v", time.Since(start).Round(100*time.Millisecond))
 }
 
 // lyingClients checks that what one connection does wrong costs nobody else.

@@ -45,7 +45,7 @@ type predecessor struct {
 
 // inherited returns what the process was started with. The first call takes it out
 // of the environment.
-var inherited = sync.OnceValue(func() *inheritance {
+var inherited = sync.OnceValue(func() inheritance {
 	if os.Getenv(handoverEnv) != "" {
 		os.Unsetenv(handoverEnv)
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
@@ -72,7 +72,7 @@ var inherited = sync.OnceValue(func() *inheritance {
 	if old.ready != nil && old.gone != nil {
 		in.old = &old
 	}
-	return &in
+	return in
 })
 
 // takeAdmin moves the socket of --metrics-listen from in.sockets to in.admin, if there

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asMain) != "" {
 		main()
 	}
+	_ = flag.Set("test.parallel", "6") // most of what parallel tests do is wait
 	goleak.VerifyTestMain(m)
 }
 

@@ -38,7 +38,7 @@ type daemon struct {
 	metrics   *prometheus.Registry
 	admin     *admin // set by listen; nil: --metrics-listen none
 
-	inherited *inheritance
+	inherited inheritance
 	drain     time.Duration // for what is in hand when another process has taken over
 	next      *successor    // that has taken over; set by handOvers
 

@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"dnsd/registry/corrosion/corrosiontest"
+	"dnsd/test/internal/lab"
 )
 
 // agentHost is a Corrosion agent that fails: the fake one among others, or a
@@ -169,6 +170,7 @@ func TestAgentCutOff(t *testing.T) {
 			s.t.Fatal("the others are not seen")
 		}
 		h.Isolate()
+		s.looks(h)
 		if !until(2*patience, func() bool { return s.state() == "stale" }) {
 			s.t.Fatal("it is not noticed")
 		}
@@ -178,9 +180,19 @@ func TestAgentCutOff(t *testing.T) {
 		}
 		s.await(s.t, "answers that are marked", s.asker.sees)
 		h.Rejoin()
+		s.looks(h)
 		s.turn()
 		s.catches()
 	})
+}
+
+// looks has dnsd look at a fake agent now, which it does when it connects, and not
+// only within half a minute.
+func (s *scene) looks(h agentHost) {
+	if fake, ok := h.(fakeHost); ok && lab.Full(true, false) {
+		fake.Stop()
+		s.restart(fake)
+	}
 }
 
 // Ordinary failures of an agent that has the others.

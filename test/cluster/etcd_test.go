@@ -67,6 +67,7 @@ func TestMember(t *testing.T) {
 		p.Part()
 		s.turn()
 		e.compact()
+		e.compact() // with nothing to forget
 		p.Join()
 		s.heals()
 		if n := p.Count(); n != 1 {

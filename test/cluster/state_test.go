@@ -111,7 +111,7 @@ func (h *fallen) cached(s *server, want ...*machine) {
 // TestLastKnownState is about a host that comes back while its source is gone.
 func TestLastKnownState(t *testing.T) {
 	t.Parallel()
-	fleet := 100_000
+	fleet := lab.Full(someFleet, 100_000)
 	if lab.Race { // the agent, which is part of the test, is slow then
 		fleet = someFleet
 	}
@@ -147,7 +147,7 @@ const someFleet = 20_000
 func TestKilledWhileSaving(t *testing.T) {
 	t.Parallel()
 	h := fell(t, someFleet)
-	for round := range 3 {
+	for round := range lab.Full(2, 3) {
 		h.pullWhileWriting(round)
 		h.agent.Stop()
 		s := h.boot()
@@ -206,7 +206,7 @@ func tmpFiles(t testing.TB, dir string) []string {
 // both states.
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
-	h := fell(t, someFleet)
+	h := fell(t, lab.Full(5000, someFleet))
 	newest, previous := filepath.Join(h.dir, "registry.state"), filepath.Join(h.dir, "registry.state.previous")
 	whole, err := os.ReadFile(newest)
 	if err != nil {

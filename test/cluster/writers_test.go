@@ -22,8 +22,8 @@ import (
 func example(t *testing.T, name string) func(wantCode int, args ...string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), name)
-	if out, err := exec.Command("go", "build", "-o", bin, "dnsd/examples/"+name).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := lab.GoBuild(bin, "dnsd/examples/"+name); err != nil {
+		t.Fatal(err)
 	}
 	return func(wantCode int, args ...string) string {
 		t.Helper()

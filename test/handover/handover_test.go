@@ -25,8 +25,9 @@ import (
 // with a state directory or without one, while the registry changes; whoever asks
 // whether dnsd is ready does not notice either.
 func TestHandOver(t *testing.T) {
-	for name, machines := range map[string]int{"small": 25, "large": slower(20_000), "without_state": 25} {
+	for name, machines := range map[string]int{"small": 25, "large": lab.Full(5000, slower(20_000)), "without_state": 25} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newScene(t, machines)
 			if name == "without_state" {
 				s.must(os.Remove(filepath.Join(s.Dir, "state")))
@@ -128,7 +129,7 @@ func TestHandOverInAFlood(t *testing.T) {
 func TestRestart(t *testing.T) {
 	for by, want := range map[string]int{"store": 4, "socket_unit": 0, "both": 4} { // loop, side, TCP, admin
 		t.Run(by, func(t *testing.T) {
-			s := newScene(t, slower(20_000))
+			s := newScene(t, lab.Full(5000, slower(20_000)))
 			s.Args = append(s.Args, "--sockets", "1")
 			s.NoStore = by == "socket_unit"
 			if by != "store" {
@@ -187,7 +188,7 @@ func (s *scene) socketUnit() {
 func TestRestartWithoutTheStore(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, 25)
-	s.NoStore = true
+	s.NoStore, s.lossy = true, true
 	s.begin()
 	if r := s.ask(func() { s.must(s.Restart(s.patience)) }); r.Good() {
 		t.Errorf("nobody notices: %s", r)
@@ -197,6 +198,7 @@ func TestRestartWithoutTheStore(t *testing.T) {
 // TestOtherSettings: a restart with other addresses closes the sockets of those that
 // are not served any more, and another number of sockets does no harm.
 func TestOtherSettings(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 25)
 	before := s.Args
 	listen := func(args ...string) {
@@ -242,10 +244,7 @@ func TestBadProgram(t *testing.T) {
 		"killed":    {func(s *scene) { s.script("kill -9 $$") }, "signal: killed"},
 		"missing":   {func(s *scene) { s.must(os.Remove(s.Path)) }, "no such file"},
 		"forbidden": {func(s *scene) { s.must(os.Chmod(s.Path, 0o600)) }, "permission denied"},
-		"no_format": {func(s *scene) {
-			s.must(os.WriteFile(s.Path+".new", []byte("x"), 0o755))
-			s.must(os.Rename(s.Path+".new", s.Path))
-		}, "exec format error"},
+		"no_format": {func(s *scene) { s.program(s.Path, "x") }, "exec format error"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -320,6 +319,7 @@ func gone(pid int) bool { return syscall.Kill(pid, 0) != nil }
 // TestHangingProgram: while a new program hangs, the old process answers, refuses
 // another hand-over, and obeys SIGTERM, which ends both.
 func TestHangingProgram(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 25)
 	s.begin()
 	var child int
@@ -354,6 +354,7 @@ func (s *scene) slow() (pid int) {
 // TestNewProcessIsKilled: while the new process waits for its registry it answers
 // nothing, and when it is killed nobody notices.
 func TestNewProcessIsKilled(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 25)
 	s.begin()
 	s.unnoticed(func() {
@@ -369,6 +370,7 @@ func TestNewProcessIsKilled(t *testing.T) {
 func TestOldProcessIsKilled(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, 25)
+	s.lossy = true
 	s.begin()
 	s.saved()
 	var child int
@@ -393,7 +395,9 @@ func TestOldProcessIsKilled(t *testing.T) {
 
 // TestCrash: after a crash the questions wait until the next process reads them.
 func TestCrash(t *testing.T) {
-	s := newScene(t, slower(20_000))
+	t.Parallel()
+	s := newScene(t, lab.Full(5000, slower(20_000)))
+	s.lossy = true
 	s.begin()
 	s.saved()
 	r := s.ask(func() {
@@ -412,10 +416,11 @@ func TestCrash(t *testing.T) {
 
 // TestFirstProcess: in a container the first process must not end.
 func TestFirstProcess(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 25)
 	s.Args = append([]string{s.Path}, s.Args...)
 	script := filepath.Join(s.Dir, "first")
-	s.must(os.WriteFile(script, []byte("#!/bin/sh\nexec unshare --pid --fork --kill-child \"$@\"\n"), 0o755))
+	s.program(script, "#!/bin/sh\nexec unshare --pid --fork --kill-child \"$@\"\n")
 	s.Path = script
 	s.must(s.Start())
 	if !lab.Until(s.patience, func() bool { return strings.Contains(s.Log(), "the registry is listed") }) {
@@ -435,6 +440,7 @@ func TestFirstProcess(t *testing.T) {
 
 // TestWithoutSystemd: a hand-over needs nobody who listens.
 func TestWithoutSystemd(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 25)
 	s.Args = append([]string{"-u", "NOTIFY_SOCKET", s.Path}, s.Args...)
 	s.Path = "/usr/bin/env"

@@ -18,7 +18,7 @@ import (
 // large returns a network of many apps, one of which has many machines with
 // metadata of their own, as it is after a number of changes.
 func large(changes int) []object {
-	const apps, machines = 20_000, 10_000
+	apps, machines := lab.Full(5_000, 20_000), 10_000
 	addr := func(app, i int) string {
 		return fmt.Sprintf("fdaa:0:a:%x:%x:%x:%x:2", 0x1000+app>>12, app&0xfff, i>>12, i&0xfff)
 	}

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	floodIfAsked()
-	os.Exit(lab.Main(m))
+	os.Exit(lab.MainOf(m, 9)) // all that wait, at once
 }
 
 // The two networks of most scenes: a attacks, b must not notice.
@@ -41,6 +41,7 @@ type host struct {
 	dnsd *lab.Server
 	a, b *lab.Tenant
 	path string // of the registry file
+	calm *fate  // what became of b's questions when it was last calm; nil: it was not asked yet
 }
 
 // object is an object of a registry file.
@@ -114,32 +115,42 @@ func newHostWith(t testing.TB, apps []object, privileges []uintptr, args ...stri
 
 // The phases of a scene.
 const (
-	calm    = 500 * time.Millisecond // before and after
 	restful = 200 * time.Millisecond // after the attack's end, b must be served as before
 	rateB   = 100                    // b's questions a second
 )
 
+// calm is how long b asks before and after an attack.
+var calm = lab.Full(300*time.Millisecond, 500*time.Millisecond)
+
 // phases are what became of b's questions before, during and after an attack.
 type phases struct{ before, during, after fate }
 
-// attacked asks b's questions while attack runs, for so long.
+// asks asks b's questions for so long.
+func (h *host) asks(t *testing.T, d time.Duration) fate {
+	t.Helper()
+	return ask(t, h.b, server, rateB, d, only("home.internal", dns.TypeAAAA), 3)
+}
+
+// attacked asks b's questions while attack runs, for so long. The calm after an attack
+// is the one before the next.
 func (h *host) attacked(t *testing.T, during time.Duration, attack func(ctx context.Context)) phases {
 	t.Helper()
-	asks := func(d time.Duration) fate {
-		return ask(t, h.b, server, rateB, d, only("home.internal", dns.TypeAAAA), 3)
+	if h.calm == nil {
+		h.asks(t, calm/2) // neighbours and kept answers
+		before := h.asks(t, calm)
+		h.calm = &before
 	}
-	asks(calm / 2) // neighbours and kept answers
-	var p phases
-	p.before = asks(calm)
+	p := phases{before: *h.calm}
 	ctx, stop := context.WithCancel(context.Background())
 	var attackers sync.WaitGroup
 	attackers.Go(func() { attack(ctx) })
 	time.Sleep(100 * time.Millisecond)
-	p.during = asks(during)
+	p.during = h.asks(t, during)
 	stop()
 	attackers.Wait()
 	time.Sleep(restful)
-	p.after = asks(calm)
+	p.after = h.asks(t, calm)
+	h.calm = &p.after
 	t.Logf("b before: %v", p.before)
 	t.Logf("b during: %v", p.during)
 	t.Logf("b after:  %v", p.after)

@@ -36,19 +36,18 @@ var (
 	buildDir string
 )
 
-// atOnce is how many parallel tests run at a time, unless -parallel says it: more
-// than there are processors, since most of what they do is wait.
-const atOnce = "6"
+// Main is MainOf for tests of which some work while others wait.
+func Main(m *testing.M) int { return MainOf(m, 6) }
 
-// Main runs the tests, removes what they built, looks for goroutines that they
-// left, and returns the exit code. It is the body of TestMain.
-func Main(m *testing.M) int {
+// MainOf runs the tests, removes what they built, looks for goroutines that they
+// left, and returns the exit code. It is the body of TestMain. So many parallel tests
+// run at a time, unless -parallel says it: more than there are processors, since
+// most of what they do is wait.
+func MainOf(m *testing.M, atOnce int) int {
 	if code, ran := AsRoot(); ran {
 		return code
 	}
-	if !flag.Parsed() { // else the caller has decided
-		_ = flag.Set("test.parallel", atOnce)
-	}
+	_ = flag.Set("test.parallel", strconv.Itoa(atOnce)) // m.Run parses what the user says
 	dir, err := os.MkdirTemp("", "dnsd-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -97,15 +96,22 @@ func Build(t testing.TB, flags ...string) string {
 			return
 		}
 		b.path, b.err = filepath.Join(dir, "dnsd"), os.Chmod(dir, 0o755)
-		out, err := exec.Command("go", slices.Concat([]string{"build", "-o", b.path}, flags, []string{"dnsd/cmd/dnsd"})...).CombinedOutput()
-		if err != nil {
-			b.err = fmt.Errorf("go build %s dnsd/cmd/dnsd: %w\n%s", strings.Join(flags, " "), err, out)
-		}
+		b.err = GoBuild(b.path, "dnsd/cmd/dnsd", flags...)
 	})
 	if b.err != nil {
 		t.Fatal(b.err)
 	}
 	return b.path
+}
+
+// GoBuild puts the program of a package at path. Go keeps what go run links, unlike
+// what go build does, so that one test after the other has it without linking.
+func GoBuild(path, pkg string, flags ...string) error {
+	args := slices.Concat([]string{"run", "-exec", "cp"}, flags, []string{pkg, path})
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // seeSources lists the project's directories from within the test. The binary is
