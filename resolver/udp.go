@@ -73,7 +73,6 @@ func (s *socket) serve(ctx context.Context) error {
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
 	w.pause = nil
-	s.waiting.start = time.Now().Add(startPatience)
 	var fails trouble
 	for {
 		n, err := b.Read()
