@@ -134,6 +134,7 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 	if err != nil {
 		return nil, "udp", err
 	}
+	r.growQueues(l)
 	if err := r.bindOthers(l); err != nil {
 		r.log.Warn("the port cannot be shared as it should: one network's flood, or responses that wait in the kernel, can cost others theirs",
 			"listen", l.addr, "err", err)
@@ -192,6 +193,18 @@ func (r *Resolver) prepareGiven(l *listener) error {
 		r.log.Info("dnsd was started with another number of sockets than --sockets says, and uses those", "listen", l.addr, "sockets", n)
 	}
 	return nil
+}
+
+// growQueues lets the kernel hold many questions while nobody reads them, and says
+// where it does not hold as many as it should.
+func (r *Resolver) growQueues(l *listener) {
+	for i, c := range l.udp {
+		granted, asked, err := growQueue(c, len(l.udp))
+		if i == 0 && (err != nil || granted < asked) {
+			r.log.Info("the kernel holds fewer questions than it should while dnsd restarts or gets no processor: raise net.core.rmem_max",
+				"listen", l.addr, "bytes", granted, "wanted", asked, "err", err)
+		}
+	}
 }
 
 // bindUDP binds one socket of an address, which receives.
