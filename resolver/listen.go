@@ -23,6 +23,7 @@ type listener struct {
 
 	// Nil where the system cannot share a port that way.
 	side  *net.UDPConn // receives from those that are set aside
+	known bool         // by another process, which has told the program who they are
 	spare *net.UDPConn // only sends: the first of the lanes
 }
 
@@ -80,6 +81,7 @@ func (r *Resolver) adopt(l *listener) {
 	receivers := l.udp
 	if l.side != nil {
 		aside.steer = func(aside []netip.Prefix) error { return steer(l.side, len(l.udp), aside) }
+		aside.learns.Store(l.known)
 		receivers = append(slices.Clone(l.udp), l.side)
 	}
 	r.mu.Lock()
@@ -221,9 +223,7 @@ func (r *Resolver) bindOthers(l *listener) (err error) {
 			l.side = nil
 		}
 	}()
-	// One that was given has been told who is set aside, perhaps by a process that still
-	// serves; aside.sweep tells it again.
-	if l.side == nil {
+	if l.known = l.side != nil; !l.known {
 		// The order matters: steer knows the side socket by its number.
 		l.side, err = r.listenUDP(l.addr, func(fd int) error { return prepareSide(fd, l.addr.Addr().IsUnspecified()) })
 		if err != nil {
