@@ -43,7 +43,8 @@
 // The new process has the same arguments, environment and sockets. When it has
 // listed the registry it answers, and the old one ends as on SIGTERM; no question is
 // lost. If it ends or does not get there within two minutes, the old one goes on as
-// before and says why.
+// before and says why. While the sweep guard holds something back and there is no last
+// known state, SIGUSR2 is refused: the new process would let it go.
 //
 // # systemd
 //

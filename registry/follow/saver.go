@@ -50,6 +50,8 @@ type saver struct {
 	probe func(dir string) error
 	write func(v *registry.Snapshot, now time.Time) error
 
+	restored atomic.Bool // this process has begun with a last known state
+
 	snapshots chan *registry.Snapshot
 	failed    atomic.Bool // the last attempt did; whoever reads it may clear it
 	offered   time.Time   // owned by the apply loop
