@@ -89,7 +89,15 @@ import (
 // CPU until then; 7 to 9 % more CPU a change at 2,000 changes a second).
 const gcPercent = 50
 
+// main only waits: see package orders.
 func main() {
+	status := make(chan int)
+	go func() { status <- dnsd() }()
+	os.Exit(<-status)
+}
+
+// dnsd is the process, and returns its exit status.
+func dnsd() int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -101,7 +109,7 @@ func main() {
 	if old != nil {
 		report(old.ready, err)
 	}
-	os.Exit(status)
+	return status
 }
 
 // run is dnsd without the process around it. It returns nil when ctx ends, a
