@@ -59,6 +59,9 @@ const (
 	// process that gets no processor for a while finds full batches as well: at 6,000
 	// questions a second these are what comes in 2.7 s.
 	burst = 256 * udpbatch.Size
+	// sideBurst is that for a side socket, of which only is to be known whether they
+	// still flood who did: some times what its queue holds.
+	sideBurst = 16 * udpbatch.Size
 	// overloadHold is for how long after an overload a single full batch is another
 	// one, so that the queue stays short.
 	overloadHold = time.Second
@@ -84,10 +87,10 @@ type backlog struct {
 const greedy = udpbatch.Size / 4
 
 // excess marks in over the questions of a batch of n, read at now, that are to be
-// dropped, and returns how many they are. Each full batch in a row drops more,
-// until the queue is empty. It also returns the index of a packet of the network
-// to be set aside, -1 for none.
-func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
+// dropped, and returns how many they are: none of a burst, and then, with each full
+// batch in a row, more, until the queue is empty. It also returns the index of a packet
+// of the network to be set aside, -1 for none.
+func (b *backlog) excess(c *udpbatch.Conn, n, burst int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
 	if n < udpbatch.Size {
 		b.full = 0
 		return 0, -1

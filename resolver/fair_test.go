@@ -171,7 +171,7 @@ func TestBacklog(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	step := func(n int) (answered int) {
 		var over [udpbatch.Size]bool
-		passed, greediest := w.excess(b, n, now, &over)
+		passed, greediest := w.excess(b, n, burst, now, &over)
 		if (greediest >= 0) != (passed > 0) {
 			t.Errorf("%d passed over, packet %d is one of the greediest's", passed, greediest)
 		}
@@ -237,7 +237,7 @@ func TestBacklogAfterAPause(t *testing.T) {
 	var over [udpbatch.Size]bool
 	answered := 0
 	for {
-		passed, _ := s.waiting.excess(s.batch, udpbatch.Size, time.Now(), &over)
+		passed, _ := s.waiting.excess(s.batch, udpbatch.Size, burst, time.Now(), &over)
 		if passed > 0 {
 			break
 		}
@@ -287,6 +287,25 @@ func TestPassOver(t *testing.T) {
 	expect("a question that has waited long", 1, received.Add(tooOld), 0, 0, true)
 	expect("one that has waited too long", 1, received.Add(tooOld+1), 0, 1, true)
 	expect("long after", 1, s.waiting.overload.Add(stampHold), 0, 0, false)
+}
+
+// TestSideStaysAside: a network that fills the side socket's queue several times stays
+// aside, long before a loop would count as overloaded.
+func TestSideStaysAside(t *testing.T) {
+	s := socketOf(t, udpbatch.Size)
+	s.aside = newAside(func([]netip.Prefix) error { return nil }, s.log)
+	s.side = true
+	batches := 0
+	for now := time.Now(); s.aside.count() == 0; batches++ {
+		var over [udpbatch.Size]bool
+		s.passOver(s.batch, udpbatch.Size, now, &over)
+		if batches > burst/udpbatch.Size {
+			break
+		}
+	}
+	if want := sideBurst/udpbatch.Size + 1; batches != want {
+		t.Errorf("it is known to flood after %d full batches, want %d", batches, want)
+	}
 }
 
 // slowZone answers "slow" only where it may take its time, and counts how often it

@@ -164,12 +164,14 @@ const tooOld = 2 * time.Second
 // passOver marks in over the questions of a batch that are not to be answered:
 // those that are too many, and those that are too old.
 func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
+	most := burst
 	if s.side {
+		most = sideBurst
 		for i := range n {
 			s.aside.seen(b.From(i).Addr(), now)
 		}
 	}
-	passed, greediest := s.waiting.excess(b, n, now, over)
+	passed, greediest := s.waiting.excess(b, n, most, now, over)
 	s.stats.dropped[dropFlood].Add(uint64(passed))
 	if greediest >= 0 {
 		s.aside.put(b.From(greediest).Addr(), now)
