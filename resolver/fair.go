@@ -22,6 +22,10 @@ const (
 	// expensive is how long an answer takes that is charged: some ten times what
 	// the usual question costs with its packets.
 	expensive = 50 * time.Microsecond
+	// dearest is what is charged for an answer at most: some times the longest that a
+	// zone takes where a socket waits (Question.Pause). What took longer was in a
+	// process that got no processor meanwhile, which is no fault of the network's.
+	dearest = 300 * time.Microsecond
 	// A network may take a sixteenth of a loop's time for expensive answers, and
 	// budgetMost at once, which others do not notice.
 	budgetPart = 16
@@ -48,7 +52,7 @@ func (b *budget) allows(now time.Time) bool {
 // charge counts an answer that was computed.
 func (b *budget) charge(now time.Time, took time.Duration) {
 	if took >= expensive {
-		b.spent += took
+		b.spent += min(took, dearest)
 		b.at = now
 	}
 }
