@@ -70,3 +70,20 @@ func TestPauses(t *testing.T) {
 		}
 	}
 }
+
+// TestLongRestart: questions that have waited for the next process are answered, however
+// old they are: dnsd drops those of more than 2 s only while it is asked too much.
+func TestLongRestart(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 25)
+	s.begin()
+	s.saved()
+	s.unnoticed(func() {
+		s.Signal(syscall.SIGTERM)
+		if _, err := s.Wait(s.patience); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2200 * time.Millisecond)
+		s.begin()
+	})
+}
