@@ -26,6 +26,10 @@ const (
 	// zone takes where a socket waits (Question.Pause). What took longer was in a
 	// process that got no processor meanwhile, which is no fault of the network's.
 	dearest = 300 * time.Microsecond
+	// coldAnswers is how many answers a loop computes before any is charged. When it
+	// starts, nothing is kept, no processor's cache has what an answer needs, and what
+	// has waited for it comes at once. They take half a second if all of them are dear.
+	coldAnswers = 4096
 	// A network may take a sixteenth of a loop's time for expensive answers, and
 	// budgetMost at once, which others do not notice.
 	budgetPart = 16

@@ -72,7 +72,7 @@ func (s *socket) serve(ctx context.Context) error {
 	b.Failed = s.notSent
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
-	w.pause = nil
+	w.pause, w.cold = nil, s.r.coldAnswers
 	var fails trouble
 	for {
 		n, err := b.Read()
