@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -112,7 +113,7 @@ func (b *bench) restarts(ctx context.Context, f *fleet, source, url string) (row
 	if err := u.Await("READY=1", patience); err != nil {
 		return nil, err
 	}
-	if err := pause(ctx, 5*time.Second); err != nil { // until the state is on disk
+	if err := stateKept(ctx); err != nil {
 		return nil, err
 	}
 	for _, r := range replacements {
@@ -148,6 +149,25 @@ func (b *bench) restarts(ctx context.Context, f *fleet, source, url string) (row
 			strconv.Itoa(result.ServFail), strconv.Itoa(result.Wrong), strconv.Itoa(result.Resets), milli(result.Longest), fmt.Sprintf("%.0f", median(took))})
 	}
 	return rows, nil
+}
+
+// stateKept waits until a last known state is on disk.
+func stateKept(ctx context.Context) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	defer client.CloseIdleConnections()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if resp, err := client.Get("http://" + at("127.0.0.1", portAdmin) + "/metrics"); err == nil {
+			text, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err == nil && strings.Contains(string(text), "\ndnsd_registry_state_saved_timestamp_seconds 1") {
+				return nil
+			}
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("no state is saved within %s", patience)
 }
 
 // unit returns dnsd as a unit that has not been started.
