@@ -67,7 +67,9 @@ func (s *aside) put(client netip.Addr, now time.Time) {
 	s.tell()
 }
 
-// seen is told from whom the side socket receives.
+// seen is told from whom the side socket receives. Where the process before has found
+// that they ask too much, they stay aside until the first sweep, and longer if this
+// process finds it as well: it may have been that one's fault, for want of a processor.
 func (s *aside) seen(client netip.Addr, now time.Time) {
 	if !s.learns.Load() {
 		return
@@ -76,7 +78,7 @@ func (s *aside) seen(client netip.Addr, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.until[network]; !known && len(s.until) < mostAside {
-		s.until[network] = now.Add(asideFor)
+		s.until[network] = now
 		s.log.Info("a network stays in a queue of its own: the process before has found that it asks more than can be answered", "network", network)
 	}
 }
