@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,6 +30,11 @@ type aside struct {
 	log   *slog.Logger
 
 	warned limitedLog
+
+	// learns says that the side socket was another process's, which has told the program
+	// whom this one does not know: those from whom the side socket receives. It does
+	// so from Listen to the first sweep.
+	learns atomic.Bool
 
 	mu    sync.Mutex
 	until map[netip.Prefix]time.Time // guarded by mu; keys are of sharer, and what the program was told
@@ -61,10 +67,27 @@ func (s *aside) put(client netip.Addr, now time.Time) {
 	s.tell()
 }
 
+// seen is told from whom the side socket receives. Where the process before has found
+// that they ask too much, they stay aside until the first sweep, and longer if this
+// process finds it as well: it may have been that one's fault, for want of a processor.
+func (s *aside) seen(client netip.Addr, now time.Time) {
+	if !s.learns.Load() {
+		return
+	}
+	network := sharer(client)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.until[network]; !known && len(s.until) < mostAside {
+		s.until[network] = now
+		s.log.Info("a network stays in a queue of its own: the process before has found that it asks more than can be answered", "network", network)
+	}
+}
+
 // sweep ends it for networks that have not asked too much for asideFor. It tells the
 // program even where there are none: a process that has handed over its sockets may
 // have told it something else meanwhile.
 func (s *aside) sweep(now time.Time) {
+	s.learns.Store(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.until, func(_ netip.Prefix, until time.Time) bool { return now.After(until) })

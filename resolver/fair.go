@@ -22,6 +22,14 @@ const (
 	// expensive is how long an answer takes that is charged: some ten times what
 	// the usual question costs with its packets.
 	expensive = 50 * time.Microsecond
+	// dearest is what is charged for an answer at most: some times the longest that a
+	// zone takes where a socket waits (Question.Pause). What took longer was in a
+	// process that got no processor meanwhile, which is no fault of the network's.
+	dearest = 300 * time.Microsecond
+	// coldAnswers is how many answers a loop computes before any is charged. When it
+	// starts, nothing is kept, no processor's cache has what an answer needs, and what
+	// has waited for it comes at once. They take half a second if all of them are dear.
+	coldAnswers = 4096
 	// A network may take a sixteenth of a loop's time for expensive answers, and
 	// budgetMost at once, which others do not notice.
 	budgetPart = 16
@@ -48,20 +56,20 @@ func (b *budget) allows(now time.Time) bool {
 // charge counts an answer that was computed.
 func (b *budget) charge(now time.Time, took time.Duration) {
 	if took >= expensive {
-		b.spent += took
+		b.spent += min(took, dearest)
 		b.at = now
 	}
 }
 
 const (
-	// burst is for how long the loop may find full batches before it counts as
-	// overloaded. A socket's queue holds some 10,000 questions, which take 60 ms to
-	// answer: what a burst or a pause of the process has left in it is answered by
-	// then, and nothing needs to be dropped.
-	burst = 100 * time.Millisecond
-	// startPatience is for how long full batches count as what has waited while no
-	// process read the socket. The kernel holds what is answered in a small part of it.
-	startPatience = time.Second
+	// burst is how many packets in full batches the loop may read in a row before it
+	// counts as overloaded: some 0.15 s of work. They are counted, not timed, because a
+	// process that gets no processor for a while finds full batches as well: at 6,000
+	// questions a second these are what comes in 2.7 s.
+	burst = 256 * udpbatch.Size
+	// sideBurst is that for a side socket, of which only is to be known whether they
+	// still flood who did: some times what its queue holds.
+	sideBurst = 16 * udpbatch.Size
 	// overloadHold is for how long after an overload a single full batch is another
 	// one, so that the queue stays short.
 	overloadHold = time.Second
@@ -77,10 +85,9 @@ const (
 // backlog decides which questions of a batch go unanswered because more are asked
 // than the loop can answer. The loop owns it.
 type backlog struct {
-	start    time.Time // until when what is read may have waited for this process; zero: it has been read
 	full     int       // full batches in a row
-	since    time.Time // when the first of them was read
-	overload time.Time // until when the loop counts as overloaded
+	patience int       // how many packets they may have before the loop counts as overloaded
+	overload time.Time // until when it does
 }
 
 // greedy is how many questions of a batch a network has that is set aside. Where none
@@ -88,20 +95,20 @@ type backlog struct {
 const greedy = udpbatch.Size / 4
 
 // excess marks in over the questions of a batch of n, read at now, that are to be
-// dropped, and returns how many they are. Each full batch in a row drops more,
-// until the queue is empty. It also returns the index of a packet of the network
-// to be set aside, -1 for none.
-func (b *backlog) excess(c *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
-	if n < udpbatch.Size || now.Before(b.start) {
-		if b.full = 0; n < udpbatch.Size {
-			b.start = time.Time{}
-		}
+// dropped, and returns how many they are: none of a burst, and then, with each full
+// batch in a row, more, until the queue is empty. It also returns the index of a packet
+// of the network to be set aside, -1 for none.
+func (b *backlog) excess(c *udpbatch.Conn, n, burst int, now time.Time, over *[udpbatch.Size]bool) (passed, greediest int) {
+	if n < udpbatch.Size {
+		b.full = 0
 		return 0, -1
 	}
 	if b.full++; b.full == 1 {
-		b.since = now
+		// What has waited while nobody read the socket is no overload: it is read
+		// before as much again has come.
+		b.patience = max(burst, 2*c.Waiting())
 	}
-	if now.Sub(b.since) < burst && now.After(b.overload) {
+	if b.full*udpbatch.Size <= b.patience && now.After(b.overload) {
 		return 0, -1
 	}
 	b.overload = now.Add(overloadHold)

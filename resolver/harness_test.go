@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -367,4 +368,26 @@ func askAs(t *testing.T, from string, to netip.AddrPort, name string) {
 	if _, err := receive(UDP, c); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// closeAll closes the sockets of a resolver that does not run.
+func closeAll(r *Resolver) {
+	for _, l := range r.lanes {
+		l.close()
+	}
+	for _, s := range r.sockets {
+		s.conn.Close()
+	}
+	for _, a := range r.acceptors {
+		a.listener.Close()
+	}
+}
+
+// skip skips the test, or fails it where nothing may be skipped.
+func skip(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("DNSD_TEST_NO_SKIP") != "" {
+		t.Fatal("would be skipped: " + why)
+	}
+	t.Skip(why)
 }

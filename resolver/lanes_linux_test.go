@@ -320,7 +320,7 @@ func TestSentByALane(t *testing.T) {
 
 // TestSetAside: packets of those that are set aside go to the side socket, all
 // others to the others, and back when their time has passed. So it is where the
-// sockets were another process's.
+// sockets were another process's, which has found some of them.
 func TestSetAside(t *testing.T) {
 	for _, sockets := range []int{1, 3, -1, -3} { // negative: given
 		t.Run(fmt.Sprint(sockets), func(t *testing.T) {
@@ -363,7 +363,22 @@ func TestSetAside(t *testing.T) {
 			now, a := time.Now(), r.asides[0]
 			if sockets < 0 {
 				expect("one is, by the process before", map[string]int{three: 20, one.String(): 0})
-				a.sweep(now)
+				if n := a.count(); n != 1 {
+					t.Errorf("%d are known to be set aside, want 1", n)
+				}
+				now = time.Now()
+				a.put(netip.MustParseAddr("fdaa:0:19::1"), now)
+				expect("it stays when another one is found", map[string]int{three: 20, one.String(): 0})
+				if sockets == -1 {
+					a.put(netip.MustParseAddr(three), now)
+					a.sweep(now.Add(asideFor))
+					expect("it stays where this process finds the same", map[string]int{three: 20, one.String(): 0})
+				}
+				a.sweep(now.Add(asideFor + 1))
+				a.seen(one, now)
+				if n := a.count(); n != 0 {
+					t.Errorf("%d are set aside because of what this process has set aside, want none", n)
+				}
 			}
 			expect("nobody is", map[string]int{one.String(): 0, two.String(): 0, three: 0})
 			a.put(one, now)

@@ -23,6 +23,7 @@ type listener struct {
 
 	// Nil where the system cannot share a port that way.
 	side  *net.UDPConn // receives from those that are set aside
+	known bool         // by another process, which has told the program who they are
 	spare *net.UDPConn // only sends: the first of the lanes
 }
 
@@ -80,6 +81,7 @@ func (r *Resolver) adopt(l *listener) {
 	receivers := l.udp
 	if l.side != nil {
 		aside.steer = func(aside []netip.Prefix) error { return steer(l.side, len(l.udp), aside) }
+		aside.learns.Store(l.known)
 		receivers = append(slices.Clone(l.udp), l.side)
 	}
 	r.mu.Lock()
@@ -134,6 +136,7 @@ func (r *Resolver) bindBoth(addr netip.AddrPort) (_ *listener, proto string, err
 	if err != nil {
 		return nil, "udp", err
 	}
+	r.growQueues(l)
 	if err := r.bindOthers(l); err != nil {
 		r.log.Warn("the port cannot be shared as it should: one network's flood, or responses that wait in the kernel, can cost others theirs",
 			"listen", l.addr, "err", err)
@@ -194,6 +197,18 @@ func (r *Resolver) prepareGiven(l *listener) error {
 	return nil
 }
 
+// growQueues lets the kernel hold many questions while nobody reads them, and says
+// where it does not hold as many as it should.
+func (r *Resolver) growQueues(l *listener) {
+	for i, c := range l.udp {
+		granted, asked, err := growQueue(c, len(l.udp))
+		if i == 0 && (err != nil || granted < asked) {
+			r.log.Info("the kernel holds fewer questions than it should while dnsd restarts or gets no processor: raise net.core.rmem_max",
+				"listen", l.addr, "bytes", granted, "wanted", asked, "err", err)
+		}
+	}
+}
+
 // bindUDP binds one socket of an address, which receives.
 func (r *Resolver) bindUDP(addr netip.AddrPort, first bool) (*net.UDPConn, error) {
 	return r.listenUDP(addr, func(fd int) error { return prepareUDP(fd, first, addr.Addr().IsUnspecified()) })
@@ -208,9 +223,7 @@ func (r *Resolver) bindOthers(l *listener) (err error) {
 			l.side = nil
 		}
 	}()
-	// One that was given has been told who is set aside, perhaps by a process that still
-	// serves; aside.sweep tells it again.
-	if l.side == nil {
+	if l.known = l.side != nil; !l.known {
 		// The order matters: steer knows the side socket by its number.
 		l.side, err = r.listenUDP(l.addr, func(fd int) error { return prepareSide(fd, l.addr.Addr().IsUnspecified()) })
 		if err != nil {

@@ -151,41 +151,102 @@ func TestBothWildcards(t *testing.T) {
 	}
 }
 
-func TestReceiveBuffer(t *testing.T) {
-	r := newResolver(t)
-	run(t, r)
-	before, err := net.ListenUDP("udp", nil)
+// queueOf returns the size of a socket's receive buffer as it is asked for, in bytes.
+func queueOf(t *testing.T, c syscall.Conn) (n int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = control(raw, func(fd int) (err error) {
+			n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+			return err
+		})
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer before.Close()
-	size := func(c *net.UDPConn) (n int) {
-		raw, err := c.SyscallConn()
-		if err == nil {
-			err = control(raw, func(fd int) (err error) {
-				n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-				return err
+	return n / 2
+}
+
+// TestQueues: the kernel holds as much for an address as it is asked to, with one
+// socket or with many, given or not; without the privilege to ask for that, as much as
+// it grants, which is said, and never less than a socket had before.
+func TestQueues(t *testing.T) {
+	onThread(t, func() string {
+		if !mayForce() {
+			return "skip: no privilege for long queues"
+		}
+		queues := func(n int, given *Resolver) (r *Resolver, said string) {
+			var log bytes.Buffer
+			r = newResolver(t, func(c *Config) {
+				if c.Sockets, c.Log = n, logTo(&log); given != nil {
+					c.Listen, c.Given = given.Addresses(), filesOf(t, given)
+				}
 			})
+			if err := r.Listen(); err != nil {
+				panic(err)
+			}
+			t.Cleanup(func() { closeAll(r) })
+			return r, log.String()
 		}
-		if err != nil {
-			t.Fatal(err)
+		for n, want := range map[int]int{1: 16 << 20, 2: 8 << 20, 5: 4 << 20} {
+			r, said := queues(n, nil)
+			for i, s := range r.sockets[:n] {
+				if got := queueOf(t, s.conn.(syscall.Conn)); got != want {
+					t.Errorf("socket %d of %d has a queue of %d bytes, want %d", i, n, got, want)
+				}
+			}
+			if strings.Contains(said, "rmem_max") {
+				t.Error(said)
+			}
 		}
-		return n
-	}
-	got := size(r.sockets[0].conn.(*net.UDPConn))
-	if usual := size(before); got <= usual {
-		t.Errorf("receive buffer is %d bytes, the usual one %d", got, usual)
-	}
-	raw, err := before.SyscallConn()
+		long, _ := queues(1, nil)
+		short := newResolver(t)
+		if err := short.Listen(); err != nil {
+			return err.Error()
+		}
+		t.Cleanup(func() { closeAll(short) })
+		for _, s := range short.sockets {
+			s.conn.(*net.UDPConn).SetReadBuffer(4096)
+		}
+		grown, _ := queues(1, short)
+		if got := queueOf(t, grown.sockets[0].conn.(syscall.Conn)); got < leastReceiveBuffer {
+			t.Errorf("a given socket has a queue of %d bytes", got)
+		}
+
+		if err := dropCapabilities(); err != nil {
+			return err.Error()
+		}
+		if mayForce() {
+			return "the thread keeps its privilege"
+		}
+		most := mostReceiveBuffer(receiveBuffer)
+		r, said := queues(1, nil)
+		if got := queueOf(t, r.sockets[0].conn.(syscall.Conn)); got != most {
+			t.Errorf("without the privilege a queue has %d bytes, want %d", got, most)
+		}
+		if most < receiveBuffer != strings.Contains(said, "rmem_max") {
+			t.Errorf("granted are %d bytes, and it says %q", most, said)
+		}
+		if r, _ = queues(1, long); queueOf(t, r.sockets[0].conn.(syscall.Conn)) != receiveBuffer {
+			t.Error("without the privilege a longer queue becomes shorter")
+		}
+		return ""
+	})
+}
+
+func mayForce() bool {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		t.Fatal(err)
+		return false
 	}
-	if control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) }) != nil {
-		return // no privilege for more than what is usual at most
-	}
-	if want := size(before); got != want {
-		t.Errorf("receive buffer is %d bytes, want %d", got, want)
-	}
+	defer unix.Close(fd)
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 1<<20) == nil
+}
+
+// dropCapabilities takes all of them from the calling thread.
+func dropCapabilities() error {
+	var none [2]unix.CapUserData // of version 3
+	return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 }
 
 func TestReplyControl(t *testing.T) {

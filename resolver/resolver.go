@@ -137,6 +137,7 @@ type Resolver struct {
 	// Shortened by tests.
 	messageTime  time.Duration // defaultMessageTime
 	strangerTime time.Duration // defaultStrangerTime
+	coldAnswers  int           // coldAnswers
 
 	given     []*given  // not taken by an address yet; Listen's
 	sockets   []*socket // set by Listen, under mu
@@ -170,6 +171,7 @@ func New(cfg Config) (*Resolver, error) {
 
 		messageTime:  defaultMessageTime,
 		strangerTime: defaultStrangerTime,
+		coldAnswers:  coldAnswers,
 	}
 	var errs []error
 	if cfg.MaxUDPSize < minUDPSize || cfg.MaxUDPSize > maxUDPPayload {

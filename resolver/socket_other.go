@@ -15,6 +15,7 @@ import (
 // lanes nor side sockets.
 const maxSockets = 1
 
+func growQueue(syscall.Conn, int) (int, int, error) { return 0, 0, nil }
 func prepareUDP(int, bool, bool) error              { return nil }
 func prepareSide(int, bool) error                   { return errors.ErrUnsupported }
 func reusePort(int) error                           { return errors.ErrUnsupported }

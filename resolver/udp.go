@@ -72,8 +72,7 @@ func (s *socket) serve(ctx context.Context) error {
 	b.Failed = s.notSent
 	w := newWorker(s.r, UDP, s.stats)
 	w.keeper = newKeeper(s.r.keptBytes(s), s.r.cfg.Epoch)
-	w.pause = nil
-	s.waiting.start = time.Now().Add(startPatience)
+	w.pause, w.cold = nil, s.r.coldAnswers
 	var fails trouble
 	for {
 		n, err := b.Read()
@@ -165,7 +164,14 @@ const tooOld = 2 * time.Second
 // passOver marks in over the questions of a batch that are not to be answered:
 // those that are too many, and those that are too old.
 func (s *socket) passOver(b *udpbatch.Conn, n int, now time.Time, over *[udpbatch.Size]bool) {
-	passed, greediest := s.waiting.excess(b, n, now, over)
+	most := burst
+	if s.side {
+		most = sideBurst
+		for i := range n {
+			s.aside.seen(b.From(i).Addr(), now)
+		}
+	}
+	passed, greediest := s.waiting.excess(b, n, most, now, over)
 	s.stats.dropped[dropFlood].Add(uint64(passed))
 	if greediest >= 0 {
 		s.aside.put(b.From(greediest).Addr(), now)

@@ -49,7 +49,7 @@ func TestStateDirectoryFails(t *testing.T) {
 		"read_only": {"", func(dir string) error { return unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") },
 			func(dir string) error { return unix.Mount("", dir, "", unix.MS_REMOUNT, "") }, readOnly},
 		"missing": {"", func(dir string) error { return os.Remove(dir + "/state") },
-			func(dir string) error { return os.Mkdir(dir+"/state", 0o700) }, "no such file or directory"},
+			func(dir string) error { return os.Mkdir(dir+"/state", 0o700) }, "there is no such directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

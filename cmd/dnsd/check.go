@@ -99,14 +99,17 @@ func check(ctx context.Context, c *config, getenv func(string) string, operands 
 	case 0:
 		return c.Registry.source.check(ctx, c, getenv, stdout)
 	case 1:
-		if !strings.HasPrefix(operands[0], stateKind.scheme+":") {
-			return checkFile(operands[0], stdout)
+		for _, kind := range []*sourceKind{fileKind, stateKind} {
+			if !strings.HasPrefix(operands[0], kind.scheme+":") {
+				continue
+			}
+			source, err := kind.read(operands[0])
+			if err != nil {
+				return usagef("%s: %w", operands[0], err)
+			}
+			return source.check(ctx, c, getenv, stdout)
 		}
-		source, err := stateKind.read(operands[0])
-		if err != nil {
-			return usagef("%s: %w", operands[0], err)
-		}
-		return source.check(ctx, c, getenv, stdout)
+		return checkFile(operands[0], stdout)
 	}
 	return usagef("unexpected argument %q: dnsd check takes one file", operands[1])
 }

@@ -59,6 +59,9 @@ func TestCheckOfFlags(t *testing.T) {
 	}{
 		{"no_file", "check --registry file:/nowhere/registry.json", "",
 			"dnsd: reading registry file: open /nowhere/registry.json: no such file or directory\n", 1},
+		{"file_url", "check file:/nowhere/registry.json", "",
+			"dnsd: reading registry file: open /nowhere/registry.json: no such file or directory\n", 1},
+		{"file_url_without_path", "check file:", "", "dnsd: file:: no path: ", 2},
 		{"two_files", "check a b", "", "dnsd: unexpected argument \"b\": dnsd check takes one file\n", 2},
 		{"stream", "check --registry etcd://h:2379/dnsd/v1/", "the flags are good; the registry is no file, so there is none to check\n", "", 0},
 		{"upstream", "check --upstream 300.0.0.1 --ttl 5", "", "dnsd: --upstream 300.0.0.1: ", 2},

@@ -69,7 +69,7 @@ func (c *config) settings() []*setting {
 		{name: "regions", use: set(&c.Regions, text)},
 
 		{name: "registry", def: "file:/etc/dnsd/registry.json", use: c.Registry.set},
-		{name: "state-dir", use: set(&c.StateDir, text)},
+		{name: "state-dir", use: set(&c.StateDir, stateDir)},
 		{name: "stale-after", def: "1m", use: c.staleAfter},
 		{name: "etcd-ca", source: "etcd", use: set(&c.Etcd.CA, text)},
 		{name: "etcd-cert", source: "etcd", use: set(&c.Etcd.Cert, text)},

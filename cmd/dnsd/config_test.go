@@ -56,6 +56,16 @@ func TestFlagsWinOverEnvironment(t *testing.T) {
 	}
 }
 
+// No state is kept where a flag says so, whatever the environment of a unit says.
+func TestNoStateDir(t *testing.T) {
+	for arg, want := range map[string]string{"--state-dir=none": "", "--state-dir=./none": "./none", "--log-level=info": "/var/lib/dnsd"} {
+		c, _, err := parseConfig([]string{arg}, environment("DNSD_STATE_DIR=/var/lib/dnsd"))
+		if err != nil || c.StateDir != want {
+			t.Errorf("%s: %q, %v; want %q", arg, c.StateDir, err, want)
+		}
+	}
+}
+
 // Every mistake has its sentence, which says what to write instead.
 func TestMistakes(t *testing.T) {
 	tests := []struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -28,6 +29,9 @@ func export(ctx context.Context, c *config, getenv func(string) string, stdout, 
 	source, err := c.Registry.source.open(c, getenv, log)
 	if err != nil {
 		return err
+	}
+	if _, ok := source.(*stateSource); ok {
+		log = slog.New(slog.DiscardHandler) // it is read once, and the error says all
 	}
 	reg := registry.New()
 	follower := follow.New(reg, source, follow.Config{Log: log})

@@ -75,8 +75,11 @@ func (d *daemon) handOvers(ctx context.Context, over func()) {
 				d.log.Warn("SIGUSR2 is refused: a hand-over is under way")
 				continue
 			}
-			if os.Getpid() == 1 {
-				d.log.Warn("SIGUSR2 is refused: this is the first process of a container, which would end with it")
+			if why := d.mustStay(); why != "" {
+				d.log.Warn("SIGUSR2 is refused: " + why)
+				why = "a hand-over is refused: " + why
+				d.handingOver.Store(&why)
+				d.notify(d.status())
 				continue
 			}
 			done := make(chan result, 1)
@@ -102,6 +105,19 @@ func (d *daemon) handOvers(ctx context.Context, over func()) {
 			return
 		}
 	}
+}
+
+// mustStay says why this process cannot hand over at present, empty where it can.
+func (d *daemon) mustStay() string {
+	if os.Getpid() == 1 {
+		return "this is the first process of a container, which would end with it"
+	}
+	// The new process lists what is there. Only a last known state shows it that this
+	// takes away as much as before.
+	if hold := d.reg.Status().Hold; hold != "" && !d.follower.Kept() {
+		return hold + "; a new process could not hold it back, since there is no last known state (--state-dir)"
+	}
+	return ""
 }
 
 // handOver starts a new process and waits until it serves. If it does not, it has

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -220,5 +221,30 @@ func TestSuccessorIsNotWaitedForForEver(t *testing.T) {
 		if next.cmd.ProcessState == nil {
 			t.Errorf("%s: it has not ended", want)
 		}
+	}
+}
+
+// TestHalfTheProcessors: while another process answers, this one loads with half of the
+// processors.
+func TestHalfTheProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for n, half := range map[int]int{1: 1, 2: 1, 5: 2} {
+		t.Setenv("GOMAXPROCS", strconv.Itoa(n))
+		runtime.GOMAXPROCS(n)
+		all := halfTheProcessors()
+		if got := runtime.GOMAXPROCS(0); got != half {
+			t.Errorf("of %d processors %d are used, want %d", n, got, half)
+		}
+		all()
+		if got := runtime.GOMAXPROCS(0); got != n {
+			t.Errorf("afterwards %d of %d are used", got, n)
+		}
+	}
+	t.Setenv("GOMAXPROCS", "")
+	runtime.SetDefaultGOMAXPROCS()
+	before := runtime.GOMAXPROCS(0)
+	halfTheProcessors()()
+	if got := runtime.GOMAXPROCS(0); got != before {
+		t.Errorf("afterwards %d are used, want %d", got, before)
 	}
 }

@@ -18,7 +18,7 @@ Clients     --listen ADDR...       UDP and TCP, [fdaa::3]:53
 Registry    --registry URL         file:/etc/dnsd/registry.json, or
                                    etcd://H1:PORT,H2:PORT/PREFIX/, or
                                    corrosion://HOST:PORT or state:DIR
-            --state-dir DIR        keep the last known state there; none
+            --state-dir DIR        keep the last known state there; or none
             --stale-after 1m       how long a silent source counts as fresh
             --etcd-ca, --etcd-cert, --etcd-key, --etcd-password-file FILE
             --etcd-user NAME

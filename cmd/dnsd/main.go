@@ -43,7 +43,8 @@
 // The new process has the same arguments, environment and sockets. When it has
 // listed the registry it answers, and the old one ends as on SIGTERM; no question is
 // lost. If it ends or does not get there within two minutes, the old one goes on as
-// before and says why.
+// before and says why. While the sweep guard holds something back and there is no last
+// known state, SIGUSR2 is refused: the new process would let it go.
 //
 // # systemd
 //
@@ -88,7 +89,15 @@ import (
 // CPU until then; 7 to 9 % more CPU a change at 2,000 changes a second).
 const gcPercent = 50
 
+// main only waits: see package orders.
 func main() {
+	status := make(chan int)
+	go func() { status <- dnsd() }()
+	os.Exit(<-status)
+}
+
+// dnsd is the process, and returns its exit status.
+func dnsd() int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -100,7 +109,7 @@ func main() {
 	if old != nil {
 		report(old.ready, err)
 	}
-	os.Exit(status)
+	return status
 }
 
 // run is dnsd without the process around it. It returns nil when ctx ends, a

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,6 +43,8 @@ type daemon struct {
 	drain     time.Duration // for what is in hand when another process has taken over
 	next      *successor    // that has taken over; set by handOvers
 
+	allProcessors func() // ends what halfTheProcessors began, where another process hands over to this one
+
 	alone   chan struct{} // closed when no process hands over to this one any more
 	unheard atomic.Bool   // the last message to systemd has failed
 	// handingOver is what the hand-over under way does, or why the last one has failed;
@@ -68,6 +71,9 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stderr io
 		Help: "Log lines dropped because whoever reads the log has stopped."}, func() float64 { return float64(lines.dropped.Load()) }))
 	if err := d.listen(c); err != nil {
 		return err
+	}
+	if d.inherited.old != nil {
+		d.allProcessors = halfTheProcessors()
 	}
 	// The kernel keeps what arrives meanwhile, so that a restart answers no question
 	// with SERVFAIL whose answer is on disk.
@@ -297,8 +303,23 @@ func (d *daemon) mayServe(ctx context.Context) bool {
 	if !await(ctx, listed) {
 		return false
 	}
+	d.allProcessors()
 	old.say(readyText)
 	return true
+}
+
+// halfTheProcessors has this process use half of those that it may, until all is
+// called: while it loads and lists, another process answers, and must not want for one.
+func halfTheProcessors() (all func()) {
+	n := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(max(n/2, 1))
+	return func() {
+		if os.Getenv("GOMAXPROCS") != "" {
+			runtime.GOMAXPROCS(n)
+		} else {
+			runtime.SetDefaultGOMAXPROCS() // which follows a cgroup's limit from then on
+		}
+	}
 }
 
 // await polls until ok holds, and returns false if ctx ends before.

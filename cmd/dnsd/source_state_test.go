@@ -67,6 +67,9 @@ func TestState(t *testing.T) {
 			t.Errorf("export of what is %s: %d %q %q", c.what, status, out, errs)
 		}
 	}
+	if status, out, errs := command("export", "--registry", "state:"+dir+"/none"); status != 1 || out != "" || strings.Contains(errs, "level=") {
+		t.Errorf("export of what is not there: %d %q %q", status, out, errs)
+	}
 	for _, args := range [][]string{{"check", "state:" + dir + "/none"}, {"export", "--log-level=error", "--registry", "state:" + dir + "/none"}} {
 		if status, out, errs := command(args...); status != 1 || !strings.Contains(out+errs, "no such file") {
 			t.Errorf("%v: %d %q %q", args, status, out, errs)

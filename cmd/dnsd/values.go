@@ -108,6 +108,14 @@ func metricsListen(s string) (netip.AddrPort, error) {
 	return listenAddr(s, "127.0.0.1:9153")
 }
 
+// stateDir reads a directory, or none.
+func stateDir(s string) (string, error) {
+	if s == "none" {
+		return "", nil
+	}
+	return s, nil
+}
+
 // ipv6 reads the address of an AAAA record.
 func ipv6(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)

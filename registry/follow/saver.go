@@ -50,6 +50,8 @@ type saver struct {
 	probe func(dir string) error
 	write func(v *registry.Snapshot, now time.Time) error
 
+	restored atomic.Bool // this process has begun with a last known state
+
 	snapshots chan *registry.Snapshot
 	failed    atomic.Bool // the last attempt did; whoever reads it may clear it
 	offered   time.Time   // owned by the apply loop
@@ -169,9 +171,14 @@ func (s *saver) save(v *registry.Snapshot) {
 	s.well()
 }
 
+var errNoDirectory = errors.New("there is no such directory: create it")
+
 // fail counts an attempt that failed, and logs it where the reason is new.
 func (s *saver) fail(err error) {
 	s.f.stats.saveErrors.Add(1)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errNoDirectory
+	}
 	why := "the last known state cannot be written: " + plainReason(err)
 	if old := s.trouble.Swap(&why); old == nil || *old != why {
 		s.f.log.Error("the last known state cannot be written: dnsd serves without keeping it, and tries again every minute",

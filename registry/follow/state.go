@@ -46,6 +46,13 @@ func (f *Follower) loadState(ctx context.Context) {
 	f.saver.dir = f.stateDir() // the other one is in use for as long as the disk takes
 }
 
+// Kept reports whether a process that starts now finds a last known state: one was
+// loaded or saved by this process, and nothing is known to be wrong with its directory.
+// Only such a process can hold back again what this one holds back. Safe for concurrent use.
+func (f *Follower) Kept() bool {
+	return (f.saver.restored.Load() || f.stats.saved.Load() != 0) && f.reg.Status().Unsaved == ""
+}
+
 func (f *Follower) stateDir() *state.Dir {
 	dir := state.New(f.cfg.StateDir, identity(f.src))
 	dir.Unlocked = func(why error) {
@@ -56,6 +63,7 @@ func (f *Follower) stateDir() *state.Dir {
 
 // startFrom makes the last known state what the registry holds.
 func (f *Follower) startFrom(last *state.Contents) {
+	f.saver.restored.Store(true)
 	last.Restore(f.reg)
 	f.saver.dir.Continue(f.reg.Snapshot())
 	// It gets a monotonic reading, so that a clock that is set from now on does not

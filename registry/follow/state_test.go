@@ -199,8 +199,8 @@ func TestNoStateAndNoDirectory(t *testing.T) {
 	if got, status := run(t, all, filepath.Join(t.TempDir(), "absent"), time.Minute, log); len(got) != 2 || status.State != registry.Live {
 		t.Errorf("with a directory that is not there: %d objects, %s; want 2, live", len(got), status.State)
 	}
-	if !strings.Contains(log.String(), "cannot be written") {
-		t.Error("nothing says that the state cannot be written")
+	if !strings.Contains(log.String(), `cannot be written: dnsd serves without keeping it, and tries again every minute" dir=`) || !strings.Contains(log.String(), "there is no such directory: create it") {
+		t.Errorf("the log does not say that the state cannot be written, and what to do: %s", log)
 	}
 }
 
@@ -347,7 +347,9 @@ func TestStateThatIsNoFile(t *testing.T) {
 	for name, says := range registrytest.OddFiles(t, t.TempDir()) {
 		for _, which := range []string{state.Name, state.Previous} {
 			dir, log := t.TempDir(), &strings.Builder{}
-			registrytest.OddFiles(t, dir)
+			if registrytest.OddFiles(t, dir); name == "directory" {
+				says = "remove it"
+			}
 			if err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, which)); err != nil && name != "none" {
 				t.Fatal(err)
 			}

@@ -107,6 +107,8 @@ func (d *Dir) Load(report func(path string, err error)) *Contents {
 		path := filepath.Join(d.path, name)
 		c, err := Read(path)
 		switch {
+		case isDir(path) != nil:
+			err = isDir(path)
 		case err == nil && c.Source != d.source:
 			err = fmt.Errorf("it was saved from another source, %s", c.Source)
 		case err == nil:
@@ -144,21 +146,22 @@ func (d *Dir) acquire() error {
 		d.Unlocked = nil
 	}
 	d.lock = dir
-	d.removeLeftovers()
+	d.removeLeftovers(err == nil)
 	return nil
 }
 
 // removeLeftovers removes what a process that was killed while it wrote has left.
-// What cannot be removed does no harm. A probe is made without the lock: one that is
-// not old may be another process's.
-func (d *Dir) removeLeftovers() {
+// What cannot be removed does no harm. A probe is made without the lock, and all files
+// where there are no locks: one that is not old may be another process's.
+func (d *Dir) removeLeftovers(alone bool) {
 	entries, _ := os.ReadDir(d.path)
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), Name+".") {
 			continue
 		}
-		left := strings.HasSuffix(e.Name(), ".tmp")
-		if strings.HasSuffix(e.Name(), ".probe") {
+		file, probe := strings.HasSuffix(e.Name(), ".tmp"), strings.HasSuffix(e.Name(), ".probe")
+		left := file && alone
+		if (file || probe) && !left {
 			info, err := e.Info()
 			left = err == nil && time.Since(info.ModTime()) > oldProbe
 		}
@@ -209,8 +212,11 @@ func (d *Dir) save(v *registry.Snapshot, now time.Time) error {
 
 func (d *Dir) outgrown(now time.Time) bool {
 	appended := d.out.size - d.base
-	return appended > max(maxAppended*d.base, minAppended) || d.out.size > d.most-d.most/8 || now.Sub(d.rewritten) >= rewriteEvery
+	return appended > max(maxAppended*d.base, minAppended) || d.long() || now.Sub(d.rewritten) >= rewriteEvery
 }
+
+// long reports whether the file is nearly as long as one may be that is read.
+func (d *Dir) long() bool { return d.out.size > d.most-d.most/8 }
 
 // there reports whether the directory and the file in it are still what is written to,
 // and the file as long as it was left: without locks another process may have written.
@@ -297,6 +303,9 @@ func (d *Dir) batch(w *blockWriter, v, old *registry.Snapshot, now time.Time, go
 
 // rewrite writes everything to a new file, which takes the place of the old one.
 func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
+	if err := inTheWay(d.path); err != nil {
+		return err
+	}
 	tmp, err := os.CreateTemp(d.path, Name+".*.tmp")
 	if err != nil {
 		return err
@@ -362,7 +371,7 @@ func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now ti
 
 // catchUp appends to the old file what has changed since the writing of a new one began.
 func (d *Dir) catchUp() error {
-	if d.file == nil || d.Meanwhile == nil {
+	if d.file == nil || d.Meanwhile == nil || d.long() {
 		return nil
 	}
 	later := d.Meanwhile()
@@ -400,6 +409,18 @@ func (d *Dir) usable(path string) bool {
 	return err == nil && d.good != nil && os.SameFile(info, d.good) && info.Size() >= d.good.Size()
 }
 
+// isDir says why nothing can be written to a path that is a directory, nil for all others.
+func isDir(path string) error {
+	if info, err := os.Lstat(path); err != nil || !info.IsDir() {
+		return nil
+	}
+	return fmt.Errorf("%s is a directory, where dnsd writes a file: remove it", path)
+}
+
+func inTheWay(dir string) error {
+	return errors.Join(isDir(filepath.Join(dir, Name)), isDir(filepath.Join(dir, Previous)))
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -417,6 +438,9 @@ func (d *Dir) Close() { d.forget() }
 
 // Try reports what would keep a state from being written to a directory.
 func Try(dir string) (err error) {
+	if err := inTheWay(dir); err != nil {
+		return err
+	}
 	probe, err := os.CreateTemp(dir, Name+".*.probe")
 	if err != nil {
 		return err

@@ -33,15 +33,15 @@ import (
 
 // options are the command line's.
 type options struct {
-	rows    []string
-	runs    int
-	seconds int
-	workers int
-	quick   bool
-	million bool
-	dnsd    string
-	against string
-	profile string
+	rows     []string
+	runs     int
+	seconds  int
+	workers  int
+	quick    bool
+	machines []int
+	dnsd     string
+	against  string
+	profile  string
 }
 
 func main() {
@@ -97,7 +97,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.seconds, "seconds", 5, "length of a run")
 	flags.IntVar(&o.workers, "workers", 1, "NSD server processes, Knot UDP workers, unbound threads, dnsd sockets")
 	flags.BoolVar(&o.quick, "quick", false, "two runs of a second, small registries: shows that it works, not how fast dnsd is")
-	flags.BoolVar(&o.million, "million", false, "the row of restarts with a million machines, too")
+	flags.IntSliceVar(&o.machines, "machines", nil, "how many machines the row of restarts has, with commas (default 25,100000; as quick, 25)")
 	flags.StringVar(&o.dnsd, "dnsd", "", "a built dnsd (default: go build dnsd/cmd/dnsd)")
 	flags.StringVar(&o.against, "against", "", "another built dnsd, such as one before a change, in the rows of the mix")
 	flags.StringVar(&o.profile, "profile", "", "a directory for a CPU profile of dnsd in each row of the mix, taken in a run that does not count")
@@ -124,6 +124,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		}
 		if !flags.Changed("seconds") {
 			o.seconds = 1
+		}
+	}
+	for _, n := range o.machines {
+		if n < 25 {
+			errs = append(errs, fmt.Errorf("-machines %d: at least 25", n))
 		}
 	}
 	if o.runs < 1 || o.seconds < 1 || o.workers < 1 || flags.NArg() > 0 {

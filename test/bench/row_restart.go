@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,14 +21,15 @@ import (
 	"dnsd/test/internal/unit"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // restartRow counts what clients notice of each way in which one dnsd takes another
 // one's place.
 func restartRow(ctx context.Context, b *bench) error {
-	sizes := pick(b, []int{25, 100_000}, []int{25})
-	if b.million {
-		sizes = append(sizes, 1_000_000)
+	sizes := b.machines
+	if len(sizes) == 0 {
+		sizes = pick(b, []int{25, 100_000}, []int{25})
 	}
 	var rows [][]string
 	for _, n := range sizes {
@@ -56,32 +61,43 @@ func restartRow(ctx context.Context, b *bench) error {
 		}
 		rows = append(rows, lines...)
 	}
-	b.heading("Restarts", "What clients notice while one process takes another one's place, %d times each: of questions over UDP (two thirds, asked once), TCP in one connection, and TCP in a connection "+
-		"each. A question that gets no answer within 5 s is lost; a connection that breaks instead of ending is a reset. Systemd's part is played by the bench: it keeps the sockets. In place: from the order until "+
-		"the new process serves, or the old one says why not.", b.replacements())
+	b.heading("Restarts", "What clients notice while one process takes another one's place, %d times each (with a million machines %d): of questions over UDP (two thirds, asked once), TCP in one connection, and TCP in a connection "+
+		"each. They come from 16 machines of one network. A question that gets no answer within 5 s is lost; a connection that breaks instead of ending is a reset. Systemd's part is played by the bench: it keeps the sockets. In place: from the order until "+
+		"the new process serves, or the old one says why not.", b.replacements(0), b.replacements(1_000_000))
 	b.table([]string{"machines", "from", "what", "questions/s", "asked", "lost", "SERVFAIL", "wrong", "resets", "longest wait, ms", "in place, median ms"}, rows)
 	return nil
 }
 
-func (b *bench) replacements() int { return pick(b, 20, 2) }
+// replacements returns how often each is done. With a million machines one takes a
+// quarter of a minute.
+func (b *bench) replacements(machines int) int {
+	if machines >= 1_000_000 {
+		return pick(b, 5, 1)
+	}
+	return pick(b, 20, 2)
+}
 
 // replacement is one way for a dnsd to be replaced.
 type replacement struct {
-	name  string
-	rate  int
-	flood bool // beside it
-	do    func(ctx context.Context, b *bench, u *unit.Unit) error
+	name   string
+	rate   int
+	do     func(ctx context.Context, b *bench, u *unit.Unit) error
+	beside func(ctx context.Context, b *bench, u *unit.Unit) (stop func(), err error) // nil: nothing
 }
 
 var replacements = []replacement{
-	{"hand-over", 600, false, handOver},
-	{"hand-over", 6000, false, handOver},
-	{"hand-over to a program that fails", 600, false, handOverToNothing},
-	{"restart", 600, false, restart},
-	{"restart", 6000, false, restart},
-	{"kill -9, started again at once", 600, false, crash},
-	{"nothing, in a flood", 600, true, nothing},
-	{"hand-over, in a flood", 600, true, handOver},
+	{"hand-over", 600, handOver, nil},
+	{"hand-over", 6000, handOver, nil},
+	{"hand-over to a program that fails", 600, handOverToNothing, nil},
+	{"hand-over, in a listing of the file", 600, handOver, listings},
+	{"hand-over, the state's disk full", 600, handOver, fullDisk},
+	{"restart", 600, restart, nil},
+	{"restart", 6000, restart, nil},
+	{"restart, the state's disk full", 600, restart, fullDisk},
+	{"kill -9, started again at once", 600, crash, nil},
+	{"nothing, in a flood", 600, nothing, flood},
+	{"hand-over, in a flood", 600, handOver, flood},
+	{"restart, in a flood", 600, restart, flood},
 }
 
 // restarts returns the lines of one fleet and one source.
@@ -97,19 +113,22 @@ func (b *bench) restarts(ctx context.Context, f *fleet, source, url string) (row
 	if err := u.Await("READY=1", patience); err != nil {
 		return nil, err
 	}
-	if err := pause(ctx, 5*time.Second); err != nil { // until the state is on disk
+	if err := stateKept(ctx); err != nil {
 		return nil, err
 	}
 	for _, r := range replacements {
+		if source != "file" && strings.HasSuffix(r.name, "of the file") {
+			continue // others are listed by each new process alone
+		}
 		var took []float64
-		endFlood := func() {}
-		if r.flood {
-			if endFlood, err = b.flood(ctx); err != nil {
-				return nil, err
+		end := func() {}
+		if r.beside != nil {
+			if end, err = r.beside(ctx, b, u); err != nil {
+				return nil, fmt.Errorf("%s: %w", r.name, err)
 			}
 		}
 		result, err := b.askMeanwhile(ctx, f, r.rate, func() error {
-			for range b.replacements() {
+			for range b.replacements(f.machines()) {
 				began := time.Now()
 				if err := r.do(ctx, b, u); err != nil {
 					return err
@@ -121,7 +140,7 @@ func (b *bench) restarts(ctx context.Context, f *fleet, source, url string) (row
 			}
 			return nil
 		})
-		endFlood()
+		end()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", r.name, err)
 		}
@@ -130,6 +149,25 @@ func (b *bench) restarts(ctx context.Context, f *fleet, source, url string) (row
 			strconv.Itoa(result.ServFail), strconv.Itoa(result.Wrong), strconv.Itoa(result.Resets), milli(result.Longest), fmt.Sprintf("%.0f", median(took))})
 	}
 	return rows, nil
+}
+
+// stateKept waits until a last known state is on disk.
+func stateKept(ctx context.Context) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	defer client.CloseIdleConnections()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if resp, err := client.Get("http://" + at("127.0.0.1", portAdmin) + "/metrics"); err == nil {
+			text, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err == nil && strings.Contains(string(text), "\ndnsd_registry_state_saved_timestamp_seconds 1") {
+				return nil
+			}
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("no state is saved within %s", patience)
 }
 
 // unit returns dnsd as a unit that has not been started.
@@ -141,6 +179,10 @@ func (b *bench) unit(url string) (*unit.Unit, error) {
 	state := filepath.Join(dir, "state")
 	if err := os.Mkdir(state, 0o700); err != nil {
 		return nil, err
+	}
+	// A disk of its own, which fullDisk can fill.
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, diskSize); err != nil {
+		return nil, fmt.Errorf("mounting a tmpfs: %w", err)
 	}
 	path := filepath.Join(dir, "dnsd") // a copy, which another program takes the place of
 	if err := install(b.dnsd, path); err != nil {
@@ -182,12 +224,16 @@ func (b *bench) askMeanwhile(ctx context.Context, f *fleet, rate int, do func() 
 		}
 	}
 	questions = append(questions, steady.Question{Name: "none.internal.", Type: dns.TypeAAAA, Rcode: dns.RcodeNameError})
-	from := clientAddr(home)
+	// Machines of one network: a single one may have few connections at a time.
+	const clients = 16
+	var dialed atomic.Uint32
 	client := &steady.Client{
 		Dial: func(network string) (net.Conn, error) {
-			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: from.AsSlice()}}
+			from := clientAddr(home).As16()
+			from[13] = byte(dialed.Add(1) % clients) // of another /112
+			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: from[:]}}
 			if network == "tcp" {
-				d.LocalAddr = &net.TCPAddr{IP: from.AsSlice()}
+				d.LocalAddr = &net.TCPAddr{IP: from[:]}
 			}
 			return d.Dial(network, at("fdaa::3", portDNSD))
 		},
@@ -211,8 +257,44 @@ func handOver(_ context.Context, _ *bench, u *unit.Unit) error {
 	return u.Replaced(pid, patience)
 }
 
+// diskSize is many times what a million machines take.
+const diskSize = "size=2g"
+
+// fullDisk leaves no room on the state's disk.
+func fullDisk(_ context.Context, _ *bench, u *unit.Unit) (stop func(), err error) {
+	i := slices.Index(u.Args, "--state-dir")
+	dir := u.Args[i+1]
+	for range 10 { // a save may come between
+		var fs unix.Statfs_t
+		if err := unix.Statfs(dir, &fs); err != nil {
+			return nil, err
+		}
+		size := fmt.Sprint("size=", (fs.Blocks-fs.Bfree)*uint64(fs.Bsize))
+		if err = unix.Mount("", dir, "", unix.MS_REMOUNT, size); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("filling the disk: %w", err)
+	}
+	return func() { _ = unix.Mount("", dir, "", unix.MS_REMOUNT, diskSize) }, nil
+}
+
+// listings has the process list its registry file again and again.
+func listings(ctx context.Context, _ *bench, u *unit.Unit) (stop func(), err error) {
+	ctx, end := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for pause(ctx, 50*time.Millisecond) == nil {
+			u.Signal(syscall.SIGHUP)
+		}
+	}()
+	return func() { end(); <-done }, nil
+}
+
 // flood has another network ask as much as it can, and returns when that is known.
-func (b *bench) flood(ctx context.Context) (stop func(), err error) {
+func flood(ctx context.Context, _ *bench, _ *unit.Unit) (stop func(), err error) {
 	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: clientAddr(home + 99).AsSlice()}, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at("fdaa::3", portDNSD))))
 	if err != nil {
 		return nil, err

@@ -80,9 +80,7 @@ func TestSlowUpstream(t *testing.T) {
 	}
 }
 
-// TestHandOverInAFlood: a network that asks as much as it can costs others nothing. On a
-// busy machine the flood is more than dnsd can answer, and costs others some answers in
-// its first tenth of a second, which is also that of each new process.
+// TestHandOverInAFlood: a network that asks as much as it can costs others nothing.
 func TestHandOverInAFlood(t *testing.T) {
 	s := newScene(t, 25)
 	s.begin()
@@ -106,19 +104,10 @@ func TestHandOverInAFlood(t *testing.T) {
 			}
 		}
 	})
-	lab.Tries(t, func() (wrong []string) {
-		r := s.ask(func() {
-			for range 2 {
-				s.handOver()
-			}
-		})
-		if r.Lost > 0 {
-			wrong = append(wrong, r.String())
+	s.unnoticed(func() {
+		for range 2 {
+			s.handOver()
 		}
-		if r.Lost = 0; !r.Good() {
-			t.Errorf("clients notice: %s", r)
-		}
-		return wrong
 	})
 	close(ended)
 	flooding.Wait()

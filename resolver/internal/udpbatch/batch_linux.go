@@ -243,13 +243,33 @@ func Drops(conn syscall.Conn) (uint32, bool) {
 	if err != nil {
 		return 0, false
 	}
-	const skMeminfoDrops = 8 // linux/sock_diag.h
-	var info [skMeminfoDrops + 1]uint32
-	var errno syscall.Errno
+	info, ok := memInfo(raw)
+	return info[memDrops], ok
+}
+
+// leastCharged is the least that the kernel counts for a packet, in bytes: its
+// descriptor and the smallest head that it allocates.
+const leastCharged = 768
+
+// waiting returns how many packets the receive queue may hold.
+func (b *batch) waiting() int {
+	info, _ := memInfo(b.raw)
+	return int(info[memReceived] / leastCharged)
+}
+
+// Indices of linux/sock_diag.h into what SO_MEMINFO returns.
+const (
+	memReceived = 0 // SK_MEMINFO_RMEM_ALLOC: bytes
+	memDrops    = 8 // SK_MEMINFO_DROPS
+)
+
+// memInfo returns zeroes and false where the kernel does not say.
+func memInfo(raw syscall.RawConn) (info [memDrops + 1]uint32, ok bool) {
 	size := uint32(unsafe.Sizeof(info))
-	err = raw.Control(func(fd uintptr) {
-		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+	err := raw.Control(func(fd uintptr) {
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		ok = errno == 0 && size == uint32(unsafe.Sizeof(info))
 	})
-	return info[skMeminfoDrops], err == nil && errno == 0 && size == uint32(unsafe.Sizeof(info))
+	return info, err == nil && ok
 }

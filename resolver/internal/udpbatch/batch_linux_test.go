@@ -286,3 +286,32 @@ func TestDrops(t *testing.T) {
 		}
 	}
 }
+
+// TestWaiting: what is in the queue, and no more than some times as much.
+func TestWaiting(t *testing.T) {
+	c, server, client := pair(t, "127.0.0.1:0")
+	if n := c.Waiting(); n != 0 {
+		t.Errorf("%d packets wait in an empty queue", n)
+	}
+	const sent = 100
+	for range sent {
+		send(t, client, server, "?")
+	}
+	if n := c.Waiting(); n < sent || n > 2*sent {
+		t.Errorf("%d of %d packets wait", n, sent)
+	}
+	for left := sent; left > 0; {
+		n, err := c.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		left -= n
+	}
+	if n := c.Waiting(); n != 0 {
+		t.Errorf("%d packets wait when all are read", n)
+	}
+	c.batch = nil
+	if n := c.Waiting(); n != 0 {
+		t.Errorf("%d packets are known to wait where there are no such calls", n)
+	}
+}

@@ -17,6 +17,7 @@ func newBatch(*Conn, syscall.RawConn) *batch { return nil }
 func (*batch) read() (int, error)      { return 0, nil }
 func (*batch) poll() (int, error)      { return 0, nil }
 func (*batch) send(int)                {}
+func (*batch) waiting() int            { return 0 }
 func (*batch) from(int) netip.AddrPort { return netip.AddrPort{} }
 
 // Sender sends packets one by one. Safe for concurrent use. On this system it

@@ -104,6 +104,15 @@ func (c *Conn) Poll() (n int, err error) {
 	return c.batch.poll()
 }
 
+// Waiting returns how many packets wait to be read, or a number that is greater; 0
+// where the system does not say.
+func (c *Conn) Waiting() int {
+	if c.batch == nil {
+		return 0
+	}
+	return c.batch.waiting()
+}
+
 // Packet returns the bytes in slot i, valid until the next Read.
 func (c *Conn) Packet(i int) []byte { return c.slots[i].in[:c.slots[i].n] }
 
