@@ -123,8 +123,9 @@ func TestBuiltInRegions(t *testing.T) {
 			t.Errorf("%s to %s is %d km, want about %d", test.a, test.b, km, test.km)
 		}
 	}
-	for _, lat := range []float64{0, 0.02 * math.Pi / 180} { // with the second, rounding makes a sine of more than 1
-		if d := distance(point{lat, 0}, point{-lat, math.Pi}); d < 20_015_000 || d > 20_016_000 {
+	for _, degrees := range []point{{0, 0}, {41.214, -44.891}, {46.4029, -173.6159}} { // of the last two, rounding makes a sine of more than 1
+		lat, lon := degrees.lat*math.Pi/180, degrees.lon*math.Pi/180
+		if d := distance(point{lat, lon}, point{-lat, lon + math.Pi}); d < 20_015_000 || d > 20_016_000 {
 			t.Errorf("half around the globe is %d m", d)
 		}
 	}
