@@ -17,6 +17,7 @@ import (
 func TestDrain(t *testing.T) {
 	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := newGate(t)
 			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain, c.TCPIdle = g, patience, time.Hour })
 			idle := dial(t, TCP, addr)
@@ -105,6 +106,7 @@ func TestDrainAnswersWhatWasReceived(t *testing.T) {
 				}
 				answered[binary.BigEndian.Uint16(resp)] = true
 			}
+			c.Close()
 			stopped.Wait()
 		})
 	}
