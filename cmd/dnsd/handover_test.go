@@ -114,6 +114,7 @@ func TestStuckLoopStopsTheBeat(t *testing.T) {
 
 // Nobody who does not read what dnsd says holds it up.
 func TestUnreadNotifications(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "notify")
 	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
