@@ -290,6 +290,10 @@ func TestKeptSizes(t *testing.T) {
 	if k.size != 0 || len(k.young)+len(k.old) != 0 {
 		t.Errorf("%d bytes and %d answers are left", k.size, len(k.young)+len(k.old))
 	}
+	k.old = map[string]*kept{"old": {guarded: until}}
+	if k.get([]byte("old")) != nil || k.size != 0 || len(k.young)+len(k.old) != 0 {
+		t.Errorf("of the old generation, one that may have changed is given out or left: %d bytes", k.size)
+	}
 }
 
 func TestClientsAreBounded(t *testing.T) {

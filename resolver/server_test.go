@@ -63,13 +63,14 @@ func TestTrouble(t *testing.T) {
 
 func TestDrainEnds(t *testing.T) {
 	g := newGate(t) // never opened
-	_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, 10*time.Millisecond })
+	r, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, time.Hour })
 	for _, proto := range []Proto{UDP, TCP} {
 		c := dial(t, proto, addr)
 		defer c.Close()
 		send(t, proto, c, query(t, "waiting01.", dns.TypeA))
 	}
 	eventually(t, "both questions are waiting", func() bool { return g.waiting.Load() == 2 })
+	r.DrainFor(10 * time.Millisecond)
 	stop()
 }
 
