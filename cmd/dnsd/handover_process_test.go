@@ -63,7 +63,7 @@ func TestHandOverOfProcesses(t *testing.T) {
 	install(self, "", "")
 	cmd := exec.Command(program, "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--upstream=none", "--network=fdaa:0:18::/48",
 		"--registry=file:"+dir+"/registry.json", "--regions="+regions)
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+systemd.LocalAddr().String())
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+systemd.LocalAddr().String(), "WATCHDOG_USEC=often")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	_, log := spawn(t, cmd)
 	t.Cleanup(func() {
@@ -151,7 +151,7 @@ func TestHandOverOfProcesses(t *testing.T) {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		<-ended
 	}
-	for text, want := range map[string]int{"dnsd has ended": 2, "a new process serves: this one ends": 1, "the hand-over has failed: this process goes on as before": 3} {
+	for text, want := range map[string]int{"there is no watchdog": 2, "dnsd has ended": 2, "a new process serves: this one ends": 1, "the hand-over has failed: this process goes on as before": 3} {
 		if n := strings.Count(log.String(), text); n != want {
 			t.Errorf("the log says %d times that %s, want %d", n, text, want)
 		}

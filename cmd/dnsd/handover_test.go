@@ -215,8 +215,8 @@ func TestSuccessorIsNotWaitedForForEver(t *testing.T) {
 		if err := next.await(c.ctx, c.patience); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
-		if next.cmd.ProcessState == nil {
-			t.Errorf("%s: it has not ended", want)
+		if how := next.cmd.ProcessState.String(); how != "signal: terminated" {
+			t.Errorf("%s: it has ended: %s", want, how)
 		}
 	}
 }
