@@ -115,6 +115,7 @@ func TestAdminLeavesLater(t *testing.T) {
 		a, began, after := &admin{listener: l}, time.Now(), time.Duration(0)
 		a.handOver(func() { after = time.Since(began) })
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if after != 100*time.Millisecond || !a.leaves.Load() {
 			t.Errorf("it leaves after %s, want 100ms", after)
 		}

@@ -40,7 +40,8 @@ func TestLogIsNotRead(t *testing.T) {
 			}
 		}
 		go fmt.Fprintln(l, "and on")
-		if lines.Scan(); lines.Text() != "and on" || l.behind.Load() {
+		lines.Scan()
+		if synctest.Wait(); lines.Text() != "and on" || l.behind.Load() {
 			t.Errorf("afterwards the line is %q", lines.Text())
 		}
 		fmt.Fprintln(l, "nobody reads")
@@ -50,6 +51,33 @@ func TestLogIsNotRead(t *testing.T) {
 		}
 		r.Close()
 		<-l.ended
+	})
+}
+
+// Lines that wait at the end are written, if somebody reads.
+func TestLogIsWrittenToItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		l := newLogWriter(w)
+		go l.run()
+		const all = 50
+		for range all {
+			fmt.Fprintln(l, "a line")
+		}
+		read := make(chan int)
+		go func() {
+			lines := bufio.NewScanner(r)
+			n := 0
+			for lines.Scan() {
+				n++
+			}
+			read <- n
+		}()
+		l.end()
+		w.Close()
+		if n := <-read; n != all {
+			t.Errorf("%d lines of %d are written", n, all)
+		}
 	})
 }
 
