@@ -74,6 +74,29 @@ func TestDrainEnds(t *testing.T) {
 	stop()
 }
 
+// TestDrainEndsUnread: a client that does not read its responses keeps nobody.
+func TestDrainEndsUnread(t *testing.T) {
+	r := newResolver(t, func(c *Config) { c.Drain = 10 * time.Millisecond })
+	r.messageTime = time.Hour
+	addr, stop := serve(t, r)
+	c := dial(t, TCP, addr)
+	defer c.Close()
+	for range 200 { // 12 MB of answers: more than both ends' buffers
+		send(t, TCP, c, query(t, "huge.internal.", dns.TypeAAAA))
+	}
+	var last int64
+	eventually(t, "a response waits for the client", func() (waits bool) {
+		r.conns.mu.Lock()
+		defer r.conns.mu.Unlock()
+		for c := range r.conns.open {
+			since, idle := c.idle()
+			waits, last = !idle && since == last, since
+		}
+		return waits
+	})
+	stop()
+}
+
 // TestDrainAnswersWhatWasReceived: questions that dnsd has not read yet when it is
 // stopped, but its sockets have received, are answered as well.
 func TestDrainAnswersWhatWasReceived(t *testing.T) {
