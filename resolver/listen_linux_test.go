@@ -291,3 +291,15 @@ func TestReplyControl(t *testing.T) {
 		t.Errorf("received at %v, %t", at, ok)
 	}
 }
+
+// TestNumberOfGivenSockets: where it is another one than was asked for, that is said.
+func TestNumberOfGivenSockets(t *testing.T) {
+	for sockets, said := range map[int]bool{2: false, 5: true} {
+		old, _, _ := start(t, listenOn("127.0.0.1:0"))
+		var log syncBuffer
+		startAfter(t, old, listenOn("127.0.0.1:0"), func(c *Config) { c.Sockets, c.Log = sockets, logTo(&log) })
+		if log.contains("another number of sockets than --sockets says") != said {
+			t.Errorf("2 sockets where %d are wanted: the log says\n%s", sockets, log.String())
+		}
+	}
+}

@@ -17,6 +17,7 @@ import (
 func TestDrain(t *testing.T) {
 	for proto, name := range []string{UDP: "udp", TCP: "tcp"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := newGate(t)
 			_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain, c.TCPIdle = g, patience, time.Hour })
 			idle := dial(t, TCP, addr)
@@ -62,13 +63,37 @@ func TestTrouble(t *testing.T) {
 
 func TestDrainEnds(t *testing.T) {
 	g := newGate(t) // never opened
-	_, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, 10*time.Millisecond })
+	r, addr, stop := start(t, func(c *Config) { c.Forward, c.Drain = g, time.Hour })
 	for _, proto := range []Proto{UDP, TCP} {
 		c := dial(t, proto, addr)
 		defer c.Close()
 		send(t, proto, c, query(t, "waiting01.", dns.TypeA))
 	}
 	eventually(t, "both questions are waiting", func() bool { return g.waiting.Load() == 2 })
+	r.DrainFor(10 * time.Millisecond)
+	stop()
+}
+
+// TestDrainEndsUnread: a client that does not read its responses keeps nobody.
+func TestDrainEndsUnread(t *testing.T) {
+	r := newResolver(t, func(c *Config) { c.Drain = 10 * time.Millisecond })
+	r.messageTime = time.Hour
+	addr, stop := serve(t, r)
+	c := dial(t, TCP, addr)
+	defer c.Close()
+	for range 200 { // 12 MB of answers: more than both ends' buffers
+		send(t, TCP, c, query(t, "huge.internal.", dns.TypeAAAA))
+	}
+	var last int64
+	eventually(t, "a response waits for the client", func() (waits bool) {
+		r.conns.mu.Lock()
+		defer r.conns.mu.Unlock()
+		for c := range r.conns.open {
+			since, idle := c.idle()
+			waits, last = !idle && since == last, since
+		}
+		return waits
+	})
 	stop()
 }
 
@@ -105,6 +130,7 @@ func TestDrainAnswersWhatWasReceived(t *testing.T) {
 				}
 				answered[binary.BigEndian.Uint16(resp)] = true
 			}
+			c.Close()
 			stopped.Wait()
 		})
 	}

@@ -3,6 +3,7 @@ package resolver
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +107,28 @@ func TestTCPLimit(t *testing.T) {
 	}
 }
 
+// TestCountsByType: what is missing over TCP is called by its name.
+func TestCountsByType(t *testing.T) {
+	const n = 5000
+	for _, tt := range []struct {
+		typ   uint16
+		rdata string
+		want  string
+	}{
+		{dns.TypeA, "\x7f\x00\x00\x01", "addresses"}, {dns.TypeAAAA, strings.Repeat("x", 16), "addresses"},
+		{dns.TypePTR, "\x01a\x00", "names"}, {dns.TypeTXT, "\x01a", "records"},
+	} {
+		a := &Answer{Type: tt.typ, Data: slices.Repeat([][]byte{[]byte(tt.rdata)}, n)}
+		z := &testZone{origin: "internal.", answers: map[string]func(*Question) *Answer{"set": always(a)}}
+		r := newResolver(t, func(c *Config) { c.Zones = []Zone{z} })
+		m := respond(t, r, query(t, "set.internal.", tt.typ, edns(512)), loopback, TCP)
+		want := fmt.Sprintf("%d of %d %s", len(m.Answer), n, tt.want)
+		if o := m.IsEdns0().Option; len(o) != 1 || o[0].(*dns.EDNS0_EDE).ExtraText != want || len(m.Answer) == 0 {
+			t.Errorf("%s: options are %v, want an EDE %q", dns.TypeToString[tt.typ], o, want)
+		}
+	}
+}
+
 func TestPartialList(t *testing.T) {
 	r := newResolver(t)
 	for _, opt := range []bool{false, true} {
@@ -167,9 +190,19 @@ func TestNSIDKeepsItsPlace(t *testing.T) {
 	}
 	// Beside the longest question there is no room for it: the OPT stays.
 	long := strings.Repeat("a.", 123) + "internal."
+	if m := respond(t, r, query(t, long[2:], dns.TypeAAAA), loopback, UDP); len(m.Ns) != 1 || m.Truncated {
+		t.Errorf("without it, %d records in authority, TC=%t", len(m.Ns), m.Truncated)
+	}
 	resp, _ = r.Respond(query(t, long[2:], dns.TypeAAAA, edns(512), option(&dns.EDNS0_NSID{Code: dns.EDNS0NSID})), loopback, UDP, nil)
 	if m := unpack(t, resp); m.IsEdns0() == nil || len(resp) > 512 {
 		t.Errorf("%d bytes, OPT %v", len(resp), m.IsEdns0())
+	}
+	// Where there is just room for it, there is none for the SOA, and TC says so.
+	id = strings.Repeat("h", 512-len(query(t, long[2:], dns.TypeAAAA))-wire.OPTLen-wire.NSIDLen("")-1)
+	r = newResolver(t, func(c *Config) { c.Identity.Hostname = id })
+	m = respond(t, r, query(t, long[2:], dns.TypeAAAA, edns(512), option(&dns.EDNS0_NSID{Code: dns.EDNS0NSID})), loopback, UDP)
+	if o := m.IsEdns0().Option; len(o) != 1 || len(m.Ns) != 0 || !m.Truncated || m.Rcode != dns.RcodeNameError {
+		t.Errorf("options %v, %d records in authority, TC=%t", o, len(m.Ns), m.Truncated)
 	}
 }
 

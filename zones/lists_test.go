@@ -148,6 +148,20 @@ func TestFullListWalksNoFurther(t *testing.T) {
 	}
 }
 
+// A list is as long as the longest message has room for, to the byte: with 254
+// entries of 256 bytes, their lengths included, 16 are left for a 255th.
+func TestPackListToTheByte(t *testing.T) {
+	for n, fits := range map[int]bool{15: true, 16: false} {
+		l := newTextList(',')
+		for range 254 {
+			l.add(append(l.entry, strings.Repeat("x", 254)...))
+		}
+		if got := l.add(append(l.entry, strings.Repeat("x", n)...)); l.shown < 254 || got != fits {
+			t.Errorf("an entry of %d bytes behind %d others fits: %t", n, l.shown, got)
+		}
+	}
+}
+
 // Behind the first entry that does not fit there is none.
 func TestPackListHasNoGap(t *testing.T) {
 	l := newTextList(',')

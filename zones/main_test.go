@@ -166,6 +166,8 @@ func wellFormed(a *resolver.Answer, view resolver.View, typ uint16) string {
 		return fmt.Sprintf("a limit of %d for %d records", a.Limit, len(a.Data))
 	case a.NoStore && a.Watch != nil:
 		return "what is not kept needs no channels"
+	case slices.Contains(a.Watch, nil):
+		return "a channel is missing"
 	}
 	return ""
 }

@@ -45,7 +45,7 @@ func (l *lookup) nearest(f *registry.Fleet, n *name) *resolver.Answer {
 	if n.top < len(a.Data) {
 		a.Limit = n.top
 	}
-	if _, known := l.cfg.Regions.at[l.q.View.Region]; !known && len(a.Data) > 0 {
+	if _, known := l.cfg.Regions.at[l.q.View.Region]; !known {
 		a.EDE = append(other(unknownPlace(l.q.View.Region)), a.EDE...)
 	}
 	return a

@@ -1,11 +1,14 @@
 package zones
 
 import (
+	"errors"
+	"io"
 	"math"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"dnsd/resolver"
 
@@ -105,8 +108,8 @@ func TestTurnsAreFair(t *testing.T) {
 
 func TestBuiltInRegions(t *testing.T) {
 	r := BuiltInRegions()
-	if len(r.at) != 36 {
-		t.Errorf("%d regions, want 36", len(r.at))
+	if codes := r.Codes(); len(codes) != 36 || !slices.IsSorted(codes) || codes[0] != "ams" {
+		t.Errorf("the regions are %q, want 36", codes)
 	}
 	// Great-circle distances, in kilometres.
 	for _, test := range []struct {
@@ -123,8 +126,9 @@ func TestBuiltInRegions(t *testing.T) {
 			t.Errorf("%s to %s is %d km, want about %d", test.a, test.b, km, test.km)
 		}
 	}
-	for _, lat := range []float64{0, 0.02 * math.Pi / 180} { // with the second, rounding makes a sine of more than 1
-		if d := distance(point{lat, 0}, point{-lat, math.Pi}); d < 20_015_000 || d > 20_016_000 {
+	for _, degrees := range []point{{0, 0}, {41.214, -44.891}, {46.4029, -173.6159}} { // of the last two, rounding makes a sine of more than 1
+		lat, lon := degrees.lat*math.Pi/180, degrees.lon*math.Pi/180
+		if d := distance(point{lat, lon}, point{-lat, lon + math.Pi}); d < 20_015_000 || d > 20_016_000 {
 			t.Errorf("half around the globe is %d m", d)
 		}
 	}
@@ -145,6 +149,7 @@ line 9: region ok stands in line 8 already
 line 10: longitude "181" is not a number of degrees between -180 and 180
 line 11: "a b" is not a region code: want one such as fra
 line 12: "` + strings.Repeat("x", 64) + `" is not a region code: want one such as fra`},
+		{"broken header", "code,\"latitude\n", `line 1, column 16: extraneous or missing " in quoted-field`},
 		{"broken quote", "code,latitude,longitude\n\"abc,1,2\n", `line 2, column 10: extraneous or missing " in quoted-field`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -153,6 +158,12 @@ line 12: "` + strings.Repeat("x", 64) + `" is not a region code: want one such a
 				t.Errorf("got %v\nwant %s", err, test.want)
 			}
 		})
+	}
+	broken := errors.New("the disk is gone")
+	for _, before := range []string{"", "code,latitude,longitude\n"} {
+		if _, err := BuiltInRegions().Extend(io.MultiReader(strings.NewReader(before), iotest.ErrReader(broken))); !errors.Is(err, broken) {
+			t.Errorf("read after %q: %v", before, err)
+		}
 	}
 	base := BuiltInRegions()
 	r, err := base.Extend(strings.NewReader("longitude,code,note,latitude\n0,FRA,moved,0\n1,new,,1\n-180,south,,-90\n180,north,,90\n"))

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -97,6 +98,30 @@ func TestAdminAddressInUse(t *testing.T) {
 	want := "--metrics-listen " + addr.String() + " is in use, perhaps by another dnsd: write another address, or none"
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)
+	}
+	_, err = listenAdmin(netip.MustParseAddrPort("192.0.2.1:1"), nil, newMetrics(), nil, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.HasPrefix(err.Error(), "binding --metrics-listen: listen tcp 192.0.2.1:1: ") {
+		t.Errorf("an address that this host does not have: %v", err)
+	}
+}
+
+// After a hand-over, who is connected has a moment to ask.
+func TestAdminLeavesLater(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a, began, after := &admin{listener: l}, time.Now(), time.Duration(0)
+		a.handOver(func() { after = time.Since(began) })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if after != 100*time.Millisecond || !a.leaves.Load() {
+			t.Errorf("it leaves after %s, want 100ms", after)
+		}
+	})
+	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		t.Error("it listens on")
 	}
 }
 

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"dnsd/resolver"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // stuckZone answers when it is let.
@@ -142,12 +145,13 @@ func TestStoreIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer systemd.Close()
-	f, err := os.CreateTemp(t.TempDir(), "")
+	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	files, err := duplicate([]resolver.NamedSocket{{Name: "dns", Conn: f}})
+	defer r.Close()
+	defer w.Close()
+	files, err := duplicate([]resolver.NamedSocket{{Name: "dns", Conn: r}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,15 +161,30 @@ func TestStoreIsReplaced(t *testing.T) {
 	}
 	var said []string
 	for range 4 {
-		buf := make([]byte, 4096)
-		n, err := systemd.Read(buf)
+		buf, rights := make([]byte, 4096), make([]byte, 64)
+		n, rightsLen, _, _, err := systemd.ReadMsgUnix(buf, rights)
 		if err != nil {
 			t.Fatal(err)
 		}
-		said = append(said, strings.ReplaceAll(string(buf[:n]), "\n", " "))
+		text := strings.ReplaceAll(string(buf[:n]), "\n", " ")
+		if rightsLen > 0 {
+			messages, err := unix.ParseSocketControlMessage(rights[:rightsLen])
+			if err != nil {
+				t.Fatal(err)
+			}
+			fds, err := unix.ParseUnixRights(&messages[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+			text += fmt.Sprint(" with ", len(fds))
+		}
+		said = append(said, text)
 	}
 	slices.Sort(said)
-	if want := []string{"FDSTORE=1 FDPOLL=0 FDNAME=dns", "FDSTOREREMOVE=1 FDNAME=admin", "FDSTOREREMOVE=1 FDNAME=dns", "FDSTOREREMOVE=1 FDNAME=side"}; !slices.Equal(said, want) {
+	if want := []string{"FDSTORE=1 FDPOLL=0 FDNAME=dns with 1", "FDSTOREREMOVE=1 FDNAME=admin", "FDSTOREREMOVE=1 FDNAME=dns", "FDSTOREREMOVE=1 FDNAME=side"}; !slices.Equal(said, want) {
 		t.Errorf("%q\nwant %q", said, want)
 	}
 }
@@ -218,8 +237,8 @@ func TestSuccessorIsNotWaitedForForEver(t *testing.T) {
 		if err := next.await(c.ctx, c.patience); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
-		if next.cmd.ProcessState == nil {
-			t.Errorf("%s: it has not ended", want)
+		if how := next.cmd.ProcessState.String(); how != "signal: terminated" {
+			t.Errorf("%s: it has ended: %s", want, how)
 		}
 	}
 }

@@ -46,6 +46,14 @@ func TestHealthcheckOfNothing(t *testing.T) {
 		!strings.HasPrefix(err.Error(), "not alive: ") {
 		t.Errorf("error %v", err)
 	}
+	for operands, want := range map[string]string{"healthcheck": "not ready: asking 127.0.0.1:", "healthcheck live": "not alive: asking 127.0.0.1:"} {
+		silent := localUDP(t)
+		silent.Close()
+		args := append(strings.Fields(operands), "--metrics-listen=none", "--listen", silent.LocalAddr().String())
+		if err := run(t.Context(), args, environment(), nil, nil); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s of an address that nobody serves: %v", operands, err)
+		}
+	}
 	var usage usageError
 	if !errors.As(err, &usage) {
 		t.Errorf("error %v, want a usageError", err)

@@ -27,8 +27,8 @@ func TestLogIsNotRead(t *testing.T) {
 		for i := range 2 * logLines {
 			fmt.Fprintf(l, "line %d\n", i)
 		}
-		if took := time.Since(began); took != logPatience {
-			t.Errorf("logging took %s, want %s", took, logPatience)
+		if took := time.Since(began); took != 50*time.Millisecond {
+			t.Errorf("logging took %s, want 50ms", took)
 		}
 		if n := l.dropped.Load(); n != logLines-1 { // one is being written
 			t.Errorf("%d lines are dropped, want %d", n, logLines-1)
@@ -40,16 +40,44 @@ func TestLogIsNotRead(t *testing.T) {
 			}
 		}
 		go fmt.Fprintln(l, "and on")
-		if lines.Scan(); lines.Text() != "and on" || l.behind.Load() {
+		lines.Scan()
+		if synctest.Wait(); lines.Text() != "and on" || l.behind.Load() {
 			t.Errorf("afterwards the line is %q", lines.Text())
 		}
 		fmt.Fprintln(l, "nobody reads")
 		began = time.Now()
-		if l.end(); time.Since(began) != logFlush {
-			t.Errorf("the end took %s, want %s", time.Since(began), logFlush)
+		if l.end(); time.Since(began) != 500*time.Millisecond {
+			t.Errorf("the end took %s, want 500ms", time.Since(began))
 		}
 		r.Close()
 		<-l.ended
+	})
+}
+
+// Lines that wait at the end are written, if somebody reads.
+func TestLogIsWrittenToItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		l := newLogWriter(w)
+		go l.run()
+		const all = 50
+		for range all {
+			fmt.Fprintln(l, "a line")
+		}
+		read := make(chan int)
+		go func() {
+			lines := bufio.NewScanner(r)
+			n := 0
+			for lines.Scan() {
+				n++
+			}
+			read <- n
+		}()
+		l.end()
+		w.Close()
+		if n := <-read; n != all {
+			t.Errorf("%d lines of %d are written", n, all)
+		}
 	})
 }
 

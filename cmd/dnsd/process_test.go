@@ -29,7 +29,7 @@ func limited(t *testing.T, files int, args ...string) (*exec.Cmd, *logBuffer) {
 func spawn(t *testing.T, cmd *exec.Cmd) (*exec.Cmd, *logBuffer) {
 	t.Helper()
 	log := &logBuffer{}
-	cmd.Env = append(os.Environ(), asMain+"=1")
+	cmd.Env = append(cmd.Environ(), asMain+"=1")
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

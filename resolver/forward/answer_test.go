@@ -37,6 +37,19 @@ const (
 	rawEmpty = "c00c ff14 0001 0000003c 0000" // a type nobody knows, without data
 )
 
+// TestReadBare: a response that lacks the question has a code and no more, whatever its
+// header says.
+func TestReadBare(t *testing.T) {
+	m := newMessage(query("www.example", dns.TypeA), true)
+	for _, rcode := range []byte{dns.RcodeFormatError, dns.RcodeNotImplemented} {
+		for _, b := range [][]byte{{0, 0, 0x80, 0x80 | rcode, 11: 0}, {0, 0, 0x80, 0x80 | rcode, 0, 1, 0, 1, 11: 1}} {
+			if a, err := read(b, m, time.Now()); err != nil || a.Rcode != uint16(rcode) || a.counts != [3]uint16{} || a.good() {
+				t.Errorf("%x is read as %+v, %v", b, a, err)
+			}
+		}
+	}
+}
+
 // TestReadRecords: what is passed on, and what is not.
 func TestReadRecords(t *testing.T) {
 	q := query("www.example", dns.TypeA)

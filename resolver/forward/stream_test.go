@@ -289,6 +289,36 @@ func TestStraysAreBounded(t *testing.T) {
 	})
 }
 
+// TestLateAnswersAreNoStrays: an upstream may answer each question, however late.
+func TestLateAnswersAreNoStrays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		dials := 0
+		p := pooled(t, func(context.Context) (net.Conn, error) { dials++; return here, nil })
+		defer p.close()
+		go func() {
+			for {
+				q, err := readQuestion(there)
+				if err != nil {
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+				there.Write(framed(answering(q, "203.0.113.66")))
+			}
+		}()
+		for range 2 * streamMaxStray {
+			if err := exchangeFor(p, "late.example", 10*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if err := exchangeFor(p, "a.example", time.Minute); err != nil || dials != 1 {
+			t.Errorf("%v, %d connections", err, dials)
+		}
+		there.Close()
+	})
+}
+
 // TestClosedWhileOpening: a connection that comes after its pool was closed is closed, too.
 func TestClosedWhileOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

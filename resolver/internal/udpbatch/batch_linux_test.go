@@ -225,6 +225,32 @@ func TestControl(t *testing.T) {
 	}
 }
 
+// A reply leaves from the address that its control messages name.
+func TestReplyControl(t *testing.T) {
+	c, server, _ := pair(t, "0.0.0.0:0")
+	if err := c.One.raw.Control(func(fd uintptr) {
+		if err := unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	to := net.UDPAddr{IP: net.IPv4(127, 0, 0, 2), Port: server.LocalAddr().(*net.UDPAddr).Port}
+	client, err := net.DialUDP("udp", nil, &to) // receives from there alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	client.Write([]byte("a"))
+	if n, err := c.Read(); n != 1 || err != nil {
+		t.Fatalf("%d packets, %v", n, err)
+	}
+	c.Reply(0, append(c.Out(0), "a reply"...), c.Control(0))
+	if c.Send(1); receive(t, client) != "a reply" {
+		t.Error("it is another one")
+	}
+}
+
 // A Sender says why it does not send.
 func TestSenderErrors(t *testing.T) {
 	c, server, client := pair(t, "127.0.0.1:0")

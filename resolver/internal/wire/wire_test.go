@@ -90,6 +90,22 @@ func TestParseCut(t *testing.T) {
 	}
 }
 
+// TestPackName: names in wire form, up to the longest.
+func TestPackName(t *testing.T) {
+	longest := strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61) + "."
+	for name, want := range map[string]string{".": "\x00", "www.Example.": "\x03www\x07Example\x00",
+		longest: strings.Repeat("\x3f"+strings.Repeat("a", 63), 3) + "\x3d" + strings.Repeat("a", 61) + "\x00"} {
+		if got, err := PackName(name); err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v, want %q", name, got, err, want)
+		}
+	}
+	for _, name := range []string{"a" + longest, "a..b.", strings.Repeat("a", 64) + "."} {
+		if got, err := PackName(name); err == nil {
+			t.Errorf("%s is %q", name, got)
+		}
+	}
+}
+
 func TestKeep(t *testing.T) {
 	longest := strings.Repeat("\x01a", 127) + "\x00"
 	for question, name := range map[string]string{question: "\x03www\x07example\x00", longest + "\x00\x1c\x00\x01": longest} {
