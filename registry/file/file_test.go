@@ -22,6 +22,7 @@ import (
 // TestNotified changes the file in every way that is known, and relies on
 // notification alone.
 func TestNotified(t *testing.T) {
+	t.Parallel()
 	before, after := content("a"), content("b", "c")
 	before += strings.Repeat("\n", len(after)-len(before)) // of one size
 	for _, c := range []struct {
@@ -420,6 +421,7 @@ func TestSlowWriterIsNotComplainedOf(t *testing.T) {
 // TestRandomHistories changes the file in random ways. Whatever is listed was
 // the content of a whole file at some time, and at rest the last one is listed.
 func TestRandomHistories(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
