@@ -34,23 +34,25 @@ func TestWhenAFileIsWrittenAnew(t *testing.T) {
 	w := newWorld(t, 20)
 	d := New(t.TempDir(), source)
 	defer d.Close()
-	w.reg.Apply(registrytest.Many(20_000)) // some 600 kB
+	machines := func(n int, state string) (items []registry.Item) {
+		for i := range n {
+			items = append(items, registry.Put(registrytest.Machine(t, fmt.Sprint("m", i), func(s *registry.MachineSpec) {
+				s.State, s.Metadata = state, map[string]string{"k": strings.Repeat(fmt.Sprint(i), 500)}
+			})))
+		}
+		return items
+	}
+	w.reg.Apply(machines(500, "started")) // some 700 kB
 	if !w.saveAt(d, now) {
 		t.Fatal("nothing was written")
 	}
 	base := d.out.size
+	if 2*base < minAppended {
+		t.Fatalf("%d bytes are too few", base)
+	}
 	states := []string{"stopped", "started"}
 	for round := 0; ; round++ {
-		var items []registry.Item
-		for i, item := range registrytest.Many(5_000) {
-			m := *item.Object.(*registry.Machine)
-			m.State = states[round%2]
-			if i%2 == 0 {
-				m.State = "odd" // as it was in the round before, but for the first
-			}
-			items = append(items, registry.Put(&m))
-		}
-		w.reg.Apply(items)
+		w.reg.Apply(machines(200, states[round%2]))
 		appended := d.out.size - base
 		anew := w.saveAt(d, now)
 		if anew != (appended > maxAppended*base) {
@@ -358,7 +360,7 @@ func TestTheEndAppends(t *testing.T) {
 	w := newWorld(t, 25)
 	d := New(t.TempDir(), source)
 	defer d.Close()
-	w.reg.Apply(registrytest.Many(20_000))
+	w.reg.Apply(registrytest.Many(2_000))
 	if w.saveAt(d, now); d.ends.Load() {
 		t.Fatal("it ends")
 	}
@@ -447,7 +449,7 @@ func TestChangesWhileAFileIsWrittenAnew(t *testing.T) {
 	for _, ends := range []bool{false, true} {
 		w := newWorld(t, 28)
 		d := New(t.TempDir(), source)
-		w.reg.Apply(registrytest.Many(5_000)) // a few blocks
+		w.reg.Apply(registrytest.Many(5_000)) // three blocks
 		w.save(d)
 		w.change(30)
 		began, asked := w.reg.Snapshot(), 0

@@ -194,10 +194,18 @@ func TestDamageIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // not truncated and closed each time, which waits for the disk
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
 	seen := map[int]int{}
 	try := func(what string, at int, damaged []byte, most int) {
 		t.Helper()
-		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+		if _, err := f.WriteAt(damaged, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(int64(len(damaged))); err != nil {
 			t.Fatal(err)
 		}
 		c, err := Read(path)
