@@ -1,0 +1,82 @@
+package state
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+// A new file is on the disk before it has the name of the state, and then its name is.
+// What is appended is once a minute, and at the end.
+func TestWhatIsSyncedAndWhen(t *testing.T) {
+	w, path := newWorld(t, 40), t.TempDir()
+	var synced []string
+	var failing string // what the disk does not take
+	var d *Dir
+	open := func() {
+		d = New(path, source)
+		d.sync = func(f *os.File) error {
+			info, err := f.Stat()
+			if err != nil {
+				t.Error(err)
+			}
+			name, what := f.Name(), "a new file"
+			named, _ := os.Stat(filepath.Join(path, Name))
+			if os.SameFile(info, named) {
+				name, what = filepath.Join(path, Name), "the state"
+			}
+			if info.IsDir() {
+				if what = "names"; named == nil || d.file == nil || d.out.size != named.Size() {
+					what = "names, without the new file's"
+				}
+			} else if whole, err := Read(name); err != nil || whole.Cut != 0 {
+				what += ", a part of it"
+			}
+			if synced = append(synced, what); what == failing {
+				return errors.New("the disk is broken")
+			}
+			return f.Sync()
+		}
+	}
+	open()
+	at := now
+	save := func(after time.Duration, want ...string) {
+		t.Helper()
+		synced, at = nil, at.Add(after)
+		w.change(20)
+		if err := d.Save(w.reg.Snapshot(), at); (err != nil) != (failing != "") || !slices.Equal(synced, want) {
+			t.Fatalf("%v after the start: synced are %q, want %q: %v", at.Sub(now), synced, want, err)
+		}
+	}
+	save(0, "a new file", "names")
+	save(syncEvery - time.Second)
+	save(time.Second, "the state")
+	save(syncEvery - time.Second)
+	save(2*time.Second, "the state")
+	failing = "a new file"
+	save(rewriteEvery, "a new file")
+	if left, _ := filepath.Glob(filepath.Join(path, "*.tmp")); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+	failing = "names" // nobody knows whether the file has its name
+	save(0, "a new file", "names")
+	failing = ""
+	save(0, "a new file", "names")
+	failing = "the state"
+	save(syncEvery, "the state")
+	failing = ""
+	save(0, "a new file", "names") // the file may lack what was not taken
+	d.Close()
+	open() // a process that goes on with what another one has left
+	d.Load(func(path string, err error) { t.Error(path, err) })
+	d.Continue(w.reg.Snapshot())
+	save(0, "the state")
+	save(0)
+	d.End()
+	save(0, "the state")
+	save(0, "the state")
+	d.Close()
+}
