@@ -65,6 +65,9 @@ func TestFleetByChangesIsTheFleetOfItsMachines(t *testing.T) {
 			if same := len(f.all) > 0 && len(all) == len(deployed); same && &f.all[0] != &f.deployed[0] {
 				t.Fatalf("step %d: two arrays of the same machines", step)
 			}
+			if cap(f.all) > len(f.all) || cap(f.deployed) > len(f.deployed) {
+				t.Fatalf("step %d: room for %d and %d machines, of %d and %d", step, cap(f.all), cap(f.deployed), len(f.all), len(f.deployed))
+			}
 			if f.name != "web" || f.network != 7 || f.registered != (step%2 == 0) || (f.index != nil) != (len(deployed) >= indexFrom) {
 				t.Fatalf("step %d: %s", step, fleetString(f))
 			}

@@ -93,6 +93,15 @@ func TestNewFleet(t *testing.T) {
 			t.Errorf("%s of %s: %v, want %q", c.name, ids(c.machines), err, c.says)
 		}
 	}
+	var many []*Machine
+	for i := range indexFrom {
+		many = append(many, m(fmt.Sprintf("m%02d", i)))
+	}
+	for n := indexFrom - 1; n <= indexFrom; n++ {
+		if f, err := NewFleet(24, "web", true, many[:n]); err != nil || f.Keeps() != (n == indexFrom) {
+			t.Errorf("%d machines have an index: %t, %v", n, f.Keeps(), err)
+		}
+	}
 }
 
 // A fleet that was made at once is the one that came about by changes.

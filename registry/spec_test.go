@@ -94,6 +94,21 @@ func TestSpecs(t *testing.T) {
 	}
 }
 
+// Letters of ASCII alone are lowered, and what is in lower case already is not copied.
+func TestLower(t *testing.T) {
+	for _, c := range []struct {
+		s, want string
+		allocs  float64
+	}{{"", "", 0}, {"web-1", "web-1", 0}, {"@[`{", "@[`{", 0}, {"é", "é", 0}, {"wEB-1", "web-1", 1}, {"AZ@[`{", "az@[`{", 1}, {"É", "É", 0}} {
+		if got := Lower(c.s); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+		if n := testing.AllocsPerRun(10, func() { Lower(c.s) }); n != c.allocs {
+			t.Errorf("%q: %v allocations, want %v", c.s, n, c.allocs)
+		}
+	}
+}
+
 func TestKeyInWords(t *testing.T) {
 	for want, key := range map[string]Key{
 		"machine web/m1 in fdaa:0:18::/48": {Kind: KindMachine, Network: 0x18, Name: "web", ID: "m1"},

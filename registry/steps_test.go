@@ -18,7 +18,7 @@ func TestALookUpWalksNoFleet(t *testing.T) {
 			}))
 		}
 		f := newFleet(24, "web", false, machines)
-		look := func(have bool) {
+		look := func(have bool) (steps int) {
 			region, key, value := "iad", "role", "r0.x"
 			if !have {
 				region, key, value = "fra", "rule", "r.x"
@@ -35,6 +35,7 @@ func TestALookUpWalksNoFleet(t *testing.T) {
 			if fmt.Sprint(found) != fmt.Sprint(want) || f.HasValueEnd("role", "x", b) == f.HasValueEnd("role", "y", b) {
 				t.Errorf("%d machines: found %v, want %v", n, found, want)
 			}
+			return b.Steps()
 		}
 		b := patient()
 		if f.InRegion("iad", b); b.Steps() != n {
@@ -44,7 +45,9 @@ func TestALookUpWalksNoFleet(t *testing.T) {
 		for i := range f.deployed {
 			f.deployed[i] = nil
 		}
-		look(true)
-		look(false)
+		// One for each set of metadata and each machine that has it; a set of its own here.
+		if have, none := look(true), look(false); have != n+2 || none != 0 {
+			t.Errorf("%d machines: %d steps for what is there, want %d; %d for what is not, want none", n, have, n+2, none)
+		}
 	}
 }
