@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -154,6 +155,33 @@ func TestValueEnds(t *testing.T) {
 			}
 			if got := fmt.Sprint(have); got != test.ends {
 				t.Errorf("%q in %d machines has %s, want %s", test.value, n, got, test.ends)
+			}
+		}
+	}
+}
+
+// Among many values the one with an end is found, and none where there is none.
+func TestValueEndsAmongMany(t *testing.T) {
+	rng := rand.New(rand.NewPCG(11, 12))
+	word := func(most int) string {
+		b := make([]byte, rng.IntN(most+1))
+		for i := range b {
+			b[i] = "ab."[rng.IntN(3)]
+		}
+		return string(b)
+	}
+	for range 300 {
+		var machines []*Machine
+		for i := range indexFrom {
+			value := word(6)
+			machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"k": value} }))
+		}
+		f, b := newFleet(1, "web", false, machines), patient()
+		for range 10 {
+			end := word(4)
+			want := slices.ContainsFunc(machines, func(m *Machine) bool { return endsIn(m.Metadata[0].Value, end) })
+			if got := f.HasValueEnd("k", end, b); got != want {
+				t.Fatalf("one of the values ends in .%s: %t, want %t", end, got, want)
 			}
 		}
 	}

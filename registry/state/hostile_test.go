@@ -75,3 +75,13 @@ func TestWhatAHostileFileCosts(t *testing.T) {
 		}
 	}
 }
+
+// A network has 32 bits.
+func TestNumbersOfNetworks(t *testing.T) {
+	for n, ok := range map[uint64]bool{0: true, 1<<32 - 1: true, 1 << 32: false, 1<<33 - 1: false} {
+		d := decoder{data: binary.AppendUvarint(nil, n)}
+		if got := d.network(); (d.err == nil) != ok || ok && uint64(got) != n {
+			t.Errorf("%x is read as %x, %v", n, uint64(got), d.err)
+		}
+	}
+}

@@ -38,7 +38,7 @@ func newWorld(t testing.TB, seed uint64) *world {
 func (w *world) pick(from ...string) string { return from[w.rng.IntN(len(from))] }
 
 func (w *world) object() registry.Object {
-	network := w.pick("fdaa:0:18::/48", "fdaa:ffff:99::/48")
+	network := w.pick("fdaa:0:18::/48", "fdaa:ffff:ffff::/48")
 	addr := func() string { return strings.TrimSuffix(network, "/48") + fmt.Sprintf("%x:2", 1+w.rng.IntN(300)) }
 	var o registry.Object
 	var err error

@@ -2,11 +2,14 @@ package state
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"dnsd/registry/registrytest"
 )
 
 // A new file is on the disk before it has the name of the state, and then its name is.
@@ -79,4 +82,55 @@ func TestWhatIsSyncedAndWhen(t *testing.T) {
 	save(0, "the state")
 	save(0, "the state")
 	d.Close()
+}
+
+// What was loaded is appended to only if it still is what is there.
+func TestWhatWasLoadedIsReplaced(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(path string) error
+		anew bool
+	}{
+		"as it was": {func(string) error { return nil }, false},
+		"a copy": {func(path string) error {
+			data, err := os.ReadFile(path)
+			return errors.Join(err, os.WriteFile(path+".copy", data, 0o600), os.Rename(path+".copy", path))
+		}, true},
+		"longer": {func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString("#")
+			return errors.Join(err, f.Close())
+		}, true},
+		"gone":         {os.Remove, true},
+		"not restored": {nil, true},
+	} {
+		w, dir := newWorld(t, 41), t.TempDir()
+		w.change(20)
+		d := New(dir, source)
+		w.save(d)
+		d.Close()
+		d = New(dir, source)
+		d.Load(func(path string, err error) { t.Error(path, err) })
+		if c.do != nil {
+			d.Continue(w.reg.Snapshot())
+			if err := c.do(filepath.Join(dir, Name)); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		w.change(20)
+		if anew := w.saveAt(d, now); anew != c.anew {
+			t.Errorf("%s: written anew: %t", name, anew)
+		}
+		if _, got, errs := load(t, dir); !maps.Equal(got, registrytest.Objects(w.reg)) || len(errs) > 0 {
+			t.Errorf("%s: %d objects, %v", name, len(got), errs)
+		}
+		file := d.file
+		d.Load(func(path string, err error) { t.Error(path, err) })
+		if w.saveAt(d, now) || d.file != file {
+			t.Errorf("%s: what it writes to is opened a second time", name)
+		}
+		d.Close()
+	}
 }
