@@ -163,6 +163,23 @@ func TestNetworksAreApart(t *testing.T) {
 	}
 }
 
+// The machines of a large registry lie in 2^14 buckets, whose keys have no byte of more
+// than four bits.
+func TestBuckets(t *testing.T) {
+	keys := map[bucketKey]bool{}
+	for i := range 1 << 18 {
+		addr := network(t, "fdaa:0:18::/48").Prefix().Addr().As16()
+		addr[11], addr[12], addr[13] = byte(i>>16), byte(i>>8), byte(i)
+		key := bucketOf(netip.AddrFrom16(addr))
+		if keys[key] = true; max(key[0], key[1], key[2]) > 15 || key[3] > 3 {
+			t.Fatalf("%v has a digit that is too large", key)
+		}
+	}
+	if n := len(keys); n < 1<<14-10 {
+		t.Errorf("%d buckets are used, want 2^14", n)
+	}
+}
+
 // A key is renamed by inserting the new one and deleting the old, and for a
 // moment two machines have one address.
 func TestTwoMachinesOfOneAddress(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -72,6 +73,56 @@ func TestWhatAHostileFileCosts(t *testing.T) {
 		got := int64(after.TotalAlloc - before.TotalAlloc)
 		if got > fixed+int64(c.most*file.Len()) {
 			t.Errorf("%s: %d bytes are allocated for %d", name, got, file.Len())
+		}
+	}
+}
+
+// What an objects block may not hold makes it one that cannot be read, to its last byte.
+func TestWhatAnObjectsBlockMayHold(t *testing.T) {
+	list := func(elements ...string) string {
+		return string(binary.AppendUvarint(nil, uint64(len(elements)))) + strings.Join(elements, "")
+	}
+	text := func(s string) string { return string(appendString(nil, s)) }
+	const none = "\x00"
+	words := list(text("a"), text("b"), text("started"))
+	metadata := list(list("\x00\x01", "\x01\x00")) // of one machine: a=b, b=a
+	fleet := func(entries ...string) string { return "\x18" + text("web") + "\x01" + list(entries...) }
+	machine := func(flags byte, id, rest string) string { return string(rune(flags)) + text(id) + rest }
+	const rest = "\x02\x00\x01" // state, region, metadata
+	address := strings.Repeat("\x07", 10)
+	for _, c := range []struct {
+		name, body string
+		ok         bool
+	}{
+		{"nothing", none + none + none + none, true},
+		{"more behind the end", none + none + none + none + none, false},
+		{"a machine", words + metadata + list(fleet(machine(0, "m", rest))) + none, true},
+		{"with all that it may have", words + metadata + list(fleet(machine(flagSkip|flagAddr|flagSpelling, "m", "\x00"+rest+address))) + none, true},
+		{"without metadata", words + none + list(fleet(machine(0, "m", "\x02\x00\x00"))) + none, true},
+		{"one that is gone", none + none + list(fleet(machine(flagGone, "m", ""))) + none, true},
+		{"gone and hidden", none + none + list(fleet(machine(flagGone|flagSkip, "m", ""))) + none, false},
+		{"gone and hidden, with the rest", words + metadata + list(fleet(machine(flagGone|flagSkip, "m", rest))) + none, false},
+		{"a peer among machines", words + metadata + list(fleet(machine(flagPeer, "m", rest))) + none, false},
+		{"a flag that nobody knows", words + metadata + list(fleet(machine(0x20, "m", rest))) + none, false},
+		{"half an address", words + metadata + list(fleet(machine(flagAddr, "m", rest+address[5:]))), false},
+		{"an id that is none", words + metadata + list(fleet(machine(0, "a.b", rest))) + none, false},
+		{"a state that nobody knows of", words + metadata + list(fleet(machine(0, "m", "\x03\x00\x01"))) + none, false},
+		{"metadata that are not there", words + metadata + list(fleet(machine(0, "m", "\x02\x00\x02"))) + none, false},
+		{"metadata without pairs", words + list(none) + none + none, false},
+		{"metadata out of order", words + list(list("\x01\x00", "\x00\x01")) + none + none, false},
+		{"a key that is not there", words + list(list("\x03\x00")) + none + none, false},
+		{"a value that is not there", words + list(list("\x00\x03")) + none + none, false},
+		{"a peer", none + none + none + list("\x10\x18"+text("p")+text("fdaa:0:18::1")+text("iad")), true},
+		{"without an address", none + none + none + list("\x10\x18"+text("p")+none+none), false},
+		{"gone", none + none + none + list("\x11\x18"+text("p")+text("fdaa:0:18::1")), true},
+		{"a flycast address", none + none + none + list("\x00\x18"+text("web")+text("fdaa:0:18::1")+none), true},
+		{"of another network", none + none + none + list("\x00\x18"+text("web")+text("fdaa:0:19::1")+none), false},
+		{"a number without an end", "\x80", false},
+		{"a string without an end", "\x01\x02a", false},
+	} {
+		d := decoder{data: []byte(c.body)}
+		if parts, others, err := d.objects(); (err == nil) != c.ok {
+			t.Errorf("%s: %d fleets, %d others, %v", c.name, len(parts), len(others), err)
 		}
 	}
 }

@@ -292,64 +292,6 @@ func stat(t testing.TB, path string) os.FileInfo {
 	return info
 }
 
-// A large fleet, and a machine with all that it may have, take several blocks.
-func TestLargeFleets(t *testing.T) {
-	w := newWorld(t, 9)
-	w.reg.Apply(registrytest.Many(100))
-	large := map[string]string{}
-	for i := range 64 {
-		large[fmt.Sprint("k", i)] = strings.Repeat(fmt.Sprint(i%10), 1000)
-	}
-	var items []registry.Item
-	for i := range 5000 {
-		items = append(items, registry.Put(registrytest.Machine(t, fmt.Sprintf("m%05d", i), func(s *registry.MachineSpec) {
-			s.Metadata = map[string]string{"n": fmt.Sprint(i)}
-			if i%100 == 0 {
-				s.Metadata = maps.Clone(large)
-				s.Metadata["n"] = fmt.Sprint(i)
-			}
-		})))
-	}
-	w.reg.Apply(items)
-	dir := t.TempDir()
-	d := New(dir, source)
-	defer d.Close()
-	w.save(d)
-	for _, rest := range []int{5000, 4000, 0} { // as it was, without many machines, and without any
-		for i := rest; i < 5000; i++ {
-			items[i] = registry.Delete(registry.Key{Kind: registry.KindMachine, Network: 24, Name: "web", ID: fmt.Sprintf("m%05d", i)})
-		}
-		w.reg.Apply(items[rest:])
-		want := w.save(d)
-		if _, got, errs := load(t, dir); !maps.Equal(got, want) || len(errs) > 0 || len(got) != rest+100 {
-			t.Fatalf("%d objects are loaded of %d, %v", len(got), len(want), errs)
-		}
-	}
-}
-
-// A block is written only if it can be read.
-func TestTheLengthOfABlock(t *testing.T) {
-	for _, c := range []struct {
-		body int
-		fits bool
-	}{{maxBlock - 1, true}, {maxBlock, false}} {
-		var file bytes.Buffer
-		w := blockWriter{w: &file}
-		before := w
-		if err := w.block(kindObjects, make([]byte, c.body)); (err == nil) != c.fits {
-			t.Errorf("%d bytes: %v", c.body, err)
-		}
-		if !c.fits && (file.Len() > 0 || w.size != before.size || w.sum != before.sum) {
-			t.Errorf("%d bytes are written of a block that is too long", file.Len())
-		}
-		blocks := 0
-		err := scan(&file, 0, func(place, []byte) error { blocks++; return nil })
-		if c.fits && (blocks != 1 || err != nil) {
-			t.Errorf("%d bytes: %d blocks are read, %v", c.body, blocks, err)
-		}
-	}
-}
-
 // Machines that hold the same metadata in memory do so when they are loaded.
 func TestMetadataStaysShared(t *testing.T) {
 	w := newWorld(t, 10)
@@ -422,6 +364,18 @@ func TestVersions(t *testing.T) {
 		_, err := Read(path)
 		if left, _ := os.ReadFile(path); err == nil || !strings.Contains(err.Error(), says) || !bytes.Equal(left, other) {
 			t.Errorf("%q: %v, want %q", first, err, says)
+		}
+	}
+	for text, says := range map[string]string{
+		"":                    "neither its first line",
+		"#dnsd-state 2\n":     errShort.Error(),
+		"#dnsd-state 2":       errShort.Error(),
+		"#dnsd-state 2\n\x01": errShort.Error(),
+		"#dnsd-state 1 x\n":   "neither its first line",
+	} {
+		write([]byte(text))
+		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v, want %q", text, err, says)
 		}
 	}
 }

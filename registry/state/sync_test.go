@@ -4,10 +4,13 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dnsd/registry/registrytest"
 )
@@ -132,5 +135,36 @@ func TestWhatWasLoadedIsReplaced(t *testing.T) {
 			t.Errorf("%s: what it writes to is opened a second time", name)
 		}
 		d.Close()
+	}
+}
+
+// A disk that is full has room for a name: a probe is 64 KiB. A limit of the process
+// stands in for the disk.
+func TestAProbeOfAFullDisk(t *testing.T) {
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, ok := range []bool{true, false} {
+		limit := was
+		if limit.Cur = 64 << 10; !ok {
+			limit.Cur--
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		err := Try(dir)
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+			t.Fatal(err)
+		}
+		if (err == nil) != ok {
+			t.Errorf("with room for %d bytes: %v", limit.Cur, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
 	}
 }
