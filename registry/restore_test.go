@@ -127,6 +127,51 @@ func TestNewFleetIsTheFleetOfItsMachines(t *testing.T) {
 	}
 }
 
+// A registry that was restored is the one that was saved, in all that it counts and finds.
+func TestRestore(t *testing.T) {
+	rng := rand.New(rand.NewPCG(13, 14))
+	nets := []Network{network(t, "fdaa:0:18::/48"), network(t, "fdaa:0:99::/48")}
+	for range 100 {
+		r, again := New(), New()
+		for range rng.IntN(60) {
+			r.Apply(randomItems(t, rng, nets, []string{"a", "ab", "web", "interactive-x"}))
+		}
+		var fleets []*Fleet
+		var others []Object
+		v := r.Snapshot()
+		v.EachFleet(func(f *Fleet) bool { fleets = append(fleets, f); return true })
+		for _, kind := range []Kind{KindPeer, KindAddress} {
+			v.Each(kind, func(o Object) bool { others = append(others, o); return true })
+		}
+		epoch := again.Epoch()
+		again.Restore(fleets, others)
+		if got, want := objects(again), objects(r); !maps.Equal(got, want) || (again.Epoch() > epoch) != (len(want) > 0) {
+			t.Fatalf("restored are %v, in epoch %d, want %v", got, again.Epoch(), want)
+		}
+		for _, kind := range Kinds() {
+			if again.Count(kind) != r.Count(kind) {
+				t.Errorf("%d of kind %s are counted, want %d", again.Count(kind), kind, r.Count(kind))
+			}
+		}
+		for class := range Class(Classes) {
+			if again.Size(class) != r.Size(class) {
+				t.Errorf("%d %s are counted, want %d", again.Size(class), class.Plural(), r.Size(class))
+			}
+		}
+		for _, n := range nets {
+			if got, want := again.Snapshot().Counts(n), r.Snapshot().Counts(n); got != want {
+				t.Errorf("%+v are counted, want %+v", got, want)
+			}
+			for i := range 8 {
+				got, _ := again.Snapshot().MachineNear(testAddr(n, i))
+				if want, _ := r.Snapshot().MachineNear(testAddr(n, i)); got != want {
+					t.Errorf("%s belongs to %+v, want %+v", testAddr(n, i), got, want)
+				}
+			}
+		}
+	}
+}
+
 // A machine that NewMachine would not have made is not valid.
 func TestValid(t *testing.T) {
 	for says, edit := range map[string]func(*Machine){
