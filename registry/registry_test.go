@@ -62,6 +62,27 @@ func TestMetadataAreSharedInGroups(t *testing.T) {
 	}
 }
 
+// A machine that comes later holds its group's, of as many groups as are looked for.
+func TestMetadataAreSharedLater(t *testing.T) {
+	r := New()
+	const each = 100
+	in := func(id string, group int) *Machine {
+		return machine(t, id, func(s *MachineSpec) { s.Metadata = map[string]string{"group": fmt.Sprint(group)} })
+	}
+	var items []Item
+	for i := range maxShared * each {
+		items = append(items, Put(in(fmt.Sprintf("m%04d", i), i/each)))
+	}
+	r.Apply(items)
+	for group := range maxShared {
+		m := in(fmt.Sprint("next", group), group)
+		r.Apply([]Item{Put(m)})
+		if known := items[group*each].Object.(*Machine).Metadata; &m.Metadata[0] != &known[0] {
+			t.Errorf("the next machine of group %d holds its metadata anew", group)
+		}
+	}
+}
+
 func TestApplyAndLookUp(t *testing.T) {
 	r := New()
 	n := network(t, "fdaa:0:18::/48")
