@@ -2,11 +2,12 @@ package state
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
-	"path/filepath"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -49,45 +50,152 @@ func TestLargeFleets(t *testing.T) {
 	}
 }
 
-// A block ends where it is large enough to be one, whatever it is of.
+// A block ends where it is large enough to be one, whatever makes it large.
 func TestTheSizeOfBlocks(t *testing.T) {
-	r := registry.New()
-	var items []registry.Item
-	for i := range 4000 {
-		n, addr := registry.Network(i), registry.Network(i).Prefix().Addr().Next()
-		name := fmt.Sprintf("a-name-of-its-own-%d", i)
-		items = append(items, registry.Put(&registry.App{Name: name, Network: n}), registry.Put(&registry.Peer{Name: name, Network: n, Addr: addr}),
-			registry.Put(&registry.Address{App: name, Network: n, Addr: addr}), registry.Put(registrytest.Machine(t, name)))
+	name := func(i int) string { return fmt.Sprintf("a-name-of-its-own-%d", i) }
+	machine := func(i int, metadata map[string]string) *registry.Machine {
+		return registrytest.Machine(t, name(i), func(s *registry.MachineSpec) { s.Metadata = metadata })
 	}
-	r.Apply(items)
-	d := New(t.TempDir(), source)
-	defer d.Close()
-	if err := d.Save(r.Snapshot(), now); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(filepath.Join(d.path, Name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	line := int64(len(firstLine) + len("2\n"))
-	var sizes []int // of objects blocks
-	if err := scan(io.NewSectionReader(f, line, d.out.size-line), line, func(p place, payload []byte) error {
-		if payload[0] == kindObjects {
-			sizes = append(sizes, len(payload))
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	const one = 100 // bytes of an object, at most
-	for i, n := range sizes {
-		if last := i == len(sizes)-1; n < blockSize && !last || n > blockSize+one {
-			t.Errorf("block %d of %d has %d bytes, want %d to %d", i, len(sizes), n, blockSize, blockSize+one)
+	fleet := func(machines int, metadata func(i int) map[string]string) func(e *encoder) {
+		return func(e *encoder) {
+			c := registry.FleetChange{Network: 24, Name: "web"}
+			for i := range machines {
+				c.Put = append(c.Put, machine(i, metadata(i)))
+			}
+			e.fleet(c)
 		}
 	}
-	if len(sizes) < 8 {
-		t.Errorf("%d blocks are too few to tell", len(sizes))
+	for what, c := range map[string]struct {
+		objects func(e *encoder)
+		one     int // bytes that an object takes at most
+		puts    int
+		gone    int
+		others  int
+	}{
+		"apps": {func(e *encoder) {
+			for i := range 6000 {
+				e.fleet(registry.FleetChange{Network: registry.Network(i), Name: name(i), Registered: true})
+			}
+		}, 100, 0, 0, 0},
+		"others": {func(e *encoder) {
+			for i := range 3000 {
+				n := registry.Network(i)
+				e.other(registry.Put(&registry.Peer{Name: name(i), Network: n, Addr: n.Prefix().Addr().Next()}))
+				e.other(registry.Put(&registry.Address{App: name(i), Network: n, Addr: n.Prefix().Addr().Next()}))
+			}
+		}, 100, 0, 0, 6000},
+		"machines": {fleet(6000, func(int) map[string]string { return nil }), 100, 6000, 0, 0},
+		"machines that are gone": {func(e *encoder) {
+			c := registry.FleetChange{Network: 24, Name: "web"}
+			for i := range 8000 {
+				c.Gone = append(c.Gone, name(i))
+			}
+			e.fleet(c)
+		}, 100, 0, 8000, 0},
+		"strings": {fleet(3000, func(i int) map[string]string { return map[string]string{"k": name(i)} }), 150, 3000, 0, 0},
+		"metadata": {fleet(4000, func(i int) map[string]string {
+			pairs := map[string]string{}
+			for bit := range 12 {
+				pairs[fmt.Sprint("k", bit)] = fmt.Sprint(i >> bit & 1)
+			}
+			return pairs
+		}), 150, 4000, 0, 0},
+	} {
+		var sizes []int
+		puts, gone, others := 0, 0, 0
+		e := newEncoder(func(body []byte) error {
+			sizes = append(sizes, len(body))
+			d := decoder{data: body}
+			p, o, err := d.objects()
+			for _, p := range p {
+				puts, gone = puts+len(p.put), gone+len(p.gone)
+			}
+			others += len(o)
+			return err
+		})
+		c.objects(e)
+		if err := e.flush(); err != nil || puts != c.puts || gone != c.gone || others != c.others {
+			t.Errorf("%s: %d machines, %d gone, %d others; %v", what, puts, gone, others, err)
+		}
+		for i, n := range sizes {
+			if last := i == len(sizes)-1; n < blockSize && !last || n > blockSize+c.one {
+				t.Errorf("%s: block %d of %d has %d bytes, want %d to %d", what, i, len(sizes), n, blockSize, blockSize+c.one)
+			}
+		}
+		if len(sizes) < 3 {
+			t.Errorf("%s: %d blocks are too few to tell", what, len(sizes))
+		}
+	}
+}
+
+// A fleet takes a block for each of its machines where each fills one, and what is gone
+// stands behind them.
+func TestAMachineFillsABlock(t *testing.T) {
+	for machines := range 4 {
+		for gone := range 4 {
+			c := registry.FleetChange{Network: 24, Name: "web", Registered: true}
+			for i := range machines {
+				c.Put = append(c.Put, registrytest.Machine(t, fmt.Sprint("m", i), func(s *registry.MachineSpec) {
+					s.Metadata = map[string]string{"k": strings.Repeat(fmt.Sprint(i), blockSize-1)}
+				}))
+			}
+			for i := range gone {
+				c.Gone = append(c.Gone, fmt.Sprint("x", i))
+			}
+			var all []*part
+			e := newEncoder(func(body []byte) error {
+				d := decoder{data: body}
+				parts, _, err := d.objects()
+				all = append(all, parts...)
+				return err
+			})
+			e.fleet(c)
+			err := e.flush()
+			puts, goes := 0, 0
+			for _, p := range all {
+				puts, goes = puts+len(p.put), goes+len(p.gone)
+			}
+			if err != nil || puts != machines || goes != gone || len(all) < max(1, machines) {
+				t.Errorf("%d machines and %d gone of %d and %d, in %d parts, %v", puts, goes, machines, gone, len(all), err)
+			}
+		}
+	}
+}
+
+// The bytes of a file are those that other versions of dnsd read and write.
+func TestTheFormat(t *testing.T) {
+	var file bytes.Buffer
+	w := blockWriter{w: &file}
+	if err := w.begin(source, 0x0102030405060708); err != nil {
+		t.Fatal(err)
+	}
+	e := newEncoder(func(body []byte) error { return w.block(kindObjects, body) })
+	e.fleet(registry.FleetChange{Network: 24, Name: "web", Registered: true, Gone: []string{"m0"}, Put: []*registry.Machine{
+		registrytest.Machine(t, "m1", func(s *registry.MachineSpec) {
+			s.App, s.SkipRegistration, s.Metadata = "Web", true, map[string]string{"role": "db"}
+			s.PrivateIP = "fdaa:0:18:a7b:7d:f066:b83b:2"
+		}),
+	}})
+	e.other(registry.Put(&registry.Peer{Name: "p", Network: 24, Addr: netip.MustParseAddr("fdaa:0:18::1"), Region: "iad"}))
+	e.other(registry.Delete(registry.Key{Kind: registry.KindAddress, Network: 24, Name: "web", ID: "fdaa:0:18::2"}))
+	if err := errors.Join(e.flush(), w.block(kindEnd, binary.AppendUvarint(nil, 1_700_000_000))); err != nil {
+		t.Fatal(err)
+	}
+	const want = "23646e73642d737461746520320a" + // the first line
+		"110000000bb28e2142" + // a begin block: its length, checksum and kind
+		"07746573743a2f2f0807060504030201" + // the source, and random bytes
+		"65000000be406fcc4f" + // an objects block
+		"050357656207737461727465640369616404726f6c65026462" + // strings
+		"01010304" + // metadata: role=db
+		"01180377656201" + // a fleet, which is registered
+		"020e026d31000102010a7b007df066b83b0002" + // a machine with an address
+		"01026d30" + // one that is gone
+		"02101801700c666461613a303a31383a3a3103696164" + // a peer
+		"0118037765620c666461613a303a31383a3a32" + // an address that is gone
+		"060000001808e2e245" + // an end block
+		"80e2cfaa06" // when it was right
+	if got := hex.EncodeToString(file.Bytes()); got != want {
+		t.Errorf("%s\nwant %s", got, want)
 	}
 }
 

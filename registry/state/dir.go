@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -257,7 +258,7 @@ func (d *Dir) reopen() {
 		_ = f.Close()
 		return
 	}
-	if _, err := f.Seek(c.size, 0); err != nil {
+	if _, err := f.Seek(c.size, io.SeekStart); err != nil {
 		_ = f.Close()
 		return
 	}
@@ -388,17 +389,17 @@ func (d *Dir) keepPrevious(state, previous string) error {
 		return nil
 	case link == previous && errors.Is(err, fs.ErrExist):
 		return nil
-	case err != nil || link == previous:
+	case err != nil:
 		return err
 	}
-	return os.Rename(link, previous)
+	return os.Rename(link, previous) // which does nothing where they are one
 }
 
 // usable reports whether a file is one that was loaded or written, with nothing but
 // more behind it.
 func (d *Dir) usable(path string) bool {
-	info, err := os.Lstat(path)
-	return err == nil && d.good != nil && os.SameFile(info, d.good) && info.Size() >= d.good.Size()
+	info, _ := os.Lstat(path)
+	return os.SameFile(info, d.good) && info.Size() >= d.good.Size() // what is not there is no file
 }
 
 // syncNames makes the names in the directory last.

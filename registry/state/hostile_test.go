@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -94,6 +96,8 @@ func TestWhatAnObjectsBlockMayHold(t *testing.T) {
 		name, body string
 		ok         bool
 	}{
+		{"nothing at all", "", false},
+		{"a list too few", none + none + none, false},
 		{"nothing", none + none + none + none, true},
 		{"more behind the end", none + none + none + none + none, false},
 		{"a machine", words + metadata + list(fleet(machine(0, "m", rest))) + none, true},
@@ -117,12 +121,76 @@ func TestWhatAnObjectsBlockMayHold(t *testing.T) {
 		{"gone", none + none + none + list("\x11\x18"+text("p")+text("fdaa:0:18::1")), true},
 		{"a flycast address", none + none + none + list("\x00\x18"+text("web")+text("fdaa:0:18::1")+none), true},
 		{"of another network", none + none + none + list("\x00\x18"+text("web")+text("fdaa:0:19::1")+none), false},
+		{"as many pairs as there is room for", words + list(list("\x00\x01", "\x01\x00", "\x02\x00")) + none + none, true},
+		{"as many metadata", words + list(slices.Repeat([]string{list("\x00\x01")}, 9)...) + none + none, true},
+		{"as many entries", none + none + list(fleet(slices.Repeat([]string{"\x01\x00"}, 9)...)) + none, true},
+		{"as many fleets", none + none + list(slices.Repeat([]string{"\x18\x00\x00\x00"}, 9)...) + none, true},
+		{"as many others", none + none + none + list(slices.Repeat([]string{"\x01\x18\x00\x00"}, 9)...), true},
 		{"a number without an end", "\x80", false},
 		{"a string without an end", "\x01\x02a", false},
 	} {
 		d := decoder{data: []byte(c.body)}
 		if parts, others, err := d.objects(); (err == nil) != c.ok {
 			t.Errorf("%s: %d fleets, %d others, %v", c.name, len(parts), len(others), err)
+		}
+	}
+}
+
+// A file begins once, and holds what batches with an end say.
+func TestTheOrderOfBlocks(t *testing.T) {
+	objects := []byte("\x00\x00\x01\x18\x03web\x01\x00\x00") // an app
+	bodies := map[rune][]byte{kindBegin: append(appendString(nil, source), make([]byte, 8)...), kindObjects: objects, kindEnd: {1}, 'e': {0x80}, 'x': {0}}
+	for kinds, want := range map[string]struct {
+		batches, objects int // -1: it cannot be used
+		why              error
+	}{
+		"":       {-1, 0, errShort},
+		"B":      {-1, 0, errShort},
+		"BO":     {-1, 0, errShort},
+		"E":      {-1, 0, errPayload},
+		"OE":     {-1, 0, errPayload},
+		"OBE":    {-1, 0, errPayload},
+		"BE":     {0, 0, nil},
+		"BOE":    {0, 1, nil},
+		"BEOE":   {1, 1, nil},
+		"BEOEE":  {2, 1, nil},
+		"BEO":    {0, 0, nil},
+		"BEOBE":  {0, 0, errPayload},
+		"BBE":    {-1, 0, errPayload},
+		"Be":     {-1, 0, errPayload},
+		"BEOe":   {0, 0, errPayload},
+		"BEOEx":  {1, 1, errPayload},
+		"BEOExE": {1, 1, errPayload},
+	} {
+		var file bytes.Buffer
+		fmt.Fprintf(&file, "%s%d\n", firstLine, version)
+		w := blockWriter{w: &file}
+		for _, kind := range kinds {
+			as := byte(kind)
+			if kind == 'e' {
+				as = kindEnd
+			}
+			if err := w.block(as, bodies[kind]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		path := filepath.Join(t.TempDir(), Name)
+		if err := os.WriteFile(path, file.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Read(path)
+		if want.batches < 0 {
+			if !errors.Is(err, want.why) {
+				t.Errorf("%s: %v, want %v", kinds, err, want.why)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", kinds, err)
+			continue
+		}
+		if _, batches := c.Appended(); batches != want.batches || c.Objects() != want.objects || c.Why != want.why {
+			t.Errorf("%s: %d objects in %d batches behind the first, the rest is not used: %v; want %+v", kinds, c.Objects(), batches, c.Why, want)
 		}
 	}
 }

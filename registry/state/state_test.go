@@ -157,7 +157,7 @@ func TestWhatIsSavedIsLoaded(t *testing.T) {
 			w.change(w.rng.IntN(60))
 			want = w.save(d)
 			c, got, errs := load(t, dir)
-			if !maps.Equal(got, want) || len(errs) > 0 || !c.Saved.Equal(now) || c.Source != source || c.Cut != 0 {
+			if !maps.Equal(got, want) || len(errs) > 0 || !c.Saved.Equal(now) || c.Source != source || c.Cut != 0 || c.Why != nil {
 				t.Fatalf("seed %d, step %d: %d objects are loaded, %d were saved; %+v %v", seed, step, len(got), len(want), c, errs)
 			}
 			if w.rng.IntN(3) > 0 {
@@ -240,7 +240,7 @@ func TestDamageIsFound(t *testing.T) {
 	empty := binary.LittleEndian.AppendUint32(make([]byte, 4), checksum(whole.sum, make([]byte, 4), nil)) // a block of nothing
 	for _, more := range [][]byte{empty, {0}, make([]byte, 100), data, data[whole.base:], bytes.Repeat([]byte{0xff}, 100)} {
 		try("more behind the end", len(data), append(bytes.Clone(data), more...), 2)
-		if c, err := Read(path); err != nil || c.Cut != int64(len(more)) {
+		if c, err := Read(path); err != nil || c.Cut != int64(len(more)) || c.Why == nil {
 			t.Errorf("%d bytes behind the end: %v", len(more), err)
 		}
 	}
@@ -335,6 +335,11 @@ func TestVersions(t *testing.T) {
 	if !maps.Equal(got, want) || len(errs) > 0 || !c.Saved.Equal(now) {
 		t.Fatalf("%d objects of %d are read, as of %v, %v", len(got), len(want), c.Saved, errs)
 	}
+	write(asText(text.Bytes(), "a source with spaces"))
+	if c, err := Read(path); err != nil || c.Source != "a source with spaces" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	write(asText(text.Bytes(), source))
 	// The next state is of this version, and the one before it stays as it was.
 	d := New(dir, source)
 	d.Load(func(path string, err error) { t.Error(path, err) })
@@ -372,6 +377,8 @@ func TestVersions(t *testing.T) {
 		"#dnsd-state 2":       errShort.Error(),
 		"#dnsd-state 2\n\x01": errShort.Error(),
 		"#dnsd-state 1 x\n":   "neither its first line",
+		"a b c\n":             "neither its first line",
+		firstLine + strings.Repeat("9", 20) + "\n": "neither its first line",
 	} {
 		write([]byte(text))
 		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), says) {

@@ -6,12 +6,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"dnsd/registry"
 	"dnsd/registry/registrytest"
 )
 
@@ -167,4 +170,61 @@ func TestAProbeOfAFullDisk(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left are %v, %v", left, err)
 	}
+}
+
+var processors = runtime.GOMAXPROCS(0)
+
+// Files are closed when another one takes their place, and at the end: one that is
+// opened next gets the number that one would have got before.
+func TestFilesAreClosed(t *testing.T) {
+	next := func() uintptr {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		return f.Fd()
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what nobody has
+	w, dir := newWorld(t, 42), t.TempDir()
+	w.change(20)
+	before := next()
+	d := New(dir, source)
+	for i := range 3 {
+		// A name that was left is in nobody's way.
+		if err := os.WriteFile(filepath.Join(dir, Previous+".tmp"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if !w.saveAt(d, now.Add(time.Duration(i)*rewriteEvery)) {
+			t.Fatal("appended")
+		}
+		if _, err := Read(filepath.Join(dir, Previous)); i > 0 && err != nil {
+			t.Error(err)
+		}
+	}
+	d.Close()
+	for range 3 {
+		if _, err := Read(filepath.Join(dir, Name)); err != nil {
+			t.Error(err)
+		}
+		if err := Try(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := next(); after != before {
+		t.Errorf("the next file is number %d, was %d", after, before)
+	}
+	if n := runtime.GOMAXPROCS(0); n != processors {
+		t.Errorf("Read has left %d processors of %d", n, processors)
+	}
+}
+
+// Nothing is asked for more while the first file is written: there is none to append to.
+func TestNothingIsAppendedToNoFile(t *testing.T) {
+	w := newWorld(t, 43)
+	w.change(20)
+	d := New(t.TempDir(), source)
+	defer d.Close()
+	d.Meanwhile = func() *registry.Snapshot { t.Error("asked"); return w.reg.Snapshot() }
+	w.save(d)
 }
