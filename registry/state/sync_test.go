@@ -174,16 +174,19 @@ func TestAProbeOfAFullDisk(t *testing.T) {
 
 var processors = runtime.GOMAXPROCS(0)
 
-// Files are closed when another one takes their place, and at the end: one that is
-// opened next gets the number that one would have got before.
+// Files are closed when another one takes their place, and at the end: those that
+// are opened next get the numbers that they would have got before.
 func TestFilesAreClosed(t *testing.T) {
-	next := func() uintptr {
-		f, err := os.Open(os.DevNull)
-		if err != nil {
-			t.Fatal(err)
+	next := func() (numbers []uintptr) {
+		for range 10 {
+			f, err := os.Open(os.DevNull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			numbers = append(numbers, f.Fd())
 		}
-		defer f.Close()
-		return f.Fd()
+		return numbers
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what nobody has
 	w, dir := newWorld(t, 42), t.TempDir()
@@ -211,8 +214,8 @@ func TestFilesAreClosed(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if after := next(); after != before {
-		t.Errorf("the next file is number %d, was %d", after, before)
+	if after := next(); !slices.Equal(after, before) {
+		t.Errorf("the next files are numbers %d, were %d", after, before)
 	}
 	if n := runtime.GOMAXPROCS(0); n != processors {
 		t.Errorf("Read has left %d processors of %d", n, processors)
