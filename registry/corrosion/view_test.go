@@ -25,6 +25,21 @@ func TestMuteAgent(t *testing.T) {
 	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.Get(known) == 20 })
 }
 
+// Such an agent is resumed as any other.
+func TestMuteAgentIsResumed(t *testing.T) {
+	t.Parallel()
+	f := cluster(t, corrosiontest.Options{Mute: true}, Config{}, quick)
+	f.agent.Put("machines", row("m10", "stopped")) // so that there is a change to resume from
+	f.waitState("m10", "stopped")
+	f.agent.Reset()
+	f.wait("the end of the stream", func() bool { return f.failed() != "" })
+	f.agent.Put("machines", row("m10", "starting"))
+	f.waitState("m10", "starting")
+	if n := f.world.Listings(); n != 1 {
+		t.Errorf("%d listings, want one", n)
+	}
+}
+
 // The agent logs an error for each question about its health that it cannot
 // answer: it is asked when it has learned something.
 func TestHealthIsAskedWhenThereIsSome(t *testing.T) {
