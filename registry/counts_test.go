@@ -39,6 +39,19 @@ func TestCountsAreOfWhatIsThere(t *testing.T) {
 		before := r.Snapshot()
 		r.Apply(randomItems(t, rng, nets, apps))
 		v := r.Snapshot()
+		var kinds [4]int
+		var sizes [Classes + 1]int
+		for _, kind := range Kinds() {
+			v.Each(kind, func(o Object) bool { kinds[kind]++; sizes[ClassOf(o)]++; return true })
+			if r.Count(kind) != kinds[kind] {
+				t.Fatalf("step %d: %d of kind %s are counted, want %d", step, r.Count(kind), kind, kinds[kind])
+			}
+		}
+		for class := range Class(Classes) {
+			if r.Size(class) != sizes[class] {
+				t.Fatalf("step %d: %d %s are counted, want %d", step, r.Size(class), class.Plural(), sizes[class])
+			}
+		}
 		for _, n := range nets {
 			want := Counts{network: n}
 			for _, f := range rowsOf(v.Fleets(n)) {

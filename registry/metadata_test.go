@@ -160,6 +160,23 @@ func TestValueEnds(t *testing.T) {
 	}
 }
 
+// The longest value that can be asked for is found, and what is longer hides no other.
+func TestTheLongestValue(t *testing.T) {
+	longest := strings.Repeat("x", maxNameable-2) + ".b"
+	for _, n := range []int{1, indexFrom} {
+		f, b := fleetWith(t, n, map[string]string{"k": longest, "L": longest + "b", "l": "c.d"}), patient()
+		if len(f.WithPair("k", longest, b).Machines(b)) != n || !f.HasValueEnd("k", "b", b) {
+			t.Errorf("%d machines: a value of %d bytes is not found", n, maxNameable)
+		}
+		if len(f.WithPair("l", longest+"b", b).Machines(b)) != 0 || f.HasValueEnd("l", "bb", b) {
+			t.Errorf("%d machines: a value of %d bytes is found", n, maxNameable+1)
+		}
+		if len(f.WithPair("l", "c.d", b).Machines(b)) != n || !f.HasValueEnd("l", "d", b) {
+			t.Errorf("%d machines: a value is hidden by one that is too long", n)
+		}
+	}
+}
+
 // Among many values the one with an end is found, and none where there is none.
 func TestValueEndsAmongMany(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 12))

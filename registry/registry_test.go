@@ -157,6 +157,11 @@ func TestApplyAndLookUp(t *testing.T) {
 	if f, _ := r.Snapshot().Fleet(n, "web"); f != nil {
 		t.Error("a fleet without machines is left")
 	}
+	for table := range schema().Tables {
+		if row, err := r.Snapshot().txn.First(table, indexPrefix, []byte{}); row != nil || err != nil {
+			t.Errorf("the table %s has %+v, %v", table, row, err)
+		}
+	}
 	for _, kind := range Kinds() {
 		if r.Count(kind) != 0 {
 			t.Errorf("%d of kind %s left", r.Count(kind), kind)

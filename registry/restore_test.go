@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -58,7 +60,8 @@ func TestSince(t *testing.T) {
 	}
 	// It ends when it is told to.
 	fleets, others := 0, 0
-	r.Apply([]Item{Put(&App{Name: "one", Network: 1}), Put(&App{Name: "two", Network: 1}), Put(&Peer{Name: "p", Network: 1, Addr: testAddr(1, 1)}), Put(&Peer{Name: "q", Network: 1, Addr: testAddr(1, 2)})})
+	r.Apply([]Item{Put(&App{Name: "one", Network: 1}), Put(&App{Name: "two", Network: 1}), Put(&Peer{Name: "p", Network: 1, Addr: testAddr(1, 1)}), Put(&Peer{Name: "q", Network: 1, Addr: testAddr(1, 2)}),
+		Put(&Address{App: "one", Network: 1, Addr: testAddr(1, 3)})})
 	v := r.Snapshot()
 	v.Since(nil, func(FleetChange) bool { fleets++; return false }, func(Item) bool { others++; return false })
 	v.Since(nil, func(FleetChange) bool { return true }, func(Item) bool { others++; return false })
@@ -127,6 +130,8 @@ func TestNewFleetIsTheFleetOfItsMachines(t *testing.T) {
 	}
 }
 
+var processors = runtime.GOMAXPROCS(0)
+
 // A registry that was restored is the one that was saved, in all that it counts and finds.
 func TestRestore(t *testing.T) {
 	rng := rand.New(rand.NewPCG(13, 14))
@@ -144,7 +149,9 @@ func TestRestore(t *testing.T) {
 			v.Each(kind, func(o Object) bool { others = append(others, o); return true })
 		}
 		epoch := again.Epoch()
-		again.Restore(fleets, others)
+		if again.Restore(fleets, others); runtime.GOMAXPROCS(0) != processors {
+			t.Fatalf("%d processors are left of %d", runtime.GOMAXPROCS(0), processors)
+		}
 		if got, want := objects(again), objects(r); !maps.Equal(got, want) || (again.Epoch() > epoch) != (len(want) > 0) {
 			t.Fatalf("restored are %v, in epoch %d, want %v", got, again.Epoch(), want)
 		}
@@ -169,6 +176,40 @@ func TestRestore(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A change that panics leaves the registry as it was, and able to change.
+func TestAChangeThatPanics(t *testing.T) {
+	r := New()
+	moved := machine(t, "m1", at("fdaa:0:18::1:2"))
+	r.Apply([]Item{Put(moved), Put(&App{Name: "db", Network: 24})})
+	want := objects(r)
+	key := moved.Key()
+	was := moved.Addr
+	moved.Addr = netip.MustParseAddr("fdaa:0:18::2:2") // which nobody may do
+	panics := func(what string, change func()) {
+		t.Helper()
+		defer func() {
+			if s, _ := recover().(string); what != "" && !strings.Contains(s, what) {
+				t.Errorf("it panics with %q, want %q", s, what)
+			}
+		}()
+		change()
+		t.Error("it does not panic")
+	}
+	panics("it was changed after it was handed over", func() { r.Apply([]Item{Delete(Key{Kind: KindApp, Network: 24, Name: "db"}), Delete(key)}) })
+	moved.Addr = was
+	if got := objects(r); !maps.Equal(got, want) {
+		t.Errorf("%v is left of %v", got, want)
+	}
+	if n := r.Apply([]Item{Delete(key)}); n != 1 {
+		t.Errorf("%d objects are changed afterwards, want 1", n)
+	}
+	again := New()
+	panics("", func() { again.Restore([]*Fleet{nil}, nil) })
+	if n := again.Apply([]Item{Put(moved)}); n != 1 {
+		t.Errorf("%d objects are changed after a restoring that panicked, want 1", n)
 	}
 }
 
