@@ -99,8 +99,8 @@ func (m *mutator) run(ctx context.Context, n int, seed uint64, only string) erro
 		}
 		took = time.Since(began)
 	}
-	m.timeout = 3*took + 10*time.Second
-	m.patience = max(5*time.Second, took) // none waits longer for one thing than all of them take
+	m.timeout = 3*took + 20*time.Second
+	m.patience = max(10*time.Second, took) // none waits longer for one thing than all of them take
 	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(changes), func(i, j int) { changes[i], changes[j] = changes[j], changes[i] })
 	if n > 0 && n < len(changes) {
 		changes = changes[:n]
