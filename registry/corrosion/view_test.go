@@ -1,6 +1,8 @@
 package corrosion
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"dnsd/registry/corrosion/corrosiontest"
@@ -37,6 +39,22 @@ func TestMuteAgentIsResumed(t *testing.T) {
 	f.waitState("m10", "starting")
 	if n := f.world.Listings(); n != 1 {
 		t.Errorf("%d listings, want one", n)
+	}
+}
+
+// Knowledge that cannot be read is as good as none, and that is said.
+func TestUnreadableKnowledge(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, memoryFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := cluster(t, corrosiontest.Options{}, Config{StateDir: dir}, quick)
+	f.relist()
+	f.waitListed(2)
+	f.logged("the saved knowledge of the corrosion agent cannot be read; starting without it", 1)
+	if f.lastDoubt() != "" {
+		t.Errorf("listed with doubt %q", f.lastDoubt())
 	}
 }
 
