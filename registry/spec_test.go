@@ -23,6 +23,7 @@ func TestParseNetwork(t *testing.T) {
 		"fdaa:0:18::/48":      "",
 		"fdaa:0:18::":         "",
 		"fdaa:ffff:ffff::/48": "",
+		"fdaa:1234:5678::/48": "",
 		"fdaa:0:18::/47":      "is not a /48 inside fdaa::/16",
 		"fdaa:0:18::/49":      "is not a /48 inside fdaa::/16",
 		"fdab:0:18::/48":      "is not a /48 inside fdaa::/16",
