@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -119,6 +120,19 @@ func TestKeyInWords(t *testing.T) {
 	} {
 		if key.String() != want {
 			t.Errorf("%s, want %s", key, want)
+		}
+	}
+}
+
+// An item is about its object, or what its key names.
+func TestAbout(t *testing.T) {
+	m := machine(t, "m1")
+	for _, c := range []struct {
+		item Item
+		want Key
+	}{{Put(m), m.Key()}, {Delete(m.Key()), m.Key()}, {Reject(m.Key(), "here", errors.New("bad")), m.Key()}, {Item{Object: m, Key: Key{ID: "x"}}, m.Key()}} {
+		if got := c.item.About(); got != c.want {
+			t.Errorf("%+v is about %s, want %s", c.item, got, c.want)
 		}
 	}
 }
