@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -65,6 +66,9 @@ func TestFleetByChangesIsTheFleetOfItsMachines(t *testing.T) {
 			if same := len(f.all) > 0 && len(all) == len(deployed); same && &f.all[0] != &f.deployed[0] {
 				t.Fatalf("step %d: two arrays of the same machines", step)
 			}
+			if cap(f.all) > len(f.all) || cap(f.deployed) > len(f.deployed) {
+				t.Fatalf("step %d: room for %d and %d machines, of %d and %d", step, cap(f.all), cap(f.deployed), len(f.all), len(f.deployed))
+			}
 			if f.name != "web" || f.network != 7 || f.registered != (step%2 == 0) || (f.index != nil) != (len(deployed) >= indexFrom) {
 				t.Fatalf("step %d: %s", step, fleetString(f))
 			}
@@ -78,6 +82,48 @@ func TestFleetWithoutHiddenMachines(t *testing.T) {
 	f = f.with(1, "web", false, map[string]*Machine{"m1": machine(t, "m1"), "m3": nil})
 	if ids(f.deployed) != "[m1 m2]" || &f.deployed[0] != &f.all[0] {
 		t.Errorf("deployed %s of %s, in two arrays", ids(f.deployed), ids(f.all))
+	}
+}
+
+// A fleet whose machines do not change keeps them where they are.
+func TestFleetWithoutChanges(t *testing.T) {
+	f := newFleet(1, "web", false, []*Machine{machine(t, "m1"), machine(t, "m2")})
+	if next := f.with(1, "Web", true, nil); &next.all[0] != &f.all[0] || len(next.all) != 2 || next.name != "Web" || !next.registered {
+		t.Errorf("%+v, was %+v", next, f)
+	}
+}
+
+// An app exists that is registered or has a machine with a name.
+func TestExists(t *testing.T) {
+	hidden := machine(t, "m2", func(s *MachineSpec) { s.SkipRegistration = true })
+	for _, test := range []struct {
+		registered bool
+		machines   []*Machine
+		want       bool
+	}{
+		{false, nil, false}, {true, nil, true}, {false, []*Machine{machine(t, "m1")}, true},
+		{false, []*Machine{hidden, machine(t, "m1", inState("destroyed"))}, false}, {true, []*Machine{hidden}, true},
+	} {
+		if f := newFleet(1, "web", test.registered, test.machines); f.Exists() != test.want {
+			t.Errorf("registered %t with %s: exists %t", test.registered, ids(test.machines), f.Exists())
+		}
+	}
+}
+
+// Names are compared as DNS does, whatever bytes they have.
+func TestCompareFold(t *testing.T) {
+	for c := range 256 {
+		for d := range 256 {
+			s, lower := string([]byte{byte(c)}), Lower(string([]byte{byte(d)}))
+			if got, want := cmp.Compare(compareFold(s, lower), 0), strings.Compare(Lower(s), lower); got != want || equalFold(s, lower) != (want == 0) {
+				t.Fatalf("%q and %q: %d, want %d", s, lower, got, want)
+			}
+		}
+	}
+	for _, c := range [][2]string{{"", ""}, {"", "a"}, {"A", ""}, {"Ab", "abc"}, {"ABC", "ab"}, {"aB", "ac"}, {"AD", "ac"}} {
+		if got, want := cmp.Compare(compareFold(c[0], c[1]), 0), strings.Compare(Lower(c[0]), c[1]); got != want || equalFold(c[0], c[1]) != (want == 0) {
+			t.Errorf("%q: %d, want %d", c, got, want)
+		}
 	}
 }
 
@@ -174,6 +220,9 @@ func TestIndexIsMadeByOneAndAwaitedByNone(t *testing.T) {
 		if got := lookUp(patient()); got != want {
 			t.Errorf("while another makes the index: %s, want %s", got, want)
 		}
+		if f.index.metadata.value.Load() != nil {
+			t.Error("another one makes the index, too")
+		}
 		inline := NewBudget(100, nil)
 		if lookUp(&inline); !inline.Over() || inline.Steps() != 0 {
 			t.Errorf("without an index and time: over %t after %d steps", inline.Over(), inline.Steps())
@@ -188,6 +237,10 @@ func TestIndexIsMadeByOneAndAwaitedByNone(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	g := newFleet(1, "web", false, machines)
+	inline = NewBudget(100, nil)
+	if g.WithKey("n", &inline); !inline.Over() || inline.Steps() != 0 || g.index.metadata.value.Load() != nil {
+		t.Errorf("an index that takes too much is begun: over %t after %d steps", inline.Over(), inline.Steps())
+	}
 	for range 4 {
 		wg.Go(func() {
 			b := patient()

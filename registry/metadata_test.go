@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -154,6 +155,50 @@ func TestValueEnds(t *testing.T) {
 			}
 			if got := fmt.Sprint(have); got != test.ends {
 				t.Errorf("%q in %d machines has %s, want %s", test.value, n, got, test.ends)
+			}
+		}
+	}
+}
+
+// The longest value that can be asked for is found, and what is longer hides no other.
+func TestTheLongestValue(t *testing.T) {
+	longest := strings.Repeat("x", maxNameable-2) + ".b"
+	for _, n := range []int{1, indexFrom} {
+		f, b := fleetWith(t, n, map[string]string{"k": longest, "L": longest + "b", "l": "c.d"}), patient()
+		if len(f.WithPair("k", longest, b).Machines(b)) != n || !f.HasValueEnd("k", "b", b) {
+			t.Errorf("%d machines: a value of %d bytes is not found", n, maxNameable)
+		}
+		if len(f.WithPair("l", longest+"b", b).Machines(b)) != 0 || f.HasValueEnd("l", "bb", b) {
+			t.Errorf("%d machines: a value of %d bytes is found", n, maxNameable+1)
+		}
+		if len(f.WithPair("l", "c.d", b).Machines(b)) != n || !f.HasValueEnd("l", "d", b) {
+			t.Errorf("%d machines: a value is hidden by one that is too long", n)
+		}
+	}
+}
+
+// Among many values the one with an end is found, and none where there is none.
+func TestValueEndsAmongMany(t *testing.T) {
+	rng := rand.New(rand.NewPCG(11, 12))
+	word := func(most int) string {
+		b := make([]byte, rng.IntN(most+1))
+		for i := range b {
+			b[i] = "ab."[rng.IntN(3)]
+		}
+		return string(b)
+	}
+	for range 300 {
+		var machines []*Machine
+		for i := range indexFrom {
+			value := word(6)
+			machines = append(machines, machine(t, fmt.Sprintf("m%04d", i), func(s *MachineSpec) { s.Metadata = map[string]string{"k": value} }))
+		}
+		f, b := newFleet(1, "web", false, machines), patient()
+		for range 10 {
+			end := word(4)
+			want := slices.ContainsFunc(machines, func(m *Machine) bool { return endsIn(m.Metadata[0].Value, end) })
+			if got := f.HasValueEnd("k", end, b); got != want {
+				t.Fatalf("one of the values ends in .%s: %t, want %t", end, got, want)
 			}
 		}
 	}

@@ -16,10 +16,7 @@ var ula = netip.MustParsePrefix("fdaa::/16")
 // NetworkOf returns the network that addr lies in, and false for an address
 // outside fdaa::/16.
 func NetworkOf(addr netip.Addr) (Network, bool) {
-	if !addr.Is6() || addr.Is4In6() {
-		return 0, false
-	}
-	b := addr.As16()
+	b := addr.As16() // of an IPv4 address ::ffff:0:0/96
 	if b[0] != 0xfd || b[1] != 0xaa {
 		return 0, false
 	}

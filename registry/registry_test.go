@@ -62,6 +62,27 @@ func TestMetadataAreSharedInGroups(t *testing.T) {
 	}
 }
 
+// A machine that comes later holds its group's, of as many groups as are looked for.
+func TestMetadataAreSharedLater(t *testing.T) {
+	r := New()
+	const each = 100
+	in := func(id string, group int) *Machine {
+		return machine(t, id, func(s *MachineSpec) { s.Metadata = map[string]string{"group": fmt.Sprint(group)} })
+	}
+	var items []Item
+	for i := range maxShared * each {
+		items = append(items, Put(in(fmt.Sprintf("m%04d", i), i/each)))
+	}
+	r.Apply(items)
+	for group := range maxShared {
+		m := in(fmt.Sprint("next", group), group)
+		r.Apply([]Item{Put(m)})
+		if known := items[group*each].Object.(*Machine).Metadata; &m.Metadata[0] != &known[0] {
+			t.Errorf("the next machine of group %d holds its metadata anew", group)
+		}
+	}
+}
+
 func TestApplyAndLookUp(t *testing.T) {
 	r := New()
 	n := network(t, "fdaa:0:18::/48")
@@ -136,6 +157,11 @@ func TestApplyAndLookUp(t *testing.T) {
 	if f, _ := r.Snapshot().Fleet(n, "web"); f != nil {
 		t.Error("a fleet without machines is left")
 	}
+	for table := range schema().Tables {
+		if row, err := r.Snapshot().txn.First(table, indexPrefix, []byte{}); row != nil || err != nil {
+			t.Errorf("the table %s has %+v, %v", table, row, err)
+		}
+	}
 	for _, kind := range Kinds() {
 		if r.Count(kind) != 0 {
 			t.Errorf("%d of kind %s left", r.Count(kind), kind)
@@ -160,6 +186,23 @@ func TestNetworksAreApart(t *testing.T) {
 		if got := r.Snapshot().Counts(n); got.Apps != 1 || got.Peers != 1 || len(rowsOf(r.Snapshot().Fleets(n))) != 1 {
 			t.Errorf("%s: %+v", n, got)
 		}
+	}
+}
+
+// The machines of a large registry lie in 2^14 buckets, whose keys have no byte of more
+// than four bits.
+func TestBuckets(t *testing.T) {
+	keys := map[bucketKey]bool{}
+	for i := range 1 << 18 {
+		addr := network(t, "fdaa:0:18::/48").Prefix().Addr().As16()
+		addr[11], addr[12], addr[13] = byte(i>>16), byte(i>>8), byte(i)
+		key := bucketOf(netip.AddrFrom16(addr))
+		if keys[key] = true; max(key[0], key[1], key[2]) > 15 || key[3] > 3 {
+			t.Fatalf("%v has a digit that is too large", key)
+		}
+	}
+	if n := len(keys); n < 1<<14-10 {
+		t.Errorf("%d buckets are used, want 2^14", n)
 	}
 }
 

@@ -48,7 +48,7 @@ func eachChange[T any](v, old *Snapshot, table string, fn func(was, is *T) bool)
 	key := schema().Tables[table].Indexes[indexID].Indexer.(indexer)
 	was, is := olds.Next(), news.Next()
 	for was != nil || is != nil {
-		order := 0
+		var order int
 		switch {
 		case was == is:
 			was, is = olds.Next(), news.Next()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -58,7 +60,8 @@ func TestSince(t *testing.T) {
 	}
 	// It ends when it is told to.
 	fleets, others := 0, 0
-	r.Apply([]Item{Put(&App{Name: "one", Network: 1}), Put(&App{Name: "two", Network: 1}), Put(&Peer{Name: "p", Network: 1, Addr: testAddr(1, 1)}), Put(&Peer{Name: "q", Network: 1, Addr: testAddr(1, 2)})})
+	r.Apply([]Item{Put(&App{Name: "one", Network: 1}), Put(&App{Name: "two", Network: 1}), Put(&Peer{Name: "p", Network: 1, Addr: testAddr(1, 1)}), Put(&Peer{Name: "q", Network: 1, Addr: testAddr(1, 2)}),
+		Put(&Address{App: "one", Network: 1, Addr: testAddr(1, 3)})})
 	v := r.Snapshot()
 	v.Since(nil, func(FleetChange) bool { fleets++; return false }, func(Item) bool { others++; return false })
 	v.Since(nil, func(FleetChange) bool { return true }, func(Item) bool { others++; return false })
@@ -93,6 +96,15 @@ func TestNewFleet(t *testing.T) {
 			t.Errorf("%s of %s: %v, want %q", c.name, ids(c.machines), err, c.says)
 		}
 	}
+	var many []*Machine
+	for i := range indexFrom {
+		many = append(many, m(fmt.Sprintf("m%02d", i)))
+	}
+	for n := indexFrom - 1; n <= indexFrom; n++ {
+		if f, err := NewFleet(24, "web", true, many[:n]); err != nil || f.Keeps() != (n == indexFrom) {
+			t.Errorf("%d machines have an index: %t, %v", n, f.Keeps(), err)
+		}
+	}
 }
 
 // A fleet that was made at once is the one that came about by changes.
@@ -115,6 +127,89 @@ func TestNewFleetIsTheFleetOfItsMachines(t *testing.T) {
 		if same := len(got.all) > 0 && len(got.all) == len(got.deployed); same && &got.all[0] != &got.deployed[0] {
 			t.Fatal("two arrays of the same machines")
 		}
+	}
+}
+
+var processors = runtime.GOMAXPROCS(0)
+
+// A registry that was restored is the one that was saved, in all that it counts and finds.
+func TestRestore(t *testing.T) {
+	rng := rand.New(rand.NewPCG(13, 14))
+	nets := []Network{network(t, "fdaa:0:18::/48"), network(t, "fdaa:0:99::/48")}
+	for range 100 {
+		r, again := New(), New()
+		for range rng.IntN(60) {
+			r.Apply(randomItems(t, rng, nets, []string{"a", "ab", "web", "interactive-x"}))
+		}
+		var fleets []*Fleet
+		var others []Object
+		v := r.Snapshot()
+		v.EachFleet(func(f *Fleet) bool { fleets = append(fleets, f); return true })
+		for _, kind := range []Kind{KindPeer, KindAddress} {
+			v.Each(kind, func(o Object) bool { others = append(others, o); return true })
+		}
+		epoch := again.Epoch()
+		if again.Restore(fleets, others); runtime.GOMAXPROCS(0) != processors {
+			t.Fatalf("%d processors are left of %d", runtime.GOMAXPROCS(0), processors)
+		}
+		if got, want := objects(again), objects(r); !maps.Equal(got, want) || (again.Epoch() > epoch) != (len(want) > 0) {
+			t.Fatalf("restored are %v, in epoch %d, want %v", got, again.Epoch(), want)
+		}
+		for _, kind := range Kinds() {
+			if again.Count(kind) != r.Count(kind) {
+				t.Errorf("%d of kind %s are counted, want %d", again.Count(kind), kind, r.Count(kind))
+			}
+		}
+		for class := range Class(Classes) {
+			if again.Size(class) != r.Size(class) {
+				t.Errorf("%d %s are counted, want %d", again.Size(class), class.Plural(), r.Size(class))
+			}
+		}
+		for _, n := range nets {
+			if got, want := again.Snapshot().Counts(n), r.Snapshot().Counts(n); got != want {
+				t.Errorf("%+v are counted, want %+v", got, want)
+			}
+			for i := range 8 {
+				got, _ := again.Snapshot().MachineNear(testAddr(n, i))
+				if want, _ := r.Snapshot().MachineNear(testAddr(n, i)); got != want {
+					t.Errorf("%s belongs to %+v, want %+v", testAddr(n, i), got, want)
+				}
+			}
+		}
+	}
+}
+
+// A change that panics leaves the registry as it was, and able to change.
+func TestAChangeThatPanics(t *testing.T) {
+	r := New()
+	moved := machine(t, "m1", at("fdaa:0:18::1:2"))
+	r.Apply([]Item{Put(moved), Put(&App{Name: "db", Network: 24})})
+	want := objects(r)
+	key := moved.Key()
+	was := moved.Addr
+	moved.Addr = netip.MustParseAddr("fdaa:0:18::2:2") // which nobody may do
+	panics := func(what string, change func()) {
+		t.Helper()
+		defer func() {
+			if s, _ := recover().(string); what != "" && !strings.Contains(s, what) {
+				t.Errorf("it panics with %q, want %q", s, what)
+			}
+		}()
+		change()
+		t.Error("it does not panic")
+	}
+	panics("it was changed after it was handed over", func() { r.Apply([]Item{Delete(Key{Kind: KindApp, Network: 24, Name: "db"}), Delete(key)}) })
+	moved.Addr = was
+	if got := objects(r); !maps.Equal(got, want) {
+		t.Errorf("%v is left of %v", got, want)
+	}
+	if n := r.Apply([]Item{Delete(key)}); n != 1 {
+		t.Errorf("%d objects are changed afterwards, want 1", n)
+	}
+	again := New()
+	panics("", func() { again.Restore([]*Fleet{nil}, nil) })
+	if n := again.Apply([]Item{Put(moved)}); n != 1 {
+		t.Errorf("%d objects are changed after a restoring that panicked, want 1", n)
 	}
 }
 

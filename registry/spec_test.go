@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -23,6 +24,7 @@ func TestParseNetwork(t *testing.T) {
 		"fdaa:0:18::/48":      "",
 		"fdaa:0:18::":         "",
 		"fdaa:ffff:ffff::/48": "",
+		"fdaa:1234:5678::/48": "",
 		"fdaa:0:18::/47":      "is not a /48 inside fdaa::/16",
 		"fdaa:0:18::/49":      "is not a /48 inside fdaa::/16",
 		"fdab:0:18::/48":      "is not a /48 inside fdaa::/16",
@@ -94,6 +96,21 @@ func TestSpecs(t *testing.T) {
 	}
 }
 
+// Letters of ASCII alone are lowered, and what is in lower case already is not copied.
+func TestLower(t *testing.T) {
+	for _, c := range []struct {
+		s, want string
+		allocs  float64
+	}{{"", "", 0}, {"web-1", "web-1", 0}, {"@[`{", "@[`{", 0}, {"é", "é", 0}, {"wEB-1", "web-1", 1}, {"AZ@[`{", "az@[`{", 1}, {"É", "É", 0}} {
+		if got := Lower(c.s); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+		if n := testing.AllocsPerRun(10, func() { Lower(c.s) }); n != c.allocs {
+			t.Errorf("%q: %v allocations, want %v", c.s, n, c.allocs)
+		}
+	}
+}
+
 func TestKeyInWords(t *testing.T) {
 	for want, key := range map[string]Key{
 		"machine web/m1 in fdaa:0:18::/48": {Kind: KindMachine, Network: 0x18, Name: "web", ID: "m1"},
@@ -103,6 +120,19 @@ func TestKeyInWords(t *testing.T) {
 	} {
 		if key.String() != want {
 			t.Errorf("%s, want %s", key, want)
+		}
+	}
+}
+
+// An item is about its object, or what its key names.
+func TestAbout(t *testing.T) {
+	m := machine(t, "m1")
+	for _, c := range []struct {
+		item Item
+		want Key
+	}{{Put(m), m.Key()}, {Delete(m.Key()), m.Key()}, {Reject(m.Key(), "here", errors.New("bad")), m.Key()}, {Item{Object: m, Key: Key{ID: "x"}}, m.Key()}} {
+		if got := c.item.About(); got != c.want {
+			t.Errorf("%+v is about %s, want %s", c.item, got, c.want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package corrosion
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -61,6 +62,15 @@ func TestLooked(t *testing.T) {
 				t.Errorf("%s: seen %+v, shown %+v", test.name, s.whole.seen, s.whole.view.Load())
 			}
 		})
+	}
+}
+
+// The times that an agent is given are of use: each at its place among the others.
+func TestDefaultPace(t *testing.T) {
+	p := defaultPace
+	times := []time.Duration{0, p.wait, p.settle, p.standstillAnew + 1, p.look, p.standstillEmpty, p.standstill, p.waitMost}
+	if !slices.IsSorted(times) || p.wait < time.Second || p.giveUp < p.standstill || p.remember < p.look {
+		t.Errorf("%+v", p)
 	}
 }
 

@@ -1,6 +1,7 @@
 package corrosion
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -92,5 +93,32 @@ func TestOddAnswers(t *testing.T) {
 				t.Errorf("subscribed %d times", n)
 			}
 		})
+	}
+}
+
+// The beginning of a line that is too long is told for what it is, or as unreadable.
+func TestHeadOf(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"change":["update",7,["a","b","c`:    "change update 7 [a b]",
+		`{"change":["delete",7,[`:              "change delete 7 []",
+		`{"row":[7,["a",null,[1,2],"b\u0041c"`: "row  7 [a  \x01\x02 bAc]",
+		`["row",[7,["a"`:                       "",
+		`{"row":{"7":["a"`:                     "",
+		`{"change":7,"update":["a"`:            "",
+		`{"row":["7",["a"`:                     "",
+		`{"row":[-7,["a"`:                      "",
+		`{"row":[7,"a"`:                        "",
+		`{"row":[7,{"a":1}`:                    "",
+		`{"ro`:                                 "",
+		``:                                     "",
+	} {
+		h, ok := headOf([]byte(text))
+		got := ""
+		if ok {
+			got = fmt.Sprint(h.kind, " ", h.typ, " ", h.row, " ", h.cells)
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
 	}
 }

@@ -1,6 +1,8 @@
 package corrosion
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"dnsd/registry/corrosion/corrosiontest"
@@ -23,6 +25,37 @@ func TestMuteAgent(t *testing.T) {
 	f.logged("does not tell which versions it has", 1)
 	f.agent.Refill(100)
 	f.wait("no doubt", func() bool { return f.lastDoubt() == "" && f.world.Get(known) == 20 })
+}
+
+// Such an agent is resumed as any other.
+func TestMuteAgentIsResumed(t *testing.T) {
+	t.Parallel()
+	f := cluster(t, corrosiontest.Options{Mute: true}, Config{}, quick)
+	f.agent.Put("machines", row("m10", "stopped")) // so that there is a change to resume from
+	f.waitState("m10", "stopped")
+	f.agent.Reset()
+	f.wait("the end of the stream", func() bool { return f.failed() != "" })
+	f.agent.Put("machines", row("m10", "starting"))
+	f.waitState("m10", "starting")
+	if n := f.world.Listings(); n != 1 {
+		t.Errorf("%d listings, want one", n)
+	}
+}
+
+// Knowledge that cannot be read is as good as none, and that is said.
+func TestUnreadableKnowledge(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, memoryFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := cluster(t, corrosiontest.Options{}, Config{StateDir: dir}, quick)
+	f.relist()
+	f.waitListed(2)
+	f.logged("the saved knowledge of the corrosion agent cannot be read; starting without it", 1)
+	if f.lastDoubt() != "" {
+		t.Errorf("listed with doubt %q", f.lastDoubt())
+	}
 }
 
 // The agent logs an error for each question about its health that it cannot

@@ -81,6 +81,7 @@ func TestWipedAgentIsWaitedFor(t *testing.T) {
 			f.agent.Put("machines", row("mff", "started"))
 			f.start()
 			f.waitTrouble("lacks")
+			f.logged("the corrosion agent's data may be incomplete; waiting for it", 1)
 			for f.agent.Refill(3) > 0 {
 				time.Sleep(3 * p.wait)
 				if n := f.world.Get(known); n != 21 {

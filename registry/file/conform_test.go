@@ -17,11 +17,11 @@ func TestConform(t *testing.T) {
 	followtest.Conform(t, func(t *testing.T) followtest.Fixture {
 		path := filepath.Join(t.TempDir(), "registry.json")
 		var mu sync.Mutex
-		objects := map[registry.Key]registry.Object{}
+		objects := map[registry.Key]string{}
 		save := func() {
 			var lists [len(followtest.Lists)][]string
-			for key, o := range objects {
-				lists[key.Kind] = append(lists[key.Kind], followtest.JSON(o))
+			for key, text := range objects {
+				lists[key.Kind] = append(lists[key.Kind], text)
 			}
 			var text []string
 			for kind, name := range followtest.Lists {
@@ -36,7 +36,7 @@ func TestConform(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				for _, o := range put {
-					objects[o.Key()] = o
+					objects[o.Key()] = followtest.JSON(o)
 				}
 				save()
 			},
@@ -49,7 +49,7 @@ func TestConform(t *testing.T) {
 				save()
 			},
 			Break: func() { ok(t, os.Remove(path)) }, Mend: save, Waits: true,
-			Silence: 60 * time.Millisecond,
+			Silence: 60 * time.Millisecond, Apart: true,
 		}
 	})
 }

@@ -162,7 +162,6 @@ func (s *Source) await(ctx context.Context, w *watch, wait time.Duration) (force
 	began := time.Now()
 	first := wait // when a burst of events began, since began
 	timer := time.NewTimer(wait)
-	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -273,6 +272,6 @@ func (s *Source) well(forced bool) {
 	} else if forced {
 		s.log.Info("the registry file is read again", "path", s.path)
 	}
-	s.known, s.failing, s.logged, s.repeats = true, time.Time{}, "", 0
+	s.known, s.failing, s.logged = true, time.Time{}, ""
 	s.trouble.Store(nil)
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +21,7 @@ import (
 // TestNotified changes the file in every way that is known, and relies on
 // notification alone.
 func TestNotified(t *testing.T) {
+	t.Parallel()
 	before, after := content("a"), content("b", "c")
 	before += strings.Repeat("\n", len(after)-len(before)) // of one size
 	for _, c := range []struct {
@@ -420,6 +420,7 @@ func TestSlowWriterIsNotComplainedOf(t *testing.T) {
 // TestRandomHistories changes the file in random ways. Whatever is listed was
 // the content of a whole file at some time, and at rest the last one is listed.
 func TestRandomHistories(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
@@ -463,28 +464,6 @@ func randomHistory(t *testing.T, rng *rand.Rand) {
 	for _, got := range f.listings() {
 		if !whole[got] {
 			t.Errorf("listed %q", got)
-		}
-	}
-}
-
-func TestReadWhatIsNoFile(t *testing.T) {
-	dir := t.TempDir()
-	pipe, sparse := filepath.Join(dir, "pipe"), filepath.Join(dir, "sparse")
-	ok(t, syscall.Mkfifo(pipe, 0o644))
-	write(t, sparse, "")
-	ok(t, os.Truncate(sparse, 1<<40))
-	for path, want := range map[string]string{
-		filepath.Join(dir, "none"): "the file does not exist",
-		dir:                        "this is a directory",
-		"/dev/null":                "this is a device, pipe or socket",
-		"/dev/zero":                "this is a device, pipe or socket",
-		sparse:                     "it is larger than the 2048 MiB that dnsd reads",
-		pipe:                       "this is a device, pipe or socket",
-		"/proc/self/status":        "the file keeps changing", // it has more than it says
-		filepath.Join(sparse, "x"): "open: not a directory",
-	} {
-		if _, err := read(path); err == nil || !strings.HasPrefix(plain(err).Error(), want) {
-			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package file
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,7 +21,13 @@ import (
 	"dnsd/registry/follow/followtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Tests here wait for quiet times, and not for processors.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // never is a poll so slow that only notification can show a change.
 const never = time.Hour

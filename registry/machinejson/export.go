@@ -67,9 +67,7 @@ func (e *exporter) print(s string) {
 // json returns value on one line.
 func (e *exporter) json(value any) string {
 	e.line.Reset()
-	if err := e.encoder.Encode(value); err != nil && e.err == nil {
-		e.err = err
-	}
+	e.err = cmp.Or(e.err, e.encoder.Encode(value))
 	return string(bytes.TrimSuffix(e.line.Bytes(), []byte("\n")))
 }
 
@@ -139,15 +137,12 @@ func jsonOf(m *registry.Machine) machineJSON {
 	if len(m.Metadata) == 0 && !m.Skip {
 		return j
 	}
-	j.Config = &machineConfig{}
+	j.Config = &machineConfig{Metadata: make(map[string]string, len(m.Metadata))}
 	if m.Skip {
 		j.Config.DNS = &machineDNS{SkipRegistration: true}
 	}
-	if len(m.Metadata) > 0 {
-		j.Config.Metadata = make(map[string]string, len(m.Metadata))
-		for _, p := range m.Metadata {
-			j.Config.Metadata[p.Key] = p.Value
-		}
+	for _, p := range m.Metadata {
+		j.Config.Metadata[p.Key] = p.Value
 	}
 	return j
 }

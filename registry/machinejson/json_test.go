@@ -2,6 +2,7 @@ package machinejson
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -35,9 +36,31 @@ func TestDecodeAddress(t *testing.T) {
 	}
 }
 
+// So may an app and a peer.
+func TestDecodeAppAndPeer(t *testing.T) {
+	for _, network := range []string{"", `"network":"fdaa:0:18::/48",`} {
+		a, err := DecodeApp([]byte(`{`+network+`"name":"Web"}`), Scope{App: "web", Network: "fdaa:0:18::"})
+		if err != nil || *a != (registry.App{Name: "Web", Network: net18}) {
+			t.Errorf("%s: %+v, %v", network, a, err)
+		}
+		p, err := DecodePeer([]byte(`{`+network+`"private_ip":"fdaa:0:18::2","region":"ams"}`), Scope{Network: "fdaa:0:18::", ID: "laptop"})
+		if err != nil || *p != (registry.Peer{Name: "laptop", Network: net18, Addr: netip.MustParseAddr("fdaa:0:18::2"), Region: "ams"}) {
+			t.Errorf("%s: %+v, %v", network, p, err)
+		}
+	}
+}
+
 func TestRejectedObjects(t *testing.T) {
 	machine := func(body string, scope Scope) error {
 		_, err := DecodeMachine([]byte(body), scope)
+		return err
+	}
+	registered := func(body string) error {
+		_, err := DecodeApp([]byte(body), Scope{App: "web", Network: "fdaa:0:18::"})
+		return err
+	}
+	peer := func(body string) error {
+		_, err := DecodePeer([]byte(body), Scope{Network: "fdaa:0:18::", ID: "laptop"})
 		return err
 	}
 	address := func(body, id string) error {
@@ -67,6 +90,12 @@ func TestRejectedObjects(t *testing.T) {
 		"wrong type":                  {machine(`{"id":7,"state":"started"}`, app), "id is a JSON number, want a string"},
 		"another address":             {address(`{"address":"fdaa:0:18::8"}`, "fdaa:0:18::7"), `address "fdaa:0:18::8" does not agree with where it stands ("fdaa:0:18::7")`},
 		"no address where one stands": {address(`{}`, "here"), `address "" does not agree with where it stands ("here")`},
+		"another name of an app":      {registered(`{"name":"db"}`), `name "db" does not agree`},
+		"another network of an app":   {registered(`{"network":"fdaa:0:19::"}`), "network fdaa:0:19::/48 does not agree"},
+		"an app of a wrong type":      {registered(`["web"]`), "the object is a JSON array, want an object"},
+		"another name of a peer":      {peer(`{"name":"phone","private_ip":"fdaa:0:18::2"}`), `name "phone" does not agree`},
+		"a peer of a wrong type":      {peer(`{"private_ip":true}`), "private_ip is a JSON bool, want a string"},
+		"an address of a wrong type":  {address(`{"address":{}}`, ""), "address is a JSON object, want a string"},
 		"two mistakes":                {machine(`{"id":"a.b","private_ip":"x"}`, app), `; state is missing`},
 	} {
 		if c.err == nil || !strings.Contains(c.err.Error(), c.want) || strings.Contains(c.err.Error(), "\n") {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -91,11 +92,12 @@ type Dir struct {
 
 	most  int64                   // bytes of a file; what Read reads, but in tests
 	flock func(fd, how int) error // syscall.Flock, but in tests
+	sync  func(f *os.File) error  // its Sync, but in tests
 }
 
 // New returns a directory for the state of a source. It touches nothing.
 func New(path, source string) *Dir {
-	return &Dir{path: path, source: source, most: regular.MaxRegistry, flock: syscall.Flock}
+	return &Dir{path: path, source: source, most: regular.MaxRegistry, flock: syscall.Flock, sync: (*os.File).Sync}
 }
 
 // Load returns the newest state that can be used, nil where there is none, and calls
@@ -262,7 +264,7 @@ func (d *Dir) reopen() {
 		_ = f.Close()
 		return
 	}
-	if _, err := f.Seek(c.size, 0); err != nil {
+	if _, err := f.Seek(c.size, io.SeekStart); err != nil {
 		_ = f.Close()
 		return
 	}
@@ -276,7 +278,7 @@ func (d *Dir) reopen() {
 func (d *Dir) append(v *registry.Snapshot, now time.Time) error {
 	err := d.batch(&d.out, v, d.holds, now, nil)
 	if err == nil && (d.ends.Load() || now.Sub(d.synced) >= syncEvery) {
-		err, d.synced = d.file.Sync(), now
+		err, d.synced = d.sync(d.file), now
 	}
 	if d.holds = v; err != nil {
 		d.forget() // it may end in a part of a block, or lack one
@@ -325,7 +327,7 @@ func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
 	d.file, d.out, d.base = tmp, out, base
 	d.rewritten, d.synced = now, now
 	d.good, _ = tmp.Stat()
-	if err := syncDir(d.path); err != nil {
+	if err := d.syncNames(); err != nil {
 		d.forget()
 		return err
 	}
@@ -359,7 +361,7 @@ func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now ti
 	if out.size > d.most {
 		return 0, regular.TooLarge(d.most)
 	}
-	if err := tmp.Sync(); err != nil {
+	if err := d.sync(tmp); err != nil {
 		return 0, err
 	}
 	state := filepath.Join(d.path, Name)
@@ -396,17 +398,17 @@ func (d *Dir) keepPrevious(state, previous string) error {
 		return nil
 	case link == previous && errors.Is(err, fs.ErrExist):
 		return nil
-	case err != nil || link == previous:
+	case err != nil:
 		return err
 	}
-	return os.Rename(link, previous)
+	return os.Rename(link, previous) // which does nothing where they are one
 }
 
 // usable reports whether a file is one that was loaded or written, with nothing but
 // more behind it.
 func (d *Dir) usable(path string) bool {
-	info, err := os.Lstat(path)
-	return err == nil && d.good != nil && os.SameFile(info, d.good) && info.Size() >= d.good.Size()
+	info, _ := os.Lstat(path)
+	return os.SameFile(info, d.good) && info.Size() >= d.good.Size() // what is not there is no file
 }
 
 // isDir says why nothing can be written to a path that is a directory, nil for all others.
@@ -421,12 +423,13 @@ func inTheWay(dir string) error {
 	return errors.Join(isDir(filepath.Join(dir, Name)), isDir(filepath.Join(dir, Previous)))
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// syncNames makes the names in the directory last.
+func (d *Dir) syncNames() error {
+	dir, err := os.Open(d.path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(d.sync(dir), dir.Close())
 }
 
 // End has a Save under way, and those to come, do no more than they must: no file is

@@ -172,7 +172,7 @@ func versionOf(line string) int {
 		return 0
 	}
 	v, err := strconv.Atoi(strings.TrimSuffix(number, "\n"))
-	if err != nil || v < 0 {
+	if err != nil || v < 1 {
 		return 0
 	}
 	return v

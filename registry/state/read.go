@@ -102,7 +102,7 @@ func read(f *os.File) (*Contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	buffered := bufio.NewReaderSize(f, 1<<20)
+	buffered := bufio.NewReaderSize(f, 2*blockSize)
 	line, err := buffered.Peek(len(firstLine) + 20)
 	if err != nil && err != io.EOF {
 		return nil, err

@@ -1,8 +1,10 @@
 package followtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -103,8 +105,14 @@ func (r *Run) Fails(want string) {
 }
 
 // patience bounds every wait for what must come. The machine may be busy. It is
-// shorter where the suite itself is tested.
-var patience = 45 * time.Second
+// shorter where the suite itself is tested, and where DNSD_TEST_PATIENCE says so, for
+// tests that are run to fail (test/mutate).
+var patience = cmp.Or(patienceOf(os.Getenv("DNSD_TEST_PATIENCE")), 45*time.Second)
+
+func patienceOf(s string) time.Duration {
+	d, _ := time.ParseDuration(s)
+	return d
+}
 
 // Eventually waits until ok. What more says is part of the failure otherwise.
 func Eventually(t testing.TB, what string, ok func() bool, more ...func() string) {
