@@ -352,3 +352,25 @@ func TestProgressThatOvertakes(t *testing.T) {
 		c.delete(machineKey("lost"))
 	}
 }
+
+// A grpc-proxy drops progress requests, and passes the notes that etcd makes by itself if
+// it is asked for them: they are asked for, and where none come the error says what to set.
+func TestAProxyWithoutNotes(t *testing.T) {
+	t.Parallel()
+	c := start(t, etcdtest.Options{})
+	c.fill(10)
+	m := between(t, c)
+	var notes atomic.Bool
+	m.hears = func(r *pb.WatchRequest) bool {
+		if create := r.GetCreateRequest(); create != nil {
+			notes.Store(create.ProgressNotify)
+		}
+		return r.GetProgressRequest() == nil
+	}
+	s, f := c.source(m.through), &feed{}
+	run := followtest.Follow(t, s, f, false)
+	run.Fails("--watch-progress-notify-interval=5s")
+	if !notes.Load() || f.Listings() != 1 {
+		t.Errorf("notes are asked for: %t; %d listings", notes.Load(), f.Listings())
+	}
+}
