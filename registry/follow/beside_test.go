@@ -189,3 +189,31 @@ func TestAListingWaitsForTheQueue(t *testing.T) {
 		t.Error("the listing is compared with a registry that lacks what was sent before")
 	}
 }
+
+// While the guard holds something back nothing is saved: what would be on disk is neither
+// what the source says nor what it said.
+func TestNothingIsSavedWhileHeld(t *testing.T) {
+	dir := t.TempDir()
+	src := newPuppet(fleetOf(t, 50))
+	follow(t, src, Config{StateDir: dir}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		expect := func(when string, want int) {
+			t.Helper()
+			if n, err := saved(dir); err != nil || n != want {
+				t.Errorf("%s %d objects are saved (%v), want %d", when, n, err, want)
+			}
+		}
+		pass(5 * time.Second)
+		expect("at first", 50)
+		fresh := registry.Put(registrytest.Machine(t, "new"))
+		src.list(t, nil, "")
+		src.change(t, fresh)
+		pass(20 * time.Second)
+		if r.Status().State != registry.Held {
+			t.Fatalf("%s, want held", r.Status().State)
+		}
+		expect("while the rest is held", 50)
+		src.list(t, append(fleetOf(t, 50), fresh), "")
+		pass(5 * time.Second)
+		expect("when it is not held any more", 51)
+	})
+}
