@@ -374,3 +374,31 @@ func TestAProxyWithoutNotes(t *testing.T) {
 		t.Errorf("notes are asked for: %t; %d listings", notes.Load(), f.Listings())
 	}
 }
+
+// No page is read before the stream is there: what came between them would be missing.
+func TestPagesComeAfterTheStream(t *testing.T) {
+	t.Parallel()
+	c := start(t, etcdtest.Options{})
+	c.fill(10)
+	m := between(t, c)
+	var pages, early atomic.Int32
+	m.ranges = func(r *pb.RangeRequest) error {
+		if r.Limit > 0 {
+			pages.Add(1)
+		}
+		return nil
+	}
+	m.hears = func(r *pb.WatchRequest) bool {
+		if r.GetCreateRequest() != nil {
+			time.Sleep(100 * time.Millisecond) // for a page that does not wait
+			early.Add(pages.Load())
+		}
+		return true
+	}
+	s, f := c.source(m.through), &feed{}
+	followtest.Follow(t, s, f, false)
+	c.settles(f)
+	if early.Load() > 0 || pages.Load() == 0 {
+		t.Errorf("%d of %d pages were read before the stream was there", early.Load(), pages.Load())
+	}
+}
