@@ -176,7 +176,6 @@ func (s *Source) begin(ctx context.Context, c *client) (head int64, err error) {
 	if !c.refuses(err) || c.fresh {
 		return head, err
 	}
-	s.token = ""
 	if err := s.authenticate(ctx, c); err != nil {
 		return 0, err
 	}
