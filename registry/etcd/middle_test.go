@@ -398,6 +398,7 @@ func TestPagesComeAfterTheStream(t *testing.T) {
 	s, f := c.source(m.through), &feed{}
 	followtest.Follow(t, s, f, false)
 	c.settles(f)
+	followtest.Eventually(t, "proof of life", func() bool { return f.Proofs() > 0 })
 	if early.Load() > 0 || pages.Load() == 0 {
 		t.Errorf("%d of %d pages were read before the stream was there", early.Load(), pages.Load())
 	}

@@ -134,7 +134,9 @@ func TestAChangeDuringTheFirstListing(t *testing.T) {
 	run(t, named{saver, ""}, dir, time.Second, &bytes.Buffer{})
 	for state, dir := range map[registry.State]string{registry.Listing: "", registry.Cached: dir} {
 		src := named{&script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
-			err := errors.Join(feed.List(ctx, fleetOf(t, 2)), feed.Change(ctx, []registry.Item{registry.Put(registrytest.Machine(t, "new"))}))
+			err := feed.List(ctx, fleetOf(t, 2))
+			time.Sleep(5 * time.Second)
+			err = errors.Join(err, feed.Change(ctx, []registry.Item{registry.Put(registrytest.Machine(t, "new"))}))
 			time.Sleep(time.Minute)
 			return errors.Join(err, feed.Listed(ctx, ""), stayAlive(ctx, feed))
 		}}}, ""}
