@@ -369,7 +369,7 @@ func (d *daemon) ready() (reason string, ok bool) {
 	if alive := d.reg.LastAlive(); !alive.IsZero() {
 		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
 	}
-	for _, why := range []string{status.Hold, status.Doubt, trouble(status.Problem, d.source), status.Unsaved} {
+	for _, why := range []string{status.Behind, status.Hold, status.Doubt, trouble(status.Problem, d.source), status.Unsaved} {
 		if why != "" {
 			reason += ": " + why
 		}

@@ -215,18 +215,26 @@ func TestStaleUntilHeardAgain(t *testing.T) {
 	})
 }
 
-func TestListsAgainEveryQuarterOfAnHour(t *testing.T) {
-	all := fleetOf(t, 50)
-	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return all })}}
-	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, _ *Follower) {
-		_, watch := r.Snapshot().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
-		pass(11 * time.Minute)
-		if src.called() != 1 {
-			t.Fatalf("%d listings within 11 minutes", src.called())
+// What is listed and well is not listed again by the clock.
+func TestListsOnce(t *testing.T) {
+	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, 50) })}}
+	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		pass(24 * time.Hour)
+		if n := f.stats.listings.Load(); n != 1 || src.called() != 1 {
+			t.Errorf("%d listings within a day, followed %d times", n, src.called())
 		}
-		pass(8 * time.Minute)
+	})
+}
+
+// A listing of what is known already wakes nobody.
+func TestAListingOfTheSame(t *testing.T) {
+	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, 50) })}}
+	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		_, watch := r.Snapshot().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
+		f.owed.Store(true)
+		pass(2 * time.Second)
 		if src.called() != 2 || src.calls[1] {
-			t.Errorf("listings after 19 minutes: resume=%v, want a second one that does not resume", src.calls)
+			t.Errorf("resume was %v, want a second listing", src.calls)
 		}
 		if registrytest.Closed(watch) {
 			t.Error("a listing of what is known already woke the watchers")
@@ -372,22 +380,37 @@ func TestManyRejectionsAreSummedUp(t *testing.T) {
 	}
 }
 
-// While the registry is busy changes pile up, and one transaction takes them.
+// While the registry is busy changes pile up, and one transaction takes them: more of
+// them each time while there are more, up to a bound, and as few as ever afterwards.
 func TestBatches(t *testing.T) {
-	r := registry.New()
-	f := New(r, &script{}, Config{})
+	f := New(registry.New(), &script{}, Config{})
+	items := running(t, 1)
+	each := make([]registry.Item, 100)
+	for i := range each {
+		each[i] = items[0]
+	}
+	fill := func(n int) {
+		for range n {
+			f.ops <- op{items: each}
+		}
+	}
+	fill(5 + 10 + 20 + 40 + 80 + 160 + 160 + 1)
 	done := make(chan error, 1)
-	for i := range 600 {
-		f.ops <- op{items: []registry.Item{registry.Put(registrytest.Machine(t, fmt.Sprintf("m%04d", i)))}}
-	}
 	f.ops <- op{done: done}
-	f.batch(<-f.ops)
-	if r.Count(registry.KindMachine) != batchItems || len(done) > 0 {
-		t.Errorf("the first batch had %d changes, want %d", r.Count(registry.KindMachine), batchItems)
+	var sizes []int
+	for len(f.ops) > 0 {
+		n := len(f.ops)
+		f.batch(<-f.ops)
+		sizes = append(sizes, n-len(f.ops))
+		if (len(done) > 0) != (len(f.ops) == 0) {
+			t.Error("who waits for the end of the queue is told at another time")
+		}
 	}
+	fill(6)
 	f.batch(<-f.ops)
-	if r.Count(registry.KindMachine) != 600 || len(done) != 1 {
-		t.Errorf("after the second batch there are %d machines, want 600", r.Count(registry.KindMachine))
+	sizes = append(sizes, 6-len(f.ops))
+	if want := "[5 10 20 40 80 80 80 80 80 2 5]"; fmt.Sprint(sizes) != want {
+		t.Errorf("batches of %v hundreds, want %s", sizes, want)
 	}
 }
 

@@ -34,6 +34,8 @@ type Options struct {
 	Members int  // 0 means 1
 	TLS     bool // clients need a certificate of Cluster.CA
 
+	BcryptCost int // of passwords; 0 means 4, the least, which takes 1 ms; etcd's own default is 10
+
 	// Hosts are the members' addresses and Start starts their processes, where
 	// they are to be on hosts of their own; nil: all are on this one.
 	Hosts []string
@@ -77,6 +79,8 @@ func Start(t testing.TB, o Options) *Cluster {
 			Client: fmt.Sprintf("%s:%d", host, 2379+10*i),
 			Peer:   fmt.Sprintf("%s:%d", host, 2380+10*i),
 			State:  stateNew,
+
+			BcryptCost: o.BcryptCost,
 		}
 		begin := (*exec.Cmd).Start
 		if o.Hosts != nil {

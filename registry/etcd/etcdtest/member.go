@@ -23,6 +23,7 @@ type memberConfig struct {
 	Name, Dir, Client, Peer, Cluster string
 	State                            string // of the cluster when the member first joins it
 	CAFile, CertFile, KeyFile        string // TLS for clients; empty: none
+	BcryptCost                       int    // 0: the least
 }
 
 // start starts the process.

@@ -29,6 +29,7 @@ func serve(text string) error {
 		Name, Dir, Client, Peer, Cluster string
 		State                            string
 		CAFile, CertFile, KeyFile        string
+		BcryptCost                       int
 	}
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
@@ -45,7 +46,10 @@ func serve(text string) error {
 	conf.ListenPeerUrls, conf.AdvertisePeerUrls = peer, peer
 	conf.InitialCluster, conf.ClusterState = m.Cluster, m.State
 	conf.UnsafeNoFsync = true // a killed process loses nothing that was written
-	conf.BcryptCost = 4       // the least: passwords of tests need no protection
+	conf.BcryptCost = 4       // the least: passwords of most tests need no protection
+	if m.BcryptCost > 0 {
+		conf.BcryptCost = uint(m.BcryptCost)
+	}
 	conf.QuotaBackendBytes = 8 << 30
 	conf.MaxTxnOps = 1024 // a small world is one transaction
 	if !strings.Contains(m.Cluster, ",") {
