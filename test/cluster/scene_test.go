@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -89,6 +91,16 @@ func (e *etcdStore) compact() {
 func (e *etcdStore) through() (*etcdtest.Proxy, string) {
 	p := e.c.Through(e.t)
 	return p, "etcd://" + p.Addr() + e.prefix
+}
+
+// password returns a file that holds a password.
+func password(t testing.TB, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // machineNumber is a machine of my-app in netA.
