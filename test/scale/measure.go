@@ -219,6 +219,12 @@ func (s *simulation) herdStart(ctx context.Context) error {
 	}{
 		{"all start at once", func(context.Context) (time.Time, error) { return time.Now(), nil }},
 		{"etcd killed (-9), started again after 1 s", s.killEtcd},
+		{"the same, and no token is good any more", func(ctx context.Context) (time.Time, error) {
+			if _, err := s.writer.cli.UserChangePassword(ctx, "dnsd", "s3cret-dnsd"); err != nil {
+				return time.Time{}, err
+			}
+			return s.killEtcd(ctx)
+		}},
 	} {
 		began, err := f.happen(ctx)
 		if err != nil {

@@ -43,8 +43,8 @@ func TestSimulation(t *testing.T) {
 			}
 			t.Logf("\n%s", &out)
 			tables := tablesOf(out.String())
-			if len(tables) != 3 || len(tables[0]) != 2 || len(tables[1]) != 4 || len(tables[2]) != 2 {
-				t.Fatalf("want three tables with 2, 4 and 2 rows")
+			if len(tables) != 3 || len(tables[0]) != 2 || len(tables[1]) != 4 || len(tables[2]) != 3 {
+				t.Fatalf("want three tables with 2, 4 and 3 rows")
 			}
 			for _, row := range tables[0] {
 				// Of each proxy, whatever the sources: a few for each of the two prefixes, and

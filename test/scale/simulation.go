@@ -157,11 +157,11 @@ func (s *simulation) caughtUp(ctx context.Context, since time.Time) (how string,
 			return "", err
 		}
 		took := time.Since(since)
-		if r.Behind == 0 {
+		if r.Behind == 0 && r.Listed == r.Running {
 			return round(took), nil
 		}
 		if took > s.patience {
-			return fmt.Sprintf("%d of %d not within %s", r.Behind, r.Running, round(took)), nil
+			return fmt.Sprintf("%d of %d not within %s", max(r.Behind, r.Running-r.Listed), r.Running, round(took)), nil
 		}
 		if err := pause(ctx, wait); err != nil {
 			return "", err
