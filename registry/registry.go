@@ -72,15 +72,16 @@ type State string
 
 // The states. Only in the first are internal names unanswerable.
 const (
-	Listing State = "listing" // nothing known yet; the first listing is awaited
-	Cached  State = "cached"  // the last known state from disk; the source has not listed yet
-	Live    State = "live"    // listed, and the stream is proven
-	Stale   State = "stale"   // listed once, but the source has been silent for too long
-	Held    State = "held"    // live, but what a listing takes away is held back by the sweep guard
+	Listing    State = "listing"     // nothing known yet; the first listing is awaited
+	Cached     State = "cached"      // the last known state from disk; the source has not listed yet
+	Live       State = "live"        // listed, and the stream is proven and caught up with
+	CatchingUp State = "catching-up" // listed, and the stream is proven, but changes that the source has made are still to be applied
+	Stale      State = "stale"       // listed once, but the source has been silent for too long
+	Held       State = "held"        // live, but what a listing takes away is held back by the sweep guard
 )
 
 // States lists every state.
-func States() []State { return []State{Listing, Cached, Live, Stale, Held} }
+func States() []State { return []State{Listing, Cached, Live, CatchingUp, Stale, Held} }
 
 // Status is a registry's standing with its source at one moment.
 type Status struct {
@@ -89,6 +90,7 @@ type Status struct {
 	SyncedAt time.Time // when the last complete listing was applied (or written to disk, if Cached); zero: never
 	Held     int       // how many of a listing's losses the sweep guard holds back
 	Hold     string    // what is held and what lets it go, in a sentence; empty: nothing is
+	Behind   string    // how far the registry is behind its source, in a sentence; empty unless it is catching up
 	Doubt    string    // why the source's last listing may lack what is there, in a sentence; empty: it is whole
 	Unsaved  string    // why the last known state cannot be kept on disk, in a sentence; empty: it can, or is not to be
 	Problem  string    // what the source last failed with, in a sentence; empty while it is well
@@ -100,9 +102,12 @@ type Status struct {
 func (s *Status) Synced() bool { return s.State != Listing }
 
 // Stale reports whether answers must say that they may be out of date.
-func (s *Status) Stale() bool { return s.State == Cached || s.State == Stale }
+func (s *Status) Stale() bool {
+	return s.State == Cached || s.State == Stale || s.State == CatchingUp
+}
 
-// Changed returns a channel that closes when Synced or Stale may have changed.
+// Changed returns a channel that closes when Synced, Stale or whether the state is
+// CatchingUp may have changed: what answers say of the state.
 func (s *Status) Changed() <-chan struct{} { return s.changed }
 
 // Status returns the current status. It is immutable.
@@ -120,8 +125,8 @@ func (r *Registry) LastAlive() time.Time {
 // Heard notes that the source was proven alive at a time.
 func (r *Registry) Heard(now time.Time) { r.alive.Store(&now) }
 
-// SetStatus replaces the status. The old one's channel closes only if Synced or
-// Stale has changed. The follower calls it, and tests that need a given state.
+// SetStatus replaces the status. The old one's channel closes only if that has
+// changed which Changed names. The follower calls it, and tests that need a given state.
 func (r *Registry) SetStatus(s Status) {
 	r.writer.Lock()
 	defer r.writer.Unlock()
@@ -129,7 +134,7 @@ func (r *Registry) SetStatus(s Status) {
 	if s.changed = old.changed; s == *old {
 		return
 	}
-	if old.Synced() == s.Synced() && old.Stale() == s.Stale() {
+	if old.Synced() == s.Synced() && old.Stale() == s.Stale() && (old.State == CatchingUp) == (s.State == CatchingUp) {
 		r.status.Store(&s)
 		return
 	}

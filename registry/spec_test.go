@@ -145,7 +145,8 @@ func TestStatus(t *testing.T) {
 		synced, stale, wakes bool
 	}{
 		{Listing, false, false, false}, {Cached, true, true, true}, {Stale, true, true, false},
-		{Live, true, false, true}, {Held, true, false, false}, {Listing, false, false, true},
+		{CatchingUp, true, true, true},
+		{Live, true, false, true}, {CatchingUp, true, true, true}, {Held, true, false, true}, {Live, true, false, false}, {Listing, false, false, true},
 	} {
 		watch, epoch := r.Status().Changed(), r.Epoch()
 		r.SetStatus(Status{State: c.to, Source: string(c.to)})

@@ -292,19 +292,27 @@ func TestNames(t *testing.T) {
 		t.Error("the end of \"not ready\" closes no channel")
 	}
 
-	// And once more with a source that has fallen silent.
-	fresh := ask(t, z, view, m1, "my-app.internal", dns.TypeAAAA)
-	reg.SetStatus(registry.Status{State: registry.Stale, Source: "test:"})
-	if !isClosed(fresh.Watch) {
-		t.Error("staleness closes no channel")
-	}
-	for _, test := range tests {
-		if early[test.name] || strings.Contains(test.want, "fd00::/8") || test.name == "a.d.f.ip6.arpa" {
-			continue
+	// And once more with a source that has fallen silent, and one that is caught up with.
+	for _, marked := range []struct {
+		state registry.State
+		text  string
+	}{
+		{registry.Stale, "the registry's source is silent: this is the last known state"},
+		{registry.CatchingUp, "the registry is catching up with its source: this is an earlier state"},
+	} {
+		before := ask(t, z, view, m1, "my-app.internal", dns.TypeAAAA)
+		reg.SetStatus(registry.Status{State: marked.state, Source: "test:"})
+		if !isClosed(before.Watch) {
+			t.Errorf("that the registry is %s closes no channel", marked.state)
 		}
-		want := test.want + "; 3 the registry's source is silent: this is the last known state"
-		if got := render(t, ask(t, z, view, m1, test.name, stringToType(test.typ))); got != want {
-			t.Errorf("%s %s, stale:\n got %s\nwant %s", test.name, test.typ, got, want)
+		for _, test := range tests {
+			if early[test.name] || strings.Contains(test.want, "fd00::/8") || test.name == "a.d.f.ip6.arpa" {
+				continue
+			}
+			want := test.want + "; 3 " + marked.text
+			if got := render(t, ask(t, z, view, m1, test.name, stringToType(test.typ))); got != want {
+				t.Errorf("%s %s, %s:\n got %s\nwant %s", test.name, test.typ, marked.state, got, want)
+			}
 		}
 	}
 }

@@ -38,6 +38,8 @@ func soaData(mname []string, minimum uint32) []byte {
 var (
 	staleAnswer = resolver.EDE{Code: dns.ExtendedErrorCodeStaleAnswer,
 		Text: "the registry's source is silent: this is the last known state"}
+	earlierAnswer = resolver.EDE{Code: dns.ExtendedErrorCodeStaleAnswer,
+		Text: "the registry is catching up with its source: this is an earlier state"}
 	noNetwork = resolver.EDE{Code: dns.ExtendedErrorCodeProhibited,
 		Text: "your address is in no private network: ask from one that is (dig -b), or start dnsd with --network"}
 	emptyRegistry = resolver.EDE{Code: dns.ExtendedErrorCodeOther,

@@ -213,7 +213,7 @@ func TestHistories(t *testing.T) {
 // change makes a few random changes, to the registry and to those of one network.
 func (w world) change(reg *registry.Registry, alone map[netip.Prefix]*registry.Registry) {
 	if w.rng.IntN(20) == 0 {
-		s := registry.Status{State: one(w, registry.Live, registry.Live, registry.Stale, registry.Held, registry.Cached, registry.Listing)}
+		s := registry.Status{State: one(w, registry.Live, registry.Live, registry.Stale, registry.CatchingUp, registry.Held, registry.Cached, registry.Listing)}
 		reg.SetStatus(s)
 		for _, r := range alone {
 			r.SetStatus(s)

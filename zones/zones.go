@@ -183,7 +183,11 @@ func (l *lookup) finish(a *resolver.Answer, ede ...resolver.EDE) *resolver.Answe
 		a.SOA = l.soa
 	}
 	a.EDE = append(a.EDE, ede...)
-	if l.status != nil && l.status.Stale() {
+	switch {
+	case l.status == nil || !l.status.Stale():
+	case l.status.State == registry.CatchingUp:
+		a.EDE = append(a.EDE, earlierAnswer)
+	default:
 		a.EDE = append(a.EDE, staleAnswer)
 	}
 	return a

@@ -12,7 +12,7 @@ import (
 
 // closedLabels have few values: those of the code or of the configuration, never
 // a name, a client or a tenant.
-var closedLabels = []string{"goversion", "kind", "mode", "modified", "origin", "proto", "rcode", "reason", "revision", "state", "type", "upstream", "version"}
+var closedLabels = []string{"goversion", "kind", "mode", "modified", "origin", "proto", "rcode", "reason", "result", "revision", "state", "type", "upstream", "version"}
 
 // Everything at /metrics has a good name and a help text, and what is dnsd's own
 // begins with dnsd_. Labels come from closed sets.

@@ -352,7 +352,7 @@ func (d *daemon) ready() (reason string, ok bool) {
 	if status.Synced() && d.reg.Empty() {
 		reason += ": " + emptyText
 	}
-	for _, why := range []string{status.Hold, status.Doubt, trouble(status.Problem, d.source), status.Unsaved} {
+	for _, why := range []string{status.Behind, status.Hold, status.Doubt, trouble(status.Problem, d.source), status.Unsaved} {
 		if why != "" {
 			reason += ": " + why
 		}

@@ -16,6 +16,7 @@ type nowhere struct{ listed context.CancelFunc }
 func (nowhere) List(context.Context, []registry.Item) error   { return nil }
 func (n nowhere) Listed(context.Context, string) error        { n.listed(); return nil }
 func (nowhere) Change(context.Context, []registry.Item) error { return nil }
+func (nowhere) Reached(context.Context, int64, int64) error   { return nil }
 
 // BenchmarkListing lists 20,000 machines, the work of the fake agent included.
 func BenchmarkListing(b *testing.B) {

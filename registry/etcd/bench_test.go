@@ -56,6 +56,7 @@ func (c *counter) List(_ context.Context, items []registry.Item) error {
 	return nil
 }
 func (c *counter) Listed(context.Context, string) error                { c.done(); return nil }
+func (c *counter) Reached(ctx context.Context, _, _ int64) error       { return ctx.Err() }
 func (c *counter) Change(ctx context.Context, _ []registry.Item) error { return ctx.Err() }
 
 // peakMiB returns the process's highest resident memory.

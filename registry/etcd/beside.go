@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -18,7 +19,11 @@ const maxBeside = 5
 // above. It returns what it has found so far when a request fails, as where the role
 // may see the prefix only. Safe for concurrent use, and beside Follow.
 func (s *Source) Beside(ctx context.Context) string {
-	c, err := s.connect(ctx)
+	own, err := New(s.cfg, slog.New(slog.DiscardHandler)) // what s knows is Follow's
+	if err != nil {
+		return ""
+	}
+	c, err := own.connect(ctx)
 	if err != nil {
 		return ""
 	}
@@ -26,7 +31,7 @@ func (s *Source) Beside(ctx context.Context) string {
 	for dir := s.cfg.Prefix; dir != ""; {
 		dir = strings.TrimSuffix(dir, "/")
 		dir = dir[:strings.LastIndexByte(dir, '/')+1]
-		if found := s.places(ctx, c, dir); len(found) > 0 {
+		if found := own.places(ctx, c, dir); len(found) > 0 {
 			return strings.Join(found, ", ")
 		}
 	}

@@ -40,13 +40,19 @@ type client struct {
 	lib     *clientv3.Client
 	kv      pb.KVClient
 	watch   pb.WatchClient
-	token   string        // of the user; empty without one
+	auth    pb.AuthClient
+	status  pb.MaintenanceClient
 	timeout time.Duration // of each request
 	hint    string        // a likely reason for a refused connection; may be empty
+
+	// Set before there are several goroutines.
+	password string
+	token    string // of the user; empty without one
+	fresh    bool   // the token is of this connection
 }
 
-// connect prepares a connection and logs the user in. Without a user, nothing is
-// sent before the first request.
+// connect prepares a connection, and logs the user in unless there is a token.
+// Without a user, nothing is sent before the first request.
 func (s *Source) connect(ctx context.Context) (*client, error) {
 	tlsConf, err := tlsConfig(s.cfg)
 	if err != nil {
@@ -70,29 +76,15 @@ func (s *Source) connect(ctx context.Context) (*client, error) {
 		return nil, err
 	}
 	conn := lib.ActiveConnection()
-	c := &client{lib: lib, kv: pb.NewKVClient(conn), watch: pb.NewWatchClient(conn), timeout: s.cfg.Timeout,
-		hint: expiry(tlsConf, s.cfg.CertFile)}
-	if s.cfg.Username != "" {
-		if c.token, err = c.login(ctx, conn, s.cfg.Username, pass); err != nil {
+	c := &client{lib: lib, kv: pb.NewKVClient(conn), watch: pb.NewWatchClient(conn), auth: pb.NewAuthClient(conn), status: pb.NewMaintenanceClient(conn),
+		timeout: s.cfg.Timeout, hint: expiry(tlsConf, s.cfg.CertFile), password: pass, token: s.token}
+	if s.cfg.Username != "" && s.token == "" {
+		if err := s.authenticate(ctx, c); err != nil {
 			lib.Close()
-			return nil, fmt.Errorf("logging in as %q: %w", s.cfg.Username, err)
+			return nil, err
 		}
 	}
 	return c, nil
-}
-
-// login exchanges the password for a token, which is empty in a cluster without
-// authentication.
-func (c *client) login(ctx context.Context, conn *grpc.ClientConn, user, pass string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	r, err := pb.NewAuthClient(conn).Authenticate(ctx, &pb.AuthenticateRequest{Name: user, Password: pass})
-	if err = c.plain(err); errors.Is(err, rpctypes.ErrAuthNotEnabled) {
-		return "", nil
-	} else if err != nil {
-		return "", err
-	}
-	return r.Token, nil
 }
 
 // outgoing adds the metadata of every request to ctx: the token, and that a
@@ -111,6 +103,16 @@ func (c *client) get(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	return c.kv.Range(c.outgoing(ctx), r, anySize)
+}
+
+// revision returns the cluster's revision and term. It asks the cluster, and not only one
+// member, for a key that the user may read; that there is none costs nothing.
+func (c *client) revision(ctx context.Context, key string) (rev int64, term uint64, err error) {
+	r, err := c.get(ctx, &pb.RangeRequest{Key: []byte(key), CountOnly: true})
+	if err != nil {
+		return 0, 0, c.plain(err)
+	}
+	return r.Header.GetRevision(), r.Header.GetRaftTerm(), nil
 }
 
 // plain returns err as etcd's own error if rpctypes knows it, and otherwise

@@ -26,11 +26,13 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"dnsd/registry/follow"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // Config says which cluster to read and as whom. The files are read again for
@@ -55,16 +57,24 @@ type Config struct {
 const defaultTimeout = 10 * time.Second
 
 // Source is a follow.Source. It keeps its position in the cluster's history
-// between calls of Follow.
+// and the user's token between calls of Follow.
 type Source struct {
-	cfg   Config
-	log   *slog.Logger
-	pace  pace
-	pages pages
+	cfg     Config
+	log     *slog.Logger
+	pace    pace
+	pages   pages
+	proving proving
+	stats   stats
 
 	// Owned by Follow; calls never overlap.
-	at   position
-	term uint64 // of the cluster, in the last linearizable response
+	at     position      // the zero value: nothing is known
+	listed bool          // what the feed has is whole up to the position
+	term   atomic.Uint64 // of the cluster, in the last linearizable response; a proof reads and sets it as well
+	token  string        // of the user; empty: log in
+	bound  time.Duration // of the next log-in
+	due    time.Time     // when the next proof is
+	part   int           // of what
+	quirks quirks
 }
 
 // New returns a source. It does not connect, but reads the files that cfg names,
@@ -78,7 +88,7 @@ func New(cfg Config, log *slog.Logger) (*Source, error) {
 	if err := errors.Join(errTLS, errPassword); err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, log: log, pace: defaultPace, pages: defaultPages}, nil
+	return &Source{cfg: cfg, log: log, pace: defaultPace, pages: defaultPages, proving: defaultProving, bound: loginAtFirst}, nil
 }
 
 // ParseURL reads etcd://host:port,host:port/prefix/. The prefix is the URL's
@@ -122,6 +132,9 @@ func withPort(host string) (string, error) {
 	return net.JoinHostPort(name, port), nil
 }
 
+// end returns the end of the prefix.
+func (s *Source) end() string { return clientv3.GetPrefixRangeEnd(s.cfg.Prefix) }
+
 // String returns the source's URL, which holds no secrets.
 func (s *Source) String() string {
 	return "etcd://" + strings.Join(s.cfg.Endpoints, ",") + s.cfg.Prefix
@@ -138,37 +151,50 @@ func (s *Source) Follow(ctx context.Context, feed follow.Feed, resume bool) erro
 		return stopped(ctx, fmt.Errorf("connecting: %w", err))
 	}
 	defer c.lib.Close()
+	head, err := s.begin(ctx, c)
+	if err != nil {
+		return stopped(ctx, fmt.Errorf("connecting: %w", err))
+	}
+	if err := s.checkVersion(ctx, c); err != nil {
+		return stopped(ctx, err)
+	}
+	at := s.at
+	s.at = position{} // of nothing, should the session panic
+	f := &session{s: s, c: c, feed: feed, at: at, reached: at.rev, head: head, since: time.Now()}
+	err = f.run(ctx, !resume || !s.listed || at.rev == 0)
+	if c.refuses(err) {
+		s.token = ""
+	}
+	return stopped(ctx, err)
+}
 
-	if !resume {
-		s.at = position{}
+// begin finds out whether the position is part of the cluster's history, and drops it
+// otherwise. It returns the cluster's revision, and renews a token that is no longer
+// accepted.
+func (s *Source) begin(ctx context.Context, c *client) (head int64, err error) {
+	head, err = s.locate(ctx, c)
+	if !c.refuses(err) || c.fresh {
+		return head, err
 	}
-	if s.at != (position{}) {
-		err := s.verify(ctx, c)
-		if errors.Is(err, errHistory) {
-			s.log.Warn("cannot resume, listing everything", "source", s, "reason", err)
-			s.at = position{}
-		} else if err != nil {
-			return stopped(ctx, fmt.Errorf("connecting: %w", err))
-		}
+	s.token = ""
+	if err := s.authenticate(ctx, c); err != nil {
+		return 0, err
 	}
-	for again := false; ; again = true {
-		if s.at.rev == 0 {
-			if err := s.list(ctx, c, feed); err != nil {
-				return stopped(ctx, fmt.Errorf("listing: %w", err))
-			}
+	return s.locate(ctx, c)
+}
+
+func (s *Source) locate(ctx context.Context, c *client) (head int64, err error) {
+	if s.at.rev != 0 {
+		head, err = s.verify(ctx, c, &s.at, nil)
+		if !errors.Is(err, errHistory) {
+			return head, err
 		}
-		err := s.watch(ctx, c, feed)
-		lost := errors.Is(err, errHistory)
-		if lost {
-			s.at = position{}
-		}
-		// The cluster works, so list again without a pause; but only once, so that
-		// a cluster that always loses its history is not listed in a loop.
-		if !lost || again {
-			return stopped(ctx, fmt.Errorf("watching: %w", err))
-		}
-		s.log.Warn("cannot watch on, listing everything", "source", s, "reason", err)
+		s.log.Warn("cannot resume, listing everything", "source", s, "reason", err)
+		s.at, s.listed = position{}, false
 	}
+	head, term, err := c.revision(ctx, s.cfg.Prefix)
+	s.term.Store(term)
+	return head, err
 }
 
 // stopped returns ctx's reason where ctx has ended, and err otherwise.
@@ -184,11 +210,14 @@ func stopped(ctx context.Context, err error) error {
 // restored from a backup.
 var errHistory = errors.New("the history that was followed is gone")
 
+// errCompacted is an errHistory: the changes after the position were compacted.
+var errCompacted = fmt.Errorf("%w: its revisions are compacted", errHistory)
+
 // historyError wraps err in errHistory where it means that.
 func historyError(err error) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted):
-		return fmt.Errorf("%w: its revisions are compacted", errHistory)
+		return errCompacted
 	case errors.Is(err, rpctypes.ErrFutureRev):
 		return fmt.Errorf("%w: the cluster's revision is lower than the last one seen", errHistory)
 	}

@@ -33,8 +33,11 @@ const prefix = "/dnsd/v1/"
 // quick is a pace at which silence shows within a test.
 var quick = pace{first: 20 * time.Millisecond, steady: 100 * time.Millisecond, silence: 2 * time.Second}
 
+// soon has everything proven many times within a test.
+var soon = proving{least: 100 * time.Millisecond, soon: 0.5}
+
 // small are pages of which a few thousand objects make several.
-var small = pages{first: 500, most: 1000}
+var small = pages{first: 500, most: 1000, aim: time.Second}
 
 // feed keeps what it is told.
 type feed = followtest.Recorder
@@ -72,7 +75,7 @@ func (c *cluster) source(change ...func(*Config)) *Source {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s.pace, s.pages = quick, small
+	s.pace, s.pages, s.proving = quick, small, soon
 	return s
 }
 

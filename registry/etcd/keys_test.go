@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"dnsd/registry"
 	"dnsd/registry/contain"
@@ -150,7 +151,6 @@ func TestPut(t *testing.T) {
 
 // TestChanges is about what a real server is hard to bring to.
 func TestChanges(t *testing.T) {
-	s := &Source{cfg: Config{Prefix: prefix}}
 	seen := func(name string, mod int64) witness {
 		w := witness{key: prefix + "apps/fdaa:0:18::/" + name}
 		if mod > 0 {
@@ -158,53 +158,75 @@ func TestChanges(t *testing.T) {
 		}
 		return w
 	}
-	a, z := seen("a", 9), seen("z", 8)
-	at := position{10, witnesses{a, z}}
+	a, z := seen("a", 7), seen("z", 6)
+	at := position{rev: 10, event: 8, seen: witnesses{a, z}} // progress has moved it on
 	header := func(rev int64) *pb.ResponseHeader { return &pb.ResponseHeader{Revision: rev} }
 	app := func(kind mvccpb.Event_EventType, name string, rev int64) *mvccpb.Event {
-		return &mvccpb.Event{Type: kind, Kv: &mvccpb.KeyValue{Key: []byte(prefix + "apps/fdaa:0:18::/" + name), Value: []byte(`{}`), ModRevision: rev}}
+		return &mvccpb.Event{Type: kind, Kv: &mvccpb.KeyValue{Key: []byte(prefix + "apps/fdaa:0:18::/" + name), Value: []byte(`{}`), ModRevision: rev, CreateRevision: 5}}
 	}
+	created := app(mvccpb.Event_PUT, "b", 11)
+	created.Kv.CreateRevision = 11
+	const put, gone = mvccpb.Event_PUT, mvccpb.Event_DELETE
 	for name, c := range map[string]struct {
-		r    *pb.WatchResponse
-		want position
-		n    int
-		lost bool
+		r          *pb.WatchResponse
+		rev, event int64
+		seen       witnesses
+		n          int
+		born       int64
+		lost       bool
 	}{
-		"created by a member that lags": {&pb.WatchResponse{Header: header(3), Created: true}, at, 0, false},
-		"progress":                      {&pb.WatchResponse{Header: header(17)}, position{17, at.seen}, 0, false},
-		"progress without news":         {&pb.WatchResponse{Header: header(10)}, at, 0, false},
-		"progress going back":           {&pb.WatchResponse{Header: header(9)}, at, 0, true},
-		"change going back":             {&pb.WatchResponse{Header: header(4), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "b", 4)}}, at, 0, true},
-		"compacted":                     {&pb.WatchResponse{Header: header(20), CompactRevision: 15, Canceled: true}, at, 0, true},
+		"created by a member that lags": {r: &pb.WatchResponse{Header: header(3), Created: true}, rev: 10, event: 8, seen: at.seen},
+		"progress":                      {r: &pb.WatchResponse{Header: header(17)}, rev: 17, event: 8, seen: at.seen},
+		"progress without news":         {r: &pb.WatchResponse{Header: header(10)}, rev: 10, event: 8, seen: at.seen},
+		"progress going back":           {r: &pb.WatchResponse{Header: header(9)}, lost: true},
+		"change going back":             {r: &pb.WatchResponse{Header: header(4), Events: []*mvccpb.Event{app(put, "b", 4)}}, lost: true},
+		"compacted":                     {r: &pb.WatchResponse{Header: header(20), CompactRevision: 15, Canceled: true}, lost: true},
 		"more to come": {
-			&pb.WatchResponse{Header: header(5000), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "b", 11), app(mvccpb.Event_PUT, "c", 12)}},
-			position{12, witnesses{seen("c", 12), seen("b", 11), a, z}}, 2, false,
+			r:   &pb.WatchResponse{Header: header(5000), Events: []*mvccpb.Event{created, app(put, "c", 12)}},
+			rev: 12, event: 12, seen: witnesses{seen("c", 12), seen("b", 11), a, z}, n: 2, born: 1,
 		},
 		"known already": {
-			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "b", 10), app(mvccpb.Event_PUT, "c", 11)}},
-			position{11, witnesses{seen("c", 11), a, z}}, 1, false,
+			r:   &pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(gone, "b", 8), app(put, "c", 11)}},
+			rev: 11, event: 11, seen: witnesses{seen("c", 11), a, z}, n: 1,
+		},
+		"overtaken by progress": {
+			r:   &pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(gone, "b", 9)}},
+			rev: 10, event: 9, seen: witnesses{seen("b", 0), a, z}, n: 1, born: -1,
 		},
 		"deleted": {
-			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "b", 11)}},
-			position{11, witnesses{seen("b", 0), a, z}}, 1, false,
+			r:   &pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(gone, "b", 11)}},
+			rev: 11, event: 11, seen: witnesses{seen("b", 0), a, z}, n: 1, born: -1,
 		},
 		"a witness changed": {
-			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "z", 11)}},
-			position{11, witnesses{seen("z", 11), a}}, 1, false,
+			r:   &pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(put, "z", 11)}},
+			rev: 11, event: 11, seen: witnesses{seen("z", 11), a}, n: 1,
 		},
 		"the newest witness changed": {
-			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_PUT, "a", 11)}},
-			position{11, witnesses{seen("a", 11), z}}, 1, false,
+			r:   &pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(put, "a", 11)}},
+			rev: 11, event: 11, seen: witnesses{seen("a", 11), z}, n: 1,
 		},
 		"rubbish deleted": {
-			&pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(mvccpb.Event_DELETE, "B", 11)}},
-			position{11, witnesses{seen("B", 0), a, z}}, 0, false,
+			r:   &pb.WatchResponse{Header: header(11), Events: []*mvccpb.Event{app(gone, "B", 11)}},
+			rev: 11, event: 11, seen: witnesses{seen("B", 0), a, z}, born: -1,
 		},
 	} {
-		items, got, err := s.changes(c.r, at)
-		if c.lost != errors.Is(err, errHistory) || !c.lost && (err != nil || got != c.want || len(items) != c.n) {
-			t.Errorf("%s: %d items, %+v, %v", name, len(items), got, err)
+		s := &Source{cfg: Config{Prefix: prefix}, log: slog.New(slog.DiscardHandler)}
+		u, err := s.changes(c.r, at)
+		var sum int64
+		for _, b := range u.born {
+			sum += b.by
 		}
+		if c.lost != errors.Is(err, errHistory) || !c.lost && (err != nil || u.at.rev != c.rev || u.at.event != c.event || u.at.seen != c.seen || len(u.items) != c.n || sum != c.born) {
+			t.Errorf("%s: %d items, %d born, %+v, %v", name, len(u.items), sum, u.at, err)
+		}
+		if overtaken := name == "overtaken by progress"; s.quirks.overtakes != overtaken {
+			t.Errorf("%s: progress is distrusted: %t", name, s.quirks.overtakes)
+		}
+	}
+	// A server that is known to overtake moves the position on by changes alone.
+	s := &Source{cfg: Config{Prefix: prefix}, quirks: quirks{overtakes: true}}
+	if u, err := s.changes(&pb.WatchResponse{Header: header(17)}, at); err != nil || u.at.rev != 10 || u.reached != 17 {
+		t.Errorf("%+v, %v", u, err)
 	}
 }
 
@@ -228,19 +250,22 @@ func TestWitnessesListed(t *testing.T) {
 }
 
 func TestPageSize(t *testing.T) {
+	const ms = time.Millisecond
 	for name, c := range map[string]struct {
-		objects, bytes int
-		want           int64
+		n, bytes int64
+		took     time.Duration
+		want     int64
 	}{
-		"small objects":  {1000, 300, 20_000},
-		"medium objects": {1000, 1000, 8388},
-		"large objects":  {1000, 100_000, 1000},
+		"at once":                   {100, 30_000, 0, 1000},
+		"small objects":             {10_000, 3_000_000, 20 * ms, 20_000},
+		"medium objects":            {4000, 4_000_000, 20 * ms, 8388},
+		"large objects":             {100, 20_000_000, 20 * ms, 41},
+		"a slow link":               {1000, 300_000, 2 * time.Second, 500},
+		"a faster one":              {500, 300_000, 500 * ms, 1000},
+		"so slow that one is much":  {1, 300, 10 * time.Second, 1},
+		"an object beyond all size": {1, 1 << 30, ms, 1},
 	} {
-		page := &pb.RangeResponse{}
-		for range c.objects {
-			page.Kvs = append(page.Kvs, &mvccpb.KeyValue{Key: make([]byte, 100), Value: make([]byte, c.bytes-100)})
-		}
-		if got := defaultPages.next(page); got != c.want {
+		if got := defaultPages.next(c.n, c.bytes, c.took); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}

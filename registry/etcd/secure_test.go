@@ -44,7 +44,7 @@ func TestTLS(t *testing.T) {
 	}
 
 	bare := c.source(func(conf *Config) { conf.CAFile = c.CA.File })
-	followtest.Follow(t, bare, &feed{}, false).Fails("listing") // mostly "certificate required"; the refusal can overtake its reason
+	followtest.Follow(t, bare, &feed{}, false).Fails("connecting") // mostly "certificate required"; the refusal can overtake its reason
 	stranger := c.source(func(conf *Config) { conf.CAFile = etcdtest.NewCA(t).File })
 	followtest.Follow(t, stranger, &feed{}, false).Fails("unknown authority")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +51,13 @@ func (s *scripted) Recv() (*pb.WatchResponse, error) {
 	}
 }
 
+// still is a cluster that is asked for its revision and has no news.
+type still struct{ pb.KVClient }
+
+func (still) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
+	return &pb.RangeResponse{Header: &pb.ResponseHeader{}}, nil
+}
+
 // says has the server say r after some time.
 func (s *scripted) says(after time.Duration, r *pb.WatchResponse) {
 	time.AfterFunc(after, func() { s.heard <- r })
@@ -74,7 +82,7 @@ func TestAsksForProgress(t *testing.T) {
 		"silent from the start": {func(*scripted) {}, every(500*ms, 30*s, 500*ms), 30*s + 500*ms, errSilent},
 		"no answer to requests": {func(w *scripted) { w.says(200*ms, created) }, every(500*ms, 30*s, 500*ms), 30*s + 500*ms, errSilent},
 		"silent after an answer, during which the registry was behind for a minute": {
-			func(w *scripted) { w.says(200*ms, created); w.says(1200*ms, progress) },
+			func(w *scripted) { w.says(200*ms, created); w.says(1200*ms, progress); w.says(2*s, progress) },
 			slices.Concat(every(500*ms, 1500*ms, 500*ms), every(11*s+500*ms, 91*s, 10*s)), 91*s + 500*ms, errSilent,
 		},
 		"broken while a request is sent": {func(w *scripted) { w.says(510*ms, nil) }, every(500*ms, 500*ms, s), 520 * ms, errBroken},
@@ -90,10 +98,15 @@ func TestAsksForProgress(t *testing.T) {
 					}
 				}}
 				c.script(w)
-				f := &feed{Before: func(context.Context, followtest.Call, []registry.Item) { time.Sleep(time.Minute) }}
+				var once sync.Once
+				f := &feed{Before: func(_ context.Context, call followtest.Call, _ []registry.Item) {
+					if call == followtest.Change {
+						once.Do(func() { time.Sleep(time.Minute) })
+					}
+				}}
 				src := &Source{cfg: Config{Prefix: prefix}, pace: defaultPace}
-				err := src.watch(t.Context(), &client{watch: w}, f)
-				if took := time.Since(began); err.Error() != c.err.Error() || took != c.ends || !slices.Equal(asked, c.asked) {
+				err := (&session{s: src, c: &client{watch: w, kv: still{}, timeout: time.Second}, feed: f}).run(t.Context(), false)
+				if took := time.Since(began); !errors.Is(err, c.err) && err.Error() != "watching: "+c.err.Error() || took != c.ends || !slices.Equal(asked, c.asked) {
 					t.Errorf("ended after %v with %v, asked at %v", took, err, asked)
 				}
 			})
@@ -105,7 +118,7 @@ func TestAsksForProgress(t *testing.T) {
 func TestAPanicEndsTheWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Source{cfg: Config{Prefix: prefix}, pace: defaultPace}
-		err := s.watch(t.Context(), &client{watch: &scripted{asked: func() { panic("out of step") }}}, nil)
+		err := (&session{s: s, c: &client{watch: &scripted{asked: func() { panic("out of step") }}}, feed: &feed{}}).run(t.Context(), false)
 		if !errors.As(err, new(*contain.Error)) {
 			t.Errorf("the watch ended with %v", err)
 		}

@@ -16,8 +16,10 @@ import (
 // is in the registry. Its witnesses distinguish this history from another one of
 // at least that revision, as after a restored snapshot.
 type position struct {
-	rev  int64
-	seen witnesses
+	rev   int64
+	event int64 // every event up to this revision has been sent: no more than rev, which progress moves on
+	seen  witnesses
+	keys  tally // how many there are; nil: not known
 }
 
 // witness is the state of a key: last changed at revision mod, to a value with
@@ -60,14 +62,31 @@ func (ws *witnesses) listed(kv *mvccpb.KeyValue) {
 	ws[i] = present(kv)
 }
 
-// verify asks the cluster, not only one member, whether the position is still
-// part of its history. It does not notice another history of at least that
+// with returns the witnesses followed by those of older that are of other keys. older
+// are of a revision before all of ws, so that where ws is full they are not needed.
+func (ws witnesses) with(older witnesses) witnesses {
+	n := 0
+	for n < len(ws) && ws[n].key != "" {
+		n++
+	}
+	for _, w := range older {
+		if n < len(ws) && !slices.ContainsFunc(ws[:n], func(newer witness) bool { return newer.key == w.key }) {
+			ws[n] = w
+			n++
+		}
+	}
+	return ws
+}
+
+// verify asks the cluster, not only one member, whether a position is still
+// part of its history, and how many keys a part of the prefix had then; nil: of none.
+// It returns the cluster's revision. It does not notice another history of at least that
 // revision and term in which every witness was last changed alike; other
-// differences then last until the next listing.
-func (s *Source) verify(ctx context.Context, c *client) error {
+// differences then last until a proof or a listing shows them.
+func (s *Source) verify(ctx context.Context, c *client, at *position, of *part) (head int64, err error) {
 	var seen []witness
-	end := ""
-	for _, w := range s.at.seen {
+	in, end := &pb.TxnRequest{}, ""
+	for _, w := range at.seen {
 		if w.key != "" {
 			seen = append(seen, w)
 		}
@@ -75,26 +94,30 @@ func (s *Source) verify(ctx context.Context, c *client) error {
 	if seen == nil { // nothing was there
 		seen, end = []witness{{key: s.cfg.Prefix}}, clientv3.GetPrefixRangeEnd(s.cfg.Prefix)
 	}
-	in := &pb.TxnRequest{}
+	ask := func(r *pb.RangeRequest) {
+		r.Revision = at.rev
+		in.Success = append(in.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}})
+	}
 	for _, w := range seen {
-		in.Success = append(in.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{
-			Key: []byte(w.key), RangeEnd: []byte(end), Revision: s.at.rev, Limit: 1,
-		}}})
+		ask(&pb.RangeRequest{Key: []byte(w.key), RangeEnd: []byte(end), Limit: 1})
+	}
+	if of != nil {
+		ask(&pb.RangeRequest{Key: []byte(of.from), RangeEnd: []byte(of.end), CountOnly: true})
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	r, err := c.kv.Txn(c.outgoing(ctx), in, anySize)
 	if err != nil {
-		return historyError(c.plain(err))
+		return 0, historyError(c.plain(err))
 	}
-	if err := backwards(r.Header.Revision, s.at.rev); err != nil {
-		return err
+	if err := backwards(r.Header.Revision, at.rev); err != nil {
+		return 0, err
 	}
 	// A term only rises. The witnesses alone are not enough: the program that
 	// filled the old cluster writes the same keys at the same revisions to a wiped
 	// one.
-	if got := r.Header.RaftTerm; got < s.term {
-		return fmt.Errorf("%w: the cluster is in term %d, it was in %d", errHistory, got, s.term)
+	if got := r.Header.RaftTerm; got < s.term.Load() {
+		return 0, fmt.Errorf("%w: the cluster is in term %d, it was in %d", errHistory, got, s.term.Load())
 	}
 	for i, w := range seen {
 		got := witness{key: w.key}
@@ -102,9 +125,14 @@ func (s *Source) verify(ctx context.Context, c *client) error {
 			got = present(kvs[0])
 		}
 		if got != w {
-			return fmt.Errorf("%w: at revision %d it has other data", errHistory, s.at.rev)
+			return 0, fmt.Errorf("%w: at revision %d it has other data", errHistory, at.rev)
 		}
 	}
-	s.term = r.Header.RaftTerm
-	return nil
+	s.term.Store(r.Header.RaftTerm)
+	if of != nil {
+		if n := r.Responses[len(seen)].GetResponseRange().Count; n != of.keys {
+			return r.Header.Revision, &lostError{rev: at.rev, part: *of, count: n}
+		}
+	}
+	return r.Header.Revision, nil
 }

@@ -62,6 +62,9 @@ func (f *Follower) batch(o op) {
 	var done []chan<- error
 	for {
 		items = append(items, o.items...)
+		if o.at != 0 {
+			f.lag.reached(o.at, time.Now())
+		}
 		if o.problem != nil {
 			f.status.Problem, f.problemAt = o.problem.Error(), time.Now()
 		}
@@ -262,7 +265,6 @@ func (f *Follower) complete(l *listing) {
 	f.reg.Heard(now)
 	changed := f.changes(items)
 	f.guard.note(pass, losses, now)
-	f.guard.back(objectsOf(l.late))
 	f.stats.listings.Add(1)
 	f.owed.Store(false)
 	f.status.Problem = ""
@@ -292,14 +294,15 @@ func (f *Follower) logHeld(sizes [registry.Classes]int) {
 // itemsOf returns the changes that a listing makes after the guard has judged its
 // losses, and how many objects they remove.
 func (f *Follower) itemsOf(l *listing, view *registry.Snapshot, losses map[registry.Key]loss, rest []registry.Key) (items []registry.Item, removed int) {
-	items = slices.Grow(items, len(l.puts)+len(rest)+len(l.late))
+	items = slices.Grow(items, len(l.puts)+len(rest))
 	for _, o := range l.changedSince(view, losses) { // before puts, which are newer
 		items = append(items, registry.Put(o))
 	}
 	held := f.guard.held
 	for _, o := range l.puts {
-		if len(held) > 0 {
-			if _, ok := held[o.Key()]; ok {
+		if len(held)+len(l.decided) > 0 {
+			key := o.Key()
+			if _, ok := held[key]; ok || !l.open(key) {
 				continue
 			}
 		}
@@ -321,7 +324,7 @@ func (f *Follower) itemsOf(l *listing, view *registry.Snapshot, losses map[regis
 		}
 		removed += len(rest)
 	}
-	return append(items, l.late...), removed
+	return items, removed
 }
 
 // doubt notes why the last listing may be incomplete; empty: it is not.
@@ -383,29 +386,47 @@ func (f *Follower) updateStatus(now time.Time) {
 	f.guard.expire(now)
 	s.Unsaved = f.saver.problem(now)
 	if s.State != registry.Listing && s.State != registry.Cached {
-		silent := now.Sub(f.reg.LastAlive()) > f.cfg.StaleAfter
-		switch {
-		case silent && s.State != registry.Stale:
-			f.log.Warn("the registry's source is silent; the last known state is served and marked stale",
-				"source", f.src, "since", f.reg.LastAlive(), "problem", s.Problem)
-			s.State = registry.Stale
-		case silent:
-		case s.State == registry.Stale:
-			f.log.Info("the registry's source is heard again", "source", f.src)
-			s.State = registry.Live
-		}
-		if s.State == registry.Live && s.Held > 0 {
-			s.State = registry.Held
-		} else if s.State == registry.Held && s.Held == 0 {
-			s.State = registry.Live
-		}
+		f.fresh(now)
 	}
 	f.relist(now)
 	f.reg.SetStatus(*s)
 }
 
-// relist ends the stream when everything is to be listed again: because it is
-// time, something was lost, or the guard waits for a second opinion. It leaves alone
+// fresh sets the state of a registry that has been listed.
+func (f *Follower) fresh(now time.Time) {
+	s, state := &f.status, registry.Live
+	was, behind := s.State, ""
+	switch {
+	case now.Sub(f.reg.LastAlive()) > f.cfg.StaleAfter:
+		state = registry.Stale
+	case f.lag.catchingUp(now, was == registry.Stale || was == registry.CatchingUp):
+		state, behind = registry.CatchingUp, f.lag.sentence(now)
+	case s.Held > 0:
+		state = registry.Held
+	}
+	if state != was {
+		f.logState(was, state, behind)
+	}
+	s.State, s.Behind = state, behind
+}
+
+// logState logs that the state of a registry that has been listed changes.
+func (f *Follower) logState(was, state registry.State, behind string) {
+	if state == registry.Stale {
+		f.log.Warn("the registry's source is silent; the last known state is served and marked stale",
+			"source", f.src, "since", f.reg.LastAlive(), "problem", f.status.Problem)
+	} else if was == registry.Stale {
+		f.log.Info("the registry's source is heard again", "source", f.src)
+	}
+	if state == registry.CatchingUp {
+		f.log.Warn("the registry is behind its source; answers are marked stale until it has caught up", "source", f.src, "lag", behind)
+	} else if was == registry.CatchingUp && state != registry.Stale {
+		f.log.Info("the registry has caught up with its source", "source", f.src)
+	}
+}
+
+// relist ends the stream when everything is to be listed again: because
+// something was lost, or the guard waits for a second opinion. It leaves alone
 // a source that doubts its listing, and a listing under way: one that takes longer
 // than guardHold would never end.
 func (f *Follower) relist(now time.Time) {
@@ -413,7 +434,7 @@ func (f *Follower) relist(now time.Time) {
 	if d == nil || !d.streaming.Load() { // which is set after the listing has been judged
 		return
 	}
-	if f.owed.Load() || now.After(d.until) || f.guard.wantsListing(now) && f.status.Doubt == "" {
+	if f.owed.Load() || f.guard.wantsListing(now) && f.status.Doubt == "" {
 		d.end(errRelist)
 	}
 }

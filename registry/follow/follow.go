@@ -33,10 +33,6 @@ const (
 	backoffOwn   = 5 * time.Second // of a source that serves only this host
 	healthyAfter = 2 * time.Minute
 
-	// relistEvery is how often everything is listed again, to repair whatever a
-	// stream lost; it varies by a fifth each way, for the same reason.
-	relistEvery = 15 * time.Minute
-
 	// tick is how often the apply loop looks at the clock: staleness is
 	// noticed this late at most.
 	tick = time.Second
@@ -66,6 +62,7 @@ type Follower struct {
 	saver   *saver
 	stream  atomic.Pointer[feed] // what the source writes to at present; nil: it is not followed
 	owed    atomic.Bool          // everything is to be listed again, as soon as it can be
+	lag     lag
 
 	// Owned by the apply loop.
 	guard     guard
@@ -102,6 +99,7 @@ type followerStats struct {
 type op struct {
 	items   []registry.Item
 	listing *listing     // complete; nil for changes
+	at      int64        // the revision that the items before have brought; 0: nothing is said of it
 	problem error        // what the source failed with; nil: it did not
 	done    chan<- error // gets nil when the op is applied, or why it is not; has room for one; may be nil
 }
@@ -169,8 +167,10 @@ func (f *Follower) Run(ctx context.Context) error {
 	return nil
 }
 
-// errRelist is why a healthy stream is ended: it is time to list again.
-var errRelist = errors.New("time to list again")
+// errRelist is why a healthy stream is ended: everything is to be listed again. It
+// is followed again at once, so that a source that knows where it was goes on there
+// while it lists.
+var errRelist = errors.New("everything is to be listed again")
 
 // follow runs the source, again and again, until ctx ends.
 func (f *Follower) follow(ctx context.Context) {
@@ -210,14 +210,14 @@ func (f *Follower) follow(ctx context.Context) {
 	}
 }
 
-// followOnce follows until the stream breaks or it is time to list again. It
+// followOnce follows until the stream breaks or is ended to be listed again. It
 // reports whether the stream can be resumed: it was, or began with a whole
 // listing.
 func (f *Follower) followOnce(ctx context.Context, resume bool) (listed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f.answered = false
-	d := &feed{f: f, listed: resume, end: cancel, until: time.Now().Add(relistEvery*4/5 + rand.N(relistEvery*2/5))}
+	d := &feed{f: f, listed: resume, end: cancel}
 	d.streaming.Store(resume)
 	f.stream.Store(d)
 	defer f.stream.Store(nil)
@@ -240,11 +240,12 @@ type feed struct {
 	listing *listing // under way; nil: none
 	listed  bool     // the last one that was completed was whole
 
-	// Set once. The apply loop ends a stream to have everything listed again.
-	end   context.CancelCauseFunc
-	until time.Time // when that is due
+	measured bool  // Reached was called
+	gap      bool  // changes are missing that only the listing brings
+	at       int64 // what is reached when it has brought them
 
-	streaming atomic.Bool // no listing is under way or still to begin; read by the apply loop too
+	end       context.CancelCauseFunc // set once; the apply loop ends a stream by it
+	streaming atomic.Bool             // no listing is under way or still to begin; read by the apply loop too
 }
 
 func (d *feed) send(ctx context.Context, o op) error {
@@ -308,9 +309,10 @@ func (d *feed) Listed(ctx context.Context, doubt string) error {
 	}
 	l := d.listing
 	d.listing, l.doubt = nil, doubt
-	if err := d.await(ctx, op{listing: l}); err != nil {
+	if err := d.await(ctx, op{listing: l, at: d.at}); err != nil {
 		return err
 	}
+	d.gap, d.at = false, 0
 	d.listed, d.f.answered = doubt == "", true
 	d.streaming.Store(true)
 	return nil
@@ -319,13 +321,28 @@ func (d *feed) Listed(ctx context.Context, doubt string) error {
 // Change implements Feed.
 func (d *feed) Change(ctx context.Context, items []registry.Item) error {
 	if d.listing != nil {
-		d.listing.late = append(d.listing.late, items...)
-		return context.Cause(ctx)
+		for i := range items { // one that panics is rejected when it is applied
+			_ = contain.Run(func() error { d.listing.decide(&items[i]); return nil })
+		}
 	}
-	d.f.answered = true
-	d.f.reg.Heard(time.Now())
+	// What is from disk keeps its age until it is compared with a whole listing.
+	if s := d.f.reg.Status().State; d.listing == nil || s != registry.Listing && s != registry.Cached {
+		d.f.answered = true
+		d.f.reg.Heard(time.Now())
+	}
 	if len(items) == 0 {
 		return context.Cause(ctx)
 	}
 	return d.send(ctx, op{items: append([]registry.Item(nil), items...)})
+}
+
+// Reached implements Feed.
+func (d *feed) Reached(ctx context.Context, at, head int64) error {
+	d.f.lag.knows(head, time.Now(), !d.measured)
+	d.measured, d.gap = true, d.gap || at == 0
+	if d.gap {
+		d.at = at
+		return context.Cause(ctx)
+	}
+	return d.send(ctx, op{at: at})
 }

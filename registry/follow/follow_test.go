@@ -215,18 +215,26 @@ func TestStaleUntilHeardAgain(t *testing.T) {
 	})
 }
 
-func TestListsAgainEveryQuarterOfAnHour(t *testing.T) {
-	all := fleetOf(t, 50)
-	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return all })}}
-	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, _ *Follower) {
-		_, watch := r.Snapshot().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
-		pass(11 * time.Minute)
-		if src.called() != 1 {
-			t.Fatalf("%d listings within 11 minutes", src.called())
+// What is listed and well is not listed again by the clock.
+func TestListsOnce(t *testing.T) {
+	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, 50) })}}
+	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		pass(24 * time.Hour)
+		if n := f.stats.listings.Load(); n != 1 || src.called() != 1 {
+			t.Errorf("%d listings within a day, followed %d times", n, src.called())
 		}
-		pass(8 * time.Minute)
+	})
+}
+
+// A listing of what is known already wakes nobody.
+func TestAListingOfTheSame(t *testing.T) {
+	src := &script{steps: []func(context.Context, Feed, bool) error{list(func() []registry.Item { return fleetOf(t, 50) })}}
+	follow(t, src, Config{}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		_, watch := r.Snapshot().Fleets(registrytest.Network(t, "fdaa:0:18::/48"))
+		f.owed.Store(true)
+		pass(2 * time.Second)
 		if src.called() != 2 || src.calls[1] {
-			t.Errorf("listings after 19 minutes: resume=%v, want a second one that does not resume", src.calls)
+			t.Errorf("resume was %v, want a second listing", src.calls)
 		}
 		if registrytest.Closed(watch) {
 			t.Error("a listing of what is known already woke the watchers")

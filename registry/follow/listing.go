@@ -16,8 +16,8 @@ type listing struct {
 	fleets   map[app]*listedFleet
 	others   map[registry.Key]struct{} // peers and addresses that were listed
 	puts     []registry.Object         // what is new or differs
-	late     []registry.Item           // changes that arrived during the listing
-	rejected []registry.Key            // named but unusable: the versions known before stay
+	rejected []registry.Key            // named but unusable, also by changes: the versions known before stay
+	decided  map[registry.Key]struct{} // changes have come of them since the listing began, and win over it
 	doubt    string                    // why it may lack what is there; empty: it is whole
 }
 
@@ -38,7 +38,22 @@ type listedFleet struct {
 }
 
 func newListing(v *registry.Snapshot) *listing {
-	return &listing{began: time.Now(), view: v, fleets: map[app]*listedFleet{}, others: map[registry.Key]struct{}{}}
+	return &listing{began: time.Now(), view: v, fleets: map[app]*listedFleet{}, others: map[registry.Key]struct{}{}, decided: map[registry.Key]struct{}{}}
+}
+
+// decide notes that a change comes while the listing is under way.
+func (l *listing) decide(item *registry.Item) {
+	if item.Err != nil {
+		l.rejected = append(l.rejected, item.Key)
+	} else {
+		l.decided[item.About()] = struct{}{}
+	}
+}
+
+// open reports whether the listing still decides on an object.
+func (l *listing) open(key registry.Key) bool {
+	_, decided := l.decided[key]
+	return !decided
 }
 
 // fleet returns the marks of a fleet, nil for one not known when the listing began.
@@ -138,7 +153,7 @@ func (k keeper) has(o registry.Object) bool {
 }
 
 // losses returns what the listing takes away from answers, by key, and the keys
-// of what else it lacks. Objects that later changes decide on are left out.
+// of what else it lacks. Objects that changes have decided on are left out.
 func (l *listing) losses(v *registry.Snapshot) (losses map[registry.Key]loss, rest []registry.Key) {
 	losses = map[registry.Key]loss{}
 	l.worse(v, losses)
@@ -146,25 +161,15 @@ func (l *listing) losses(v *registry.Snapshot) (losses map[registry.Key]loss, re
 	for _, key := range l.rejected {
 		kept.add(key)
 	}
-	for i := range l.late {
-		if l.late[i].Err != nil {
-			kept.add(l.late[i].Key)
-		}
-	}
 	l.absent(v, func(o registry.Object) {
-		switch {
-		case kept.has(o):
+		switch key := o.Key(); {
+		case !l.open(key) || kept.has(o):
 		case registry.ClassOf(o) == registry.Unseen:
-			rest = append(rest, o.Key())
+			rest = append(rest, key)
 		default:
-			losses[o.Key()] = loss{old: o}
+			losses[key] = loss{old: o}
 		}
 	})
-	for i := range l.late {
-		if l.late[i].Err == nil {
-			delete(losses, l.late[i].About())
-		}
-	}
 	return losses, rest
 }
 
@@ -180,7 +185,7 @@ func (l *listing) worse(v *registry.Snapshot, losses map[registry.Key]loss) {
 		}
 		key := m.Key()
 		name := appOf(key)
-		if l.fleets[name] == nil { // nothing was known of it
+		if l.fleets[name] == nil || !l.open(key) { // nothing was known of it, or more is by now
 			continue
 		}
 		if fleet == nil || of != name {
@@ -235,7 +240,8 @@ func (l *listing) absent(v *registry.Snapshot, lacks func(registry.Object)) {
 }
 
 // changedSince returns the objects that the listing found unchanged and that have
-// changed since, because held losses were let through. Objects of which the listing
+// changed since, because held losses were let through; what changes have decided on
+// is not among them. Objects of which the listing
 // has another version may be among them, but none of its losses.
 func (l *listing) changedSince(v *registry.Snapshot, losses map[registry.Key]loss) []registry.Object {
 	var gone []registry.Object
@@ -248,7 +254,9 @@ func (l *listing) changedSince(v *registry.Snapshot, losses map[registry.Key]los
 			continue
 		}
 		if listed.named && listed.fleet.Registered() && (now == nil || !now.Registered()) {
-			gone = append(gone, &registry.App{Name: listed.fleet.Name(), Network: key.network})
+			if o := (&registry.App{Name: listed.fleet.Name(), Network: key.network}); l.open(o.Key()) {
+				gone = append(gone, o)
+			}
 		}
 		for i, m := range listed.fleet.Machines() {
 			if listed.seen[i/64]&(1<<(i%64)) == 0 {
@@ -259,7 +267,7 @@ func (l *listing) changedSince(v *registry.Snapshot, losses map[registry.Key]los
 					continue
 				}
 			}
-			if _, ok := losses[m.Key()]; !ok {
+			if _, ok := losses[m.Key()]; !ok && l.open(m.Key()) {
 				again := *m // readers may hold m, and what is put may come to share its metadata
 				gone = append(gone, &again)
 			}

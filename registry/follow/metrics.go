@@ -22,6 +22,8 @@ var (
 	descObjects    = desc("objects", "Objects in the registry.", "kind")
 	descState      = desc("state", "1 for the state the registry is in with its source, 0 for the others.", "state")
 	descAge        = desc("age_seconds", "Time since the source was last proven alive; since start, if never.")
+	descLag        = desc("lag_revisions", "Revisions that the source is known to have and that are not applied; 0 for a source without revisions.")
+	descLagAge     = desc("lag_seconds", "For how long the oldest of them has been known.")
 	descSynced     = desc("synced_timestamp_seconds", "When the last complete listing was applied; 0 if never.")
 	descStarted    = desc("started_machines", "Machines that AAAA answers hold: started, with an address, not hidden.")
 	descHeld       = desc("held", "What a listing takes away from answers and the sweep guard holds back.", "kind")
@@ -65,6 +67,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		alive = c.f.began
 	}
 	gauge(descAge, now.Sub(alive).Seconds())
+	revisions, lag := c.f.lag.behind(now)
+	gauge(descLag, float64(revisions))
+	gauge(descLagAge, lag.Seconds())
 	gauge(descSynced, unixSeconds(s.SyncedAt))
 	for c := range registry.Classes {
 		gauge(descHeld, float64(stats.held[c].Load()), registry.Class(c).Label())

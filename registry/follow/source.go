@@ -55,8 +55,8 @@ type Feed interface {
 	List(ctx context.Context, items []registry.Item) error
 
 	// Listed completes the listing: what it held is applied as one transaction,
-	// and what it lacked is removed, subject to the sweep guard. It returns when
-	// that has happened.
+	// and what it lacked is removed, subject to the sweep guard, but for objects
+	// that changes have decided on since it began. It returns when that has happened.
 	//
 	// A source that may not have been told everything says so: doubt is a
 	// sentence for the log and for /readyz, such as "the agent has gaps in what it
@@ -71,8 +71,19 @@ type Feed interface {
 
 	// Change applies items, in order, as (part of) one transaction. In a Follow that
 	// does not resume, no call with items comes before the first List. While a
-	// listing is under way they are applied after it, in the same transaction,
-	// and win over it; if the listing is dropped they are dropped, too. A call
+	// listing is under way they are applied as at any other time, and win over it:
+	// neither what it has nor what it lacks decides on their objects any more. A
+	// rejection keeps its object from being removed by it. So a source that has
+	// everything to list may go on with its stream meanwhile. A call
 	// without items changes nothing. Every call says that the source is alive.
 	Change(ctx context.Context, items []registry.Item) error
+
+	// Reached says that all changes up to the revision at have been sent, and that
+	// the source has the revision head, which is no less. Both only rise, unless
+	// the source's history is another one. Zero for at says that changes are missing
+	// which only a listing will bring: what later calls say is reached when that is
+	// complete. In a Follow that resumes a call comes before any other, with what the
+	// source had then: until that is reached a registry that was stale is not live. A
+	// source without revisions never calls it.
+	Reached(ctx context.Context, at, head int64) error
 }

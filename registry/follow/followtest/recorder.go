@@ -20,9 +20,10 @@ type Call string
 
 // The methods of a feed.
 const (
-	List   Call = "list"
-	Listed Call = "listed"
-	Change Call = "change"
+	List    Call = "list"
+	Listed  Call = "listed"
+	Change  Call = "change"
+	Reached Call = "reached"
 )
 
 // Recorder is a follow.Feed that keeps what it is told as the follower would. The
@@ -42,11 +43,12 @@ type Recorder struct {
 	mu   sync.Mutex
 	seen Seen
 
-	listing bool
-	named   map[registry.Key]bool
-	puts    []registry.Object
-	late    []registry.Item
-	bad     []registry.Key
+	listing          bool
+	named            map[registry.Key]bool
+	decided          map[registry.Key]bool // by changes since the listing began
+	puts             []registry.Object
+	bad              []registry.Key
+	unmeasured, told bool // Follow resumes and has not called Reached; it has called something else
 }
 
 // The states of a Recorder: unused by Follow, in Follow without a listing so far,
@@ -68,6 +70,7 @@ type Seen struct {
 	Held     int      // what the last listing lacked and was not sure about
 	Changes  [][]registry.Item
 	Proofs   int      // calls of Change without items
+	At, Head int64    // of the last call of Reached
 	Calls    []Call   // in order, runs of one as one
 	Faults   []string // how the contract of Feed was broken
 }
@@ -120,7 +123,7 @@ func (r *Recorder) Proofs() int   { return r.Get(func(s *Seen) int { return s.Pr
 // short of is dropped.
 func (r *Recorder) Follow(ctx context.Context, source follow.Source, resume bool) error {
 	r.mu.Lock()
-	r.listing = false
+	r.listing, r.unmeasured, r.told = false, resume, false
 	r.mu.Unlock()
 	r.state.Store(unlisted)
 	if resume {
@@ -145,7 +148,7 @@ func (r *Recorder) enter(ctx context.Context, call Call, items []registry.Item) 
 		s.fault("%s was called after Follow had returned", call)
 	case state == unlisted && call == Change && len(items) > 0:
 		s.fault("a change came before the listing")
-	case state == unlisted && call != Change:
+	case state == unlisted && (call == List || call == Listed):
 		r.state.CompareAndSwap(unlisted, following)
 	}
 	leave = func() { r.mu.Unlock(); r.busy.Store(false) }
@@ -153,6 +156,10 @@ func (r *Recorder) enter(ctx context.Context, call Call, items []registry.Item) 
 		leave()
 		return nil, err
 	}
+	if call == Reached {
+		return leave, nil
+	}
+	r.told = true
 	if n := len(s.Calls); n == 0 || s.Calls[n-1] != call {
 		s.Calls = append(s.Calls, call)
 	}
@@ -160,7 +167,7 @@ func (r *Recorder) enter(ctx context.Context, call Call, items []registry.Item) 
 		s.Objects = map[registry.Key]registry.Object{}
 	}
 	if call != Change && !r.listing {
-		r.listing, r.named, r.puts, r.late, r.bad, s.Pages = true, map[registry.Key]bool{}, nil, nil, nil, 0
+		r.listing, r.named, r.decided, r.puts, r.bad, s.Pages = true, map[registry.Key]bool{}, map[registry.Key]bool{}, nil, nil, 0
 	}
 	return leave, nil
 }
@@ -176,7 +183,9 @@ func (r *Recorder) List(ctx context.Context, items []registry.Item) error {
 		return err
 	}
 	defer leave()
-	r.seen.Pages++
+	if len(items) > 0 {
+		r.seen.Pages++
+	}
 	for _, item := range items {
 		switch key := item.About(); {
 		case item.Err != nil:
@@ -203,7 +212,7 @@ func (r *Recorder) Listed(ctx context.Context, doubt string) error {
 	s.Held = 0
 	for _, key := range slices.Collect(maps.Keys(s.Objects)) {
 		switch {
-		case r.named[key] || slices.ContainsFunc(r.bad, func(bad registry.Key) bool { return Covers(bad, key) }):
+		case r.decided[key] || r.named[key] || slices.ContainsFunc(r.bad, func(bad registry.Key) bool { return Covers(bad, key) }):
 		case doubt != "":
 			s.Held++
 		default:
@@ -211,10 +220,11 @@ func (r *Recorder) Listed(ctx context.Context, doubt string) error {
 		}
 	}
 	for _, o := range r.puts {
-		r.set(o.Key(), o)
+		if !r.decided[o.Key()] {
+			r.set(o.Key(), o)
+		}
 	}
-	r.change(r.late)
-	r.listing, r.named, r.puts, r.late = false, nil, nil, nil
+	r.listing = false
 	s.Doubts = append(s.Doubts, doubt)
 	s.Listings++
 	if r.Applied != nil {
@@ -235,11 +245,25 @@ func (r *Recorder) Change(ctx context.Context, items []registry.Item) error {
 		return nil
 	}
 	r.seen.Changes = append(r.seen.Changes, slices.Clone(items))
-	if r.listing {
-		r.late = append(r.late, items...)
-		return nil
-	}
 	r.change(items)
+	return nil
+}
+
+// Reached implements follow.Feed.
+func (r *Recorder) Reached(ctx context.Context, at, head int64) error {
+	leave, err := r.enter(ctx, Reached, nil)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if at > head {
+		r.seen.fault("it has reached revision %d and knows of %d only", at, head)
+	}
+	if r.unmeasured && r.told {
+		r.seen.fault("it resumes and does not say first how far it is behind")
+	}
+	r.unmeasured = false
+	r.seen.At, r.seen.Head = at, head
 	return nil
 }
 
@@ -248,9 +272,13 @@ func (r *Recorder) change(items []registry.Item) {
 		switch key := item.About(); {
 		case item.Err != nil:
 			r.seen.Rejects = append(r.seen.Rejects, item)
+			r.bad = append(r.bad, key)
 		case item.Object == nil && (key.AnyNetwork || key.Name == ""):
 			r.seen.fault("%s is deleted, which names nothing", key)
 		default:
+			if r.listing {
+				r.decided[key] = true
+			}
 			r.set(key, item.Object)
 		}
 	}
