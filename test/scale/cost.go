@@ -91,6 +91,7 @@ type cost struct {
 	at        time.Time
 	etcd      time.Duration
 	proxies   time.Duration
+	sites     time.Duration
 	etcdSent  int64
 	watchers  int64 // at present
 	proxySent int64
@@ -101,7 +102,7 @@ type cost struct {
 // their loopback devices.
 func (s *simulation) costs(sent int64) cost {
 	metrics := etcdMetrics(s.cluster.Endpoints()[0])
-	c := cost{at: time.Now(), etcd: cpuTime(s.cluster.PIDs()...), proxies: cpuTime(s.proxyPIDs()...),
+	c := cost{at: time.Now(), etcd: cpuTime(s.cluster.PIDs()...), proxies: cpuTime(s.proxyPIDs()...), sites: cpuTime(s.sitePIDs()...),
 		etcdSent: metrics[metricSent], watchers: metrics[metricWatchers], proxySent: sent}
 	c.work, c.all = busy()
 	return c

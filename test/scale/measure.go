@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"dnsd/registry/etcd"
@@ -17,8 +18,9 @@ func startHere(_ int, cmd *exec.Cmd) error { return cmd.Start() }
 
 // measure prints what sources cost, and then how they recover from faults.
 func (s *simulation) measure(ctx context.Context) error {
-	s.table("sources", "all listed after", "changes/s", "etcd's watchers", "etcd, cores", "etcd, MB", "etcd sends, kB/s", "proxies, cores", "proxies, MB", "sites' lo, kB/s",
-		"seen after, p50", "p99", "worst", "machine busy")
+	columns := []string{"sources", "all listed after", "changes/s", "etcd's watchers", "etcd, cores", "etcd, MB", "etcd sends, kB/s",
+		"proxies, cores", "proxies, MB", "sites' lo, kB/s", "sources, cores", "seen after, p50", "p99", "worst", "machine busy"}
+	s.table(columns...)
 	for _, n := range s.sources {
 		began := time.Now()
 		s.running = n
@@ -29,7 +31,8 @@ func (s *simulation) measure(ctx context.Context) error {
 		s.logf("%d sources: listed and caught up after %s", n, listed)
 		for _, rate := range s.rates {
 			if n*rate > s.most {
-				s.row(fmt.Sprint(n), listed, fmt.Sprint(rate), "–", "–", "–", "–", "–", "–", "–", "–", "–", "–", "more than this machine receives")
+				empty := slices.Repeat([]string{"–"}, len(columns)-4)
+				s.row(slices.Concat([]string{fmt.Sprint(n), listed, fmt.Sprint(rate)}, empty, []string{"more than this machine receives"})...)
 				continue
 			}
 			if err := s.measureRow(ctx, n, rate, listed); err != nil {
@@ -70,7 +73,7 @@ func (s *simulation) measureRow(ctx context.Context, n, rate int, listed string)
 	}
 	s.row(fmt.Sprint(n), listed, fmt.Sprint(rate), fmt.Sprint(to.watchers), cores(to.etcd-from.etcd, over), megabytes(resident(s.cluster.PIDs()...)), perSecond(to.etcdSent-from.etcdSent),
 		cores(to.proxies-from.proxies, over), megabytes(resident(s.proxyPIDs()...)), local,
-		round(r.Seen.quantile(0.5)), round(r.Seen.quantile(0.99)), round(r.Seen.quantile(1)),
+		cores(to.sites-from.sites, over), round(r.Seen.quantile(0.5)), round(r.Seen.quantile(0.99)), round(r.Seen.quantile(1)),
 		fmt.Sprintf("%.0f %%", 100*float64(to.work-from.work)/float64(max(1, to.all-from.all))))
 	s.logf("%d sources at %d changes/s: measured", n, rate)
 	return nil

@@ -119,6 +119,13 @@ func (s *simulation) proxyPIDs() (pids []int) {
 	return pids
 }
 
+func (s *simulation) sitePIDs() (pids []int) {
+	for _, h := range s.sites {
+		pids = append(pids, h.cmd.Process.Pid)
+	}
+	return pids
+}
+
 // tell gives all sites an order and returns their reports as one.
 func (s *simulation) tell(o *order) (*report, error) {
 	sum := &report{Seen: &histogram{}}
