@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -70,24 +71,24 @@ func (f *Fleet) with(network Network, name string, registered bool, changes map[
 	if old == nil {
 		old = &Fleet{}
 	}
-	ids := make([]string, 0, len(changes))
+	ids := slices.Sorted(maps.Keys(changes))
 	hidden := len(old.all) - len(old.deployed) // machines without a name
 	next.started = old.started
-	for id, m := range changes {
-		ids = append(ids, id)
-		if i, ok := find(old.all, id); ok {
-			hidden -= count(!old.all[i].named())
-			next.started -= count(old.all[i].named() && old.all[i].Started())
+	at := spots(old.all, ids)
+	for i, id := range ids {
+		if at[i].has {
+			was := old.all[at[i].index]
+			hidden -= count(!was.named())
+			next.started -= count(was.named() && was.Started())
 		}
-		if m != nil {
+		if m := changes[id]; m != nil {
 			hidden += count(!m.named())
 			next.started += count(m.named() && m.Started())
 		}
 	}
-	slices.Sort(ids)
-	next.all = splice(old.all, ids, func(id string) *Machine { return changes[id] })
+	next.all = splice(old.all, at, ids, func(id string) *Machine { return changes[id] })
 	if next.deployed = next.all; hidden > 0 {
-		next.deployed = splice(old.deployed, ids, func(id string) *Machine {
+		next.deployed = splice(old.deployed, spots(old.deployed, ids), ids, func(id string) *Machine {
 			if m := changes[id]; m != nil && m.named() {
 				return m
 			}
@@ -107,26 +108,37 @@ func count(is bool) int {
 	return 0
 }
 
-// splice returns machines, which are sorted, with those under ids (sorted)
-// replaced by what with has for them; nil removes one.
-func splice(machines []*Machine, ids []string, with func(id string) *Machine) []*Machine {
+// spot is where an id is, or would be, among machines.
+type spot struct {
+	index int
+	has   bool
+}
+
+// spots returns where to find ids in machines; both are sorted.
+func spots(machines []*Machine, ids []string) []spot {
+	at, from := make([]spot, len(ids)), 0
+	for i, id := range ids {
+		j, ok := find(machines[from:], id)
+		from += j
+		at[i] = spot{from, ok}
+	}
+	return at
+}
+
+// splice returns machines, which are sorted, with those under ids (sorted), which are
+// at some spots, replaced by what with has for them; nil removes one.
+func splice(machines []*Machine, at []spot, ids []string, with func(id string) *Machine) []*Machine {
 	if len(ids) == 0 {
 		return machines
 	}
-	at, size := make([]int, len(ids)), len(machines)
+	size := len(machines)
 	for i, id := range ids {
-		from := 0
-		if i > 0 {
-			from = at[i-1]
-		}
-		j, ok := find(machines[from:], id)
-		at[i] = from + j
-		size += count(with(id) != nil) - count(ok)
+		size += count(with(id) != nil) - count(at[i].has)
 	}
 	spliced, from := make([]*Machine, 0, size), 0
 	for i, id := range ids {
-		spliced = append(spliced, machines[from:at[i]]...)
-		if from = at[i]; from < len(machines) && compareFold(machines[from].ID, id) == 0 {
+		spliced = append(spliced, machines[from:at[i].index]...)
+		if from = at[i].index; at[i].has {
 			from++
 		}
 		if m := with(id); m != nil {

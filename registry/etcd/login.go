@@ -37,7 +37,10 @@ func (s *Source) authenticate(ctx context.Context, c *client) error {
 	defer cancel()
 	s.stats.logins.Add(1)
 	r, err := c.auth.Authenticate(bounded, &pb.AuthenticateRequest{Name: s.cfg.Username, Password: c.password})
-	if status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if status.Code(err) == codes.DeadlineExceeded {
 		took := s.bound
 		s.bound = min(2*s.bound, loginAtMost)
 		return fmt.Errorf("logging in as %q: no answer within %s: the next log-in may take %s%s", s.cfg.Username, took, s.bound, c.hint)

@@ -55,11 +55,12 @@ func (f *Follower) offerState() {
 	}
 }
 
-// batch applies o and what else is queued behind it, at most batchItems changes
-// in one transaction, up to a listing.
+// batch applies o and what else is queued behind it, as many changes in one
+// transaction as there is room for, up to a listing.
 func (f *Follower) batch(o op) {
 	var items []registry.Item
 	var done []chan<- error
+	full := false
 	for {
 		items = append(items, o.items...)
 		if o.at != 0 {
@@ -71,7 +72,7 @@ func (f *Follower) batch(o op) {
 		if o.done != nil {
 			done = append(done, o.done)
 		}
-		if len(items) >= batchItems || o.listing != nil {
+		if full = len(items) >= f.room; full || o.listing != nil {
 			break
 		}
 		select {
@@ -80,6 +81,11 @@ func (f *Follower) batch(o op) {
 		default:
 		}
 		break
+	}
+	if full {
+		f.room = min(2*f.room, batchMost)
+	} else {
+		f.room = batchItems
 	}
 	err := f.contain(func() {
 		f.changes(items)

@@ -20,9 +20,15 @@ const (
 	// the last.
 	batchItems = 500
 
+	// batchMost bounds one where the registry is behind: as long as there is more than a
+	// batch, the next one may be twice as large. A transaction copies the pointers of
+	// the fleets that it changes, so that small ones cost a large fleet that catches up
+	// its size again and again. Nobody waits for longer than without.
+	batchMost = 16 * batchItems
+
 	// queueOps is how many calls a source may be ahead of the registry: enough
-	// for the time of one transaction.
-	queueOps = 1024
+	// for the time of one transaction, and for large ones of single changes.
+	queueOps = 4096
 
 	// The pause before following again is drawn evenly from zero to a bound
 	// that doubles (full jitter), so that ten thousand hosts do not come back
@@ -71,6 +77,7 @@ type Follower struct {
 	problemAt time.Time               // when status.Problem came up
 	rejected  map[registry.Key]string // reasons already logged
 	dirty     bool                    // the registry has changed since it was last saved
+	room      int                     // how many changes the next batch may have
 
 	answered bool // the source has sent something in this call of Follow; owned by its goroutine
 
@@ -115,7 +122,7 @@ func New(reg *registry.Registry, src Source, cfg Config) *Follower {
 	f := &Follower{
 		reg: reg, src: src, cfg: cfg, log: cfg.Log, began: time.Now(),
 		ops: make(chan op, queueOps), release: make(chan struct{}, 1),
-		rejected: map[registry.Key]string{},
+		rejected: map[registry.Key]string{}, room: batchItems,
 	}
 	f.saver, f.panics.Log = newSaver(f), f.log
 	f.status = registry.Status{State: registry.Listing, Source: src.String()}

@@ -380,22 +380,37 @@ func TestManyRejectionsAreSummedUp(t *testing.T) {
 	}
 }
 
-// While the registry is busy changes pile up, and one transaction takes them.
+// While the registry is busy changes pile up, and one transaction takes them: more of
+// them each time while there are more, up to a bound, and as few as ever afterwards.
 func TestBatches(t *testing.T) {
-	r := registry.New()
-	f := New(r, &script{}, Config{})
+	f := New(registry.New(), &script{}, Config{})
+	items := running(t, 1)
+	each := make([]registry.Item, 100)
+	for i := range each {
+		each[i] = items[0]
+	}
+	fill := func(n int) {
+		for range n {
+			f.ops <- op{items: each}
+		}
+	}
+	fill(5 + 10 + 20 + 40 + 80 + 160 + 160 + 1)
 	done := make(chan error, 1)
-	for i := range 600 {
-		f.ops <- op{items: []registry.Item{registry.Put(registrytest.Machine(t, fmt.Sprintf("m%04d", i)))}}
-	}
 	f.ops <- op{done: done}
-	f.batch(<-f.ops)
-	if r.Count(registry.KindMachine) != batchItems || len(done) > 0 {
-		t.Errorf("the first batch had %d changes, want %d", r.Count(registry.KindMachine), batchItems)
+	var sizes []int
+	for len(f.ops) > 0 {
+		n := len(f.ops)
+		f.batch(<-f.ops)
+		sizes = append(sizes, n-len(f.ops))
+		if (len(done) > 0) != (len(f.ops) == 0) {
+			t.Error("who waits for the end of the queue is told at another time")
+		}
 	}
+	fill(6)
 	f.batch(<-f.ops)
-	if r.Count(registry.KindMachine) != 600 || len(done) != 1 {
-		t.Errorf("after the second batch there are %d machines, want 600", r.Count(registry.KindMachine))
+	sizes = append(sizes, 6-len(f.ops))
+	if want := "[5 10 20 40 80 80 80 80 80 2 5]"; fmt.Sprint(sizes) != want {
+		t.Errorf("batches of %v hundreds, want %s", sizes, want)
 	}
 }
 

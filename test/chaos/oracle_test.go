@@ -349,6 +349,7 @@ func TestOracle(t *testing.T) {
 			s.hush(0)
 			time.Sleep(2*staleAfter + moment)
 			s.right(info(true, "stale", time.Minute))
+			s.right(info(true, "catching-up", time.Minute))
 			s.wrong(info(true, "live", time.Minute), "marked stale: true")
 			s.stop(true)
 			s.start()

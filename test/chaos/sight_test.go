@@ -339,7 +339,7 @@ func (g *sight) judgeInfo(tk ticket, stale bool, state string, age time.Duration
 	if err := g.judgeMark(tk, now, stale); err != nil {
 		return err
 	}
-	if stale != (state == "cached" || state == "stale") {
+	if stale != (state == "cached" || state == "stale" || state == "catching-up") {
 		return fmt.Errorf("state %s, and marked stale: %v", state, stale)
 	}
 	if !stale && age > staleAfter+notice {

@@ -48,7 +48,7 @@ type options struct {
 	faults       bool
 	away         time.Duration
 	herd         int
-	bcrypt       uint
+	bcrypt       int
 	link         string
 	delay        string
 	loopback     bool
@@ -107,7 +107,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f.BoolVar(&o.faults, "faults", true, "break things, with as many sources as the last row has")
 	f.DurationVar(&o.away, "away", 20*time.Second, "how long a third is cut off: by default longer than connections take to notice")
 	f.IntVar(&o.herd, "herd", 500, "sources that start at once with a user and TLS; 0: none")
-	bcrypt := f.Uint("bcrypt", 10, "what etcd's users' passwords cost: etcd's --bcrypt-cost")
+	f.IntVar(&o.bcrypt, "bcrypt", 10, "what etcd's users' passwords cost: etcd's --bcrypt-cost")
 	f.StringVar(&o.link, "link", "100mbit", "each site's link, as tc writes it")
 	f.StringVar(&o.delay, "delay", "5ms", "of each site's link, one way, where tc has netem")
 	f.BoolVar(&o.loopback, "loopback", false, "use no namespaces")
@@ -115,7 +115,6 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	o.bcrypt = *bcrypt
 	if o.sources, err = numbers(*sources); err != nil {
 		return o, fmt.Errorf("-sources: %w", err)
 	}

@@ -45,7 +45,7 @@ type Options struct {
 
 	// BcryptCost is what a password costs to check. 0 means 4, the least, because
 	// passwords of tests need no protection; etcd's default is 10.
-	BcryptCost uint
+	BcryptCost int
 
 	// Hosts are the members' addresses and Start starts their processes, where
 	// they are to be on hosts of their own; nil: all are on this one.

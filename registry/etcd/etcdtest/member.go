@@ -28,7 +28,7 @@ type memberConfig struct {
 	State                            string // of the cluster when the member first joins it
 	CAFile, CertFile, KeyFile        string // TLS for clients; empty: none
 	Notify                           time.Duration
-	BcryptCost                       uint
+	BcryptCost                       int
 }
 
 // member is one process of a cluster.
@@ -79,7 +79,7 @@ func (m *member) startOld() error {
 		"--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
 		"--initial-cluster", m.conf.Cluster, "--initial-cluster-state", m.conf.State,
-		"--bcrypt-cost", strconv.Itoa(int(m.conf.BcryptCost)), "--max-txn-ops", "1024",
+		"--bcrypt-cost", strconv.Itoa(m.conf.BcryptCost), "--max-txn-ops", "1024",
 		"--logger", "zap", "--log-level", "warn", "--log-outputs", m.conf.Dir + ".log",
 	}
 	if m.conf.Notify > 0 {

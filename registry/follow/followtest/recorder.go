@@ -34,6 +34,8 @@ type Recorder struct {
 	Before func(ctx context.Context, call Call, items []registry.Item)
 	// Applied is shown what is known after each listing.
 	Applied func(*Seen)
+	// Reaches is told what Reached was called with.
+	Reaches func(at, head int64)
 	// Became is told each object that has changed; nil is for one that has gone.
 	Became func(key registry.Key, o registry.Object)
 
@@ -264,6 +266,9 @@ func (r *Recorder) Reached(ctx context.Context, at, head int64) error {
 	}
 	r.unmeasured = false
 	r.seen.At, r.seen.Head = at, head
+	if r.Reaches != nil {
+		r.Reaches(at, head)
+	}
 	return nil
 }
 

@@ -42,7 +42,7 @@ func serve(text string) error {
 		State                            string
 		CAFile, CertFile, KeyFile        string
 		Notify                           time.Duration
-		BcryptCost                       uint
+		BcryptCost                       int
 	}
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
@@ -59,7 +59,7 @@ func serve(text string) error {
 	conf.ListenPeerUrls, conf.AdvertisePeerUrls = peer, peer
 	conf.InitialCluster, conf.ClusterState = m.Cluster, m.State
 	conf.UnsafeNoFsync = true // a killed process loses nothing that was written
-	conf.BcryptCost = m.BcryptCost
+	conf.BcryptCost = uint(m.BcryptCost)
 	if m.Notify > 0 {
 		conf.WatchProgressNotifyInterval = m.Notify
 	}
