@@ -32,6 +32,11 @@ func isolable() string {
 			return tool + " is missing"
 		}
 	}
+	probe := exec.Command("ip", "link", "add", "centre", "type", "bridge")
+	probe.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if err := probe.Run(); err != nil {
+		return "no network namespace with a bridge: " + err.Error()
+	}
 	return ""
 }
 
