@@ -12,7 +12,8 @@ import (
 
 // TestOldEtcd follows an etcd that tells of progress before it tells of the changes that
 // it is about, as Debian's does (etcd issue 15220): a source that is far behind asks for
-// progress all the time, and misses nothing.
+// progress all the time, misses nothing, and takes progress that is older than
+// the last change for no sign of another history.
 func TestOldEtcd(t *testing.T) {
 	t.Parallel()
 	c := start(t, etcdtest.Options{Program: etcdtest.Old(t)})
@@ -48,8 +49,5 @@ func TestOldEtcd(t *testing.T) {
 	}
 	if said := log.String(); strings.HasPrefix(r.Version, "3.4.2") && strings.Count(said, "this version of etcd has a fault") != 1 {
 		t.Errorf("etcd is %s, and the log says: %s", r.Version, said)
-	}
-	if n := f.Listings(); n != 1 {
-		t.Errorf("%d listings, want one: a source that is only behind need not list", n)
 	}
 }
