@@ -49,11 +49,11 @@ type Config struct {
 	Password     string // of Username
 	PasswordFile string // holds the password instead; white space around it is cut off
 
-	Timeout time.Duration // of each request; 0 means 10 s
+	Timeout time.Duration // of each request but a log-in; 0 means 10 s
 }
 
-// defaultTimeout bounds each request. A page takes milliseconds; an election,
-// the longest wait in a healthy cluster, takes 1 to 2 s at etcd's defaults.
+// defaultTimeout bounds each request but a log-in. A page is made to take a second; an
+// election, the longest wait in a healthy cluster, takes 1 to 2 s at etcd's defaults.
 const defaultTimeout = 10 * time.Second
 
 // Source is a follow.Source. It keeps its position in the cluster's history
@@ -176,7 +176,6 @@ func (s *Source) begin(ctx context.Context, c *client) (head int64, err error) {
 	if !c.refuses(err) || c.fresh {
 		return head, err
 	}
-	s.token = ""
 	if err := s.authenticate(ctx, c); err != nil {
 		return 0, err
 	}

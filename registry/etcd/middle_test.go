@@ -352,3 +352,54 @@ func TestProgressThatOvertakes(t *testing.T) {
 		c.delete(machineKey("lost"))
 	}
 }
+
+// A grpc-proxy drops progress requests, and passes the notes that etcd makes by itself if
+// it is asked for them: they are asked for, and where none come the error says what to set.
+func TestAProxyWithoutNotes(t *testing.T) {
+	t.Parallel()
+	c := start(t, etcdtest.Options{})
+	c.fill(10)
+	m := between(t, c)
+	var notes atomic.Bool
+	m.hears = func(r *pb.WatchRequest) bool {
+		if create := r.GetCreateRequest(); create != nil {
+			notes.Store(create.ProgressNotify)
+		}
+		return r.GetProgressRequest() == nil
+	}
+	s, f := c.source(m.through), &feed{}
+	run := followtest.Follow(t, s, f, false)
+	run.Fails("--watch-progress-notify-interval=5s")
+	if !notes.Load() || f.Listings() != 1 {
+		t.Errorf("notes are asked for: %t; %d listings", notes.Load(), f.Listings())
+	}
+}
+
+// No page is read before the stream is there: what came between them would be missing.
+func TestPagesComeAfterTheStream(t *testing.T) {
+	t.Parallel()
+	c := start(t, etcdtest.Options{})
+	c.fill(10)
+	m := between(t, c)
+	var pages, early atomic.Int32
+	m.ranges = func(r *pb.RangeRequest) error {
+		if r.Limit > 0 {
+			pages.Add(1)
+		}
+		return nil
+	}
+	m.hears = func(r *pb.WatchRequest) bool {
+		if r.GetCreateRequest() != nil {
+			time.Sleep(100 * time.Millisecond) // for a page that does not wait
+			early.Add(pages.Load())
+		}
+		return true
+	}
+	s, f := c.source(m.through), &feed{}
+	followtest.Follow(t, s, f, false)
+	c.settles(f)
+	followtest.Eventually(t, "proof of life", func() bool { return f.Proofs() > 0 })
+	if early.Load() > 0 || pages.Load() == 0 {
+		t.Errorf("%d of %d pages were read before the stream was there", early.Load(), pages.Load())
+	}
+}

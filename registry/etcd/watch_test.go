@@ -124,3 +124,38 @@ func TestAPanicEndsTheWatch(t *testing.T) {
 		}
 	})
 }
+
+// While revisions are known that the stream has not told of, progress is asked for often: it
+// tells whether anything is missing.
+func TestAsksSoonWhileBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		w := &scripted{heard: make(chan *pb.WatchResponse), asked: func() { asked++ }}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w.ctx = ctx
+		s, p := &Source{pace: defaultPace}, newPulse()
+		p.heard(&pb.WatchResponse{}) // it is steady
+		f := &session{s: s, feed: &feed{}, pulse: p, reached: 5, head: 5}
+		go func() { _ = s.ask(ctx, w, p) }()
+		expect := func(what string, want int) {
+			t.Helper()
+			asked = 0
+			time.Sleep(20 * time.Second)
+			synctest.Wait()
+			if asked < want-1 || asked > want+1 {
+				t.Errorf("%s: asked %d times within 20 s, want %d", what, asked, want)
+			}
+		}
+		expect("nothing is missing", 2)
+		if err := f.knows(ctx, 9); err != nil {
+			t.Fatal(err)
+		}
+		expect("revisions are known that are not reached", 40)
+		f.reached = 9
+		if err := f.tell(ctx); err != nil {
+			t.Fatal(err)
+		}
+		expect("they are reached", 2)
+	})
+}

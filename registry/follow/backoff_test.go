@@ -52,3 +52,26 @@ func TestPauses(t *testing.T) {
 		})
 	}
 }
+
+// Followers whose sources break off at one moment do not come back at one moment.
+func TestPausesDiffer(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			calls := 0
+			src := &script{steps: []func(context.Context, Feed, bool) error{func(context.Context, Feed, bool) error {
+				if calls++; calls == 4 {
+					seen[time.Since(began)] = true
+				}
+				return errors.New("broken")
+			}}}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			New(registry.New(), src, Config{}).Run(ctx)
+		})
+	}
+	if len(seen) < 5 {
+		t.Errorf("of five followers some come back at one moment: %v", seen)
+	}
+}

@@ -43,8 +43,8 @@ func TestAChangeDuringAListing(t *testing.T) {
 	}
 	fresh := registry.Put(registrytest.Machine(t, "fresh", registrytest.At("fdaa:0:18:1::ff:2")))
 	app := registry.Put(&registry.App{Name: "empty", Network: 24})
-	peers, addresses, _ := others(t, 3)
-	guarding(t, append(append(running(t, 90), peers[0]), addresses[0]), func(g *guarded) {
+	peers, addresses, apps := others(t, 3)
+	guarding(t, append(running(t, 90), peers[0], addresses[0], apps[0], apps[1]), func(g *guarded) {
 		check := func(when string) {
 			t.Helper()
 			for id, want := range map[string]string{"m0001": "syd", "m0098": "syd", "m0002": "gone", "m0097": "gone", "fresh": "iad"} {
@@ -53,14 +53,14 @@ func TestAChangeDuringAListing(t *testing.T) {
 				}
 			}
 			for o, want := range map[registry.Object]bool{peers[0].Object: false, peers[1].Object: true, peers[2].Object: false,
-				addresses[0].Object: false, addresses[1].Object: true, app.Object: true} {
+				addresses[0].Object: false, addresses[1].Object: true, app.Object: true, apps[0].Object: false, apps[1].Object: true} {
 				if _, got := registrytest.Objects(g.r)[o.Key()]; got != want {
 					t.Errorf("%s: %s is there: %t", when, o.Key(), got)
 				}
 			}
 		}
 		// The listing has most of them as they were before the changes.
-		list := append(append(all[:96:96], all[97:]...), peers[0], peers[2], addresses[0])
+		list := append(append(all[:96:96], all[97:]...), apps[0], apps[1], peers[0], peers[2], addresses[0])
 		list = append(list[:0:0], list...)
 		del := func(items ...registry.Item) (out []registry.Item) {
 			for _, i := range items {
@@ -68,12 +68,22 @@ func TestAChangeDuringAListing(t *testing.T) {
 			}
 			return out
 		}
-		changes := append(del(all[2], all[97], peers[0], peers[2], addresses[0]), moved(1), moved(98), fresh, app, peers[1], addresses[1])
+		changes := append(del(all[2], all[97], peers[0], peers[2], addresses[0], apps[0]), moved(1), moved(98), fresh, app, peers[1], addresses[1])
 		g.beside(list, func() { check("during the listing") }, changes...)
 		check("after the listing")
 		if region(g, "m0095") != "iad" || region(g, "m0096") != "gone" {
 			t.Error("what nothing was said of is not as it is listed")
 		}
+	})
+}
+
+// What a change has put is no loss, though the listing has it stopped.
+func TestAChangeDuringAListingIsNoLoss(t *testing.T) {
+	all, stopped := running(t, 100), running(t, 100, registrytest.InState("stopped"))
+	moved := running(t, 60, func(s *registry.MachineSpec) { s.Region = "syd" })
+	guarding(t, all, func(g *guarded) {
+		g.beside(stopped, func() {}, moved...)
+		g.expect("forty of a hundred are stopped", [registry.Classes]int{60, 40}, [registry.Classes]int{})
 	})
 }
 
@@ -124,7 +134,9 @@ func TestAChangeDuringTheFirstListing(t *testing.T) {
 	run(t, named{saver, ""}, dir, time.Second, &bytes.Buffer{})
 	for state, dir := range map[registry.State]string{registry.Listing: "", registry.Cached: dir} {
 		src := named{&script{steps: []func(context.Context, Feed, bool) error{func(ctx context.Context, feed Feed, _ bool) error {
-			err := errors.Join(feed.List(ctx, fleetOf(t, 2)), feed.Change(ctx, []registry.Item{registry.Put(registrytest.Machine(t, "new"))}))
+			err := feed.List(ctx, fleetOf(t, 2))
+			time.Sleep(5 * time.Second)
+			err = errors.Join(err, feed.Change(ctx, []registry.Item{registry.Put(registrytest.Machine(t, "new"))}))
 			time.Sleep(time.Minute)
 			return errors.Join(err, feed.Listed(ctx, ""), stayAlive(ctx, feed))
 		}}}, ""}
@@ -188,4 +200,32 @@ func TestAListingWaitsForTheQueue(t *testing.T) {
 	if fleet, _ := d.listing.view.Fleet(24, "web"); fleet == nil {
 		t.Error("the listing is compared with a registry that lacks what was sent before")
 	}
+}
+
+// While the guard holds something back nothing is saved: what would be on disk is neither
+// what the source says nor what it said.
+func TestNothingIsSavedWhileHeld(t *testing.T) {
+	dir := t.TempDir()
+	src := newPuppet(fleetOf(t, 50))
+	follow(t, src, Config{StateDir: dir}, func(t *testing.T, r *registry.Registry, f *Follower) {
+		expect := func(when string, want int) {
+			t.Helper()
+			if n, err := saved(dir); err != nil || n != want {
+				t.Errorf("%s %d objects are saved (%v), want %d", when, n, err, want)
+			}
+		}
+		pass(5 * time.Second)
+		expect("at first", 50)
+		fresh := registry.Put(registrytest.Machine(t, "new"))
+		src.list(t, nil, "")
+		src.change(t, fresh)
+		pass(20 * time.Second)
+		if r.Status().State != registry.Held {
+			t.Fatalf("%s, want held", r.Status().State)
+		}
+		expect("while the rest is held", 50)
+		src.list(t, append(fleetOf(t, 50), fresh), "")
+		pass(5 * time.Second)
+		expect("when it is not held any more", 51)
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,10 @@ type model struct {
 	// since says for how long listings have had a key's loss without a break; it
 	// is what no held object may be lost without.
 	since map[registry.Key]time.Time
+
+	// What changes have said since the listing under way began; nil: there is none.
+	decided  map[registry.Key]bool
+	unusable []registry.Item
 }
 
 type heldInModel struct {
@@ -30,7 +35,7 @@ type heldInModel struct {
 }
 
 func newModel(t *testing.T) *model {
-	return &model{t, map[registry.Key]registry.Object{}, map[registry.Key]heldInModel{}, map[registry.Key]passed{}, map[registry.Key]time.Time{}}
+	return &model{t: t, known: map[registry.Key]registry.Object{}, held: map[registry.Key]heldInModel{}, passed: map[registry.Key]passed{}, since: map[registry.Key]time.Time{}}
 }
 
 // rank is an object's class, also where there is none.
@@ -57,6 +62,7 @@ func (m *model) follow(events []event) {
 		switch e.what {
 		case "begins":
 			m.name(e.items)
+			m.decided, m.unusable = map[registry.Key]bool{}, nil
 		case "lists":
 			m.list(e)
 		default:
@@ -71,7 +77,11 @@ func (m *model) change(items []registry.Item) {
 		item := &items[i]
 		if item.Err != nil {
 			m.name([]registry.Item{*item})
+			m.unusable = append(m.unusable, *item)
 			continue
+		}
+		if m.decided != nil {
+			m.decided[item.About()] = true
 		}
 		delete(m.since, item.About())
 		m.set(item.About(), item.Object)
@@ -120,12 +130,18 @@ func (m *model) release() {
 }
 
 func (m *model) list(e event) {
-	named, listed := m.name(e.items), map[registry.Key]registry.Object{}
+	named, listed := m.name(slices.Concat(e.items, m.unusable)), map[registry.Key]registry.Object{}
 	for _, item := range e.items {
 		if item.Err == nil {
 			listed[item.About()] = item.Object
 		}
 	}
+	for key := range m.decided { // it is as the listing has it
+		if delete(listed, key); m.known[key] != nil {
+			listed[key] = m.known[key]
+		}
+	}
+	m.decided = nil
 	before := maps.Clone(m.known)
 	losses := map[registry.Key]registry.Object{} // what is known, and is to be less
 	for key, o := range m.known {

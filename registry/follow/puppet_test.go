@@ -19,7 +19,9 @@ type puppet struct {
 	followed int
 	sent     []event
 
-	strings chan func(context.Context, Feed) error // of the bubble that Follow runs in
+	// Of the bubble that Follow runs in: what it is to do, and to send in the midst of a
+	// listing as well.
+	strings, beside chan func(context.Context, Feed) error
 }
 
 func newPuppet(items []registry.Item) *puppet { return &puppet{items: items} }
@@ -29,7 +31,7 @@ func (*puppet) String() string { return "puppet://" }
 func (p *puppet) Follow(ctx context.Context, feed Feed, resume bool) error {
 	p.mu.Lock()
 	if p.followed++; p.followed == 1 {
-		p.strings = make(chan func(context.Context, Feed) error)
+		p.strings, p.beside = make(chan func(context.Context, Feed) error), make(chan func(context.Context, Feed) error)
 	}
 	p.mu.Unlock()
 	if !resume {
@@ -41,6 +43,10 @@ func (p *puppet) Follow(ctx context.Context, feed Feed, resume bool) error {
 		select {
 		case pull := <-p.strings:
 			if err := pull(ctx, feed); err != nil {
+				return err
+			}
+		case send := <-p.beside:
+			if err := send(ctx, feed); err != nil {
 				return err
 			}
 		case <-time.After(10 * time.Second):
@@ -62,7 +68,16 @@ func (p *puppet) listing(ctx context.Context, feed Feed) error {
 		return err
 	}
 	p.note(event{what: "begins", items: items})
-	time.Sleep(wait)
+	for end := time.After(wait); end != nil; {
+		select {
+		case send := <-p.beside:
+			if err := send(ctx, feed); err != nil {
+				return err
+			}
+		case <-end:
+			end = nil
+		}
+	}
 	if err := feed.Listed(ctx, doubt); err != nil {
 		return err
 	}
@@ -133,11 +148,15 @@ func (p *puppet) list(t *testing.T, items []registry.Item, doubt string) {
 // change has the source send changes.
 func (p *puppet) change(t *testing.T, items ...registry.Item) {
 	t.Helper()
-	p.pull(t, func(ctx context.Context, feed Feed) error {
+	p.mu.Lock()
+	beside := p.beside
+	p.mu.Unlock()
+	beside <- func(ctx context.Context, feed Feed) error {
 		err := feed.Change(ctx, items)
 		if err == nil { // otherwise it is the next listing that says it
 			p.note(event{what: "changes", items: items})
 		}
 		return err
-	})
+	}
+	pass(0)
 }

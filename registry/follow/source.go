@@ -16,8 +16,9 @@ import (
 type Source interface {
 	// Follow sends a complete listing and then every change after it, or complete
 	// listings alone, as a file does. Of several quick changes of an object it may
-	// send only the last, and never an older version after a newer one. What is
-	// written while it lists is part of the listing or comes after it. An object
+	// send only the last, and never an older version after a newer one, but in a listing,
+	// over which changes win. What is written while it lists is part of the listing, or
+	// comes beside it or after it. An object
 	// that cannot be used is sent as a rejection, and costs no other. While nothing
 	// changes and all is well it calls Change without items.
 	//

@@ -91,11 +91,12 @@ type Dir struct {
 
 	most  int64                   // bytes of a file; what Read reads, but in tests
 	flock func(fd, how int) error // syscall.Flock, but in tests
+	sync  func(*os.File) error    // (*os.File).Sync, but in tests
 }
 
 // New returns a directory for the state of a source. It touches nothing.
 func New(path, source string) *Dir {
-	return &Dir{path: path, source: source, most: regular.MaxRegistry, flock: syscall.Flock}
+	return &Dir{path: path, source: source, most: regular.MaxRegistry, flock: syscall.Flock, sync: (*os.File).Sync}
 }
 
 // Load returns the newest state that can be used, nil where there is none, and calls
@@ -270,7 +271,7 @@ func (d *Dir) reopen() {
 func (d *Dir) append(v *registry.Snapshot, now time.Time) error {
 	err := d.batch(&d.out, v, d.holds, now, nil)
 	if err == nil && (d.ends.Load() || now.Sub(d.synced) >= syncEvery) {
-		err, d.synced = d.file.Sync(), now
+		err, d.synced = d.sync(d.file), now
 	}
 	if d.holds = v; err != nil {
 		d.forget() // it may end in a part of a block, or lack one
@@ -316,7 +317,7 @@ func (d *Dir) rewrite(v *registry.Snapshot, now time.Time) error {
 	d.file, d.out, d.base = tmp, out, base
 	d.rewritten, d.synced = now, now
 	d.good, _ = tmp.Stat()
-	if err := syncDir(d.path); err != nil {
+	if err := d.syncDir(); err != nil {
 		d.forget()
 		return err
 	}
@@ -350,7 +351,7 @@ func (d *Dir) whole(out *blockWriter, tmp *os.File, v *registry.Snapshot, now ti
 	if out.size > d.most {
 		return 0, regular.TooLarge(d.most)
 	}
-	if err := tmp.Sync(); err != nil {
+	if err := d.sync(tmp); err != nil {
 		return 0, err
 	}
 	state := filepath.Join(d.path, Name)
@@ -400,12 +401,12 @@ func (d *Dir) usable(path string) bool {
 	return err == nil && d.good != nil && os.SameFile(info, d.good) && info.Size() >= d.good.Size()
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+func (d *Dir) syncDir() error {
+	dir, err := os.Open(d.path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(d.sync(dir), dir.Close())
 }
 
 // End has a Save under way, and those to come, do no more than they must: no file is
