@@ -222,9 +222,13 @@ func (s *scene) heals() {
 		s.t.Errorf("healed, and held is %d, the age %v s", held, age)
 	}
 	// What went wrong is told as long as it lasts: one tick of the clock later at most.
+	ends := " ago"
+	if len(s.world) == 0 {
+		ends = " ago: the registry is empty: its source holds no object, so no app, machine or peer has a name"
+	}
 	s.await(s.t, "a readiness without trouble", func() bool {
 		_, text := s.ready()
-		return strings.HasPrefix(text, "live: ") && strings.HasSuffix(strings.TrimSpace(text), " ago")
+		return strings.HasPrefix(text, "live: ") && strings.HasSuffix(strings.TrimSpace(text), ends)
 	})
 }
 
