@@ -113,6 +113,24 @@ func TestUsersBehindGRPCProxy(t *testing.T) {
 	s.heals()
 }
 
+// TestTokensBehindGRPCProxy is about a token that is no good any more when the proxy
+// repeats its watch with it: the proxy says nothing of that, and dnsd must notice.
+func TestTokensBehindGRPCProxy(t *testing.T) {
+	t.Parallel()
+	p := newProxied(t, 1, etcdtest.Options{})
+	p.c.AddUsers(p.cli, p.prefix)
+	_, err := p.cli.AuthEnable(p.c.Context())
+	p.must(err)
+	p.cli = p.c.ClientAs("root", "s3cret-root")
+	s := play(t, p, p.url(), "--etcd-user", "dnsd", "--etcd-password-file", password(t, "s3cret-dnsd"))
+	_, err = p.cli.UserChangePassword(p.c.Context(), "dnsd", "s3cret-dnsd")
+	p.must(err)
+	p.c.Kill(0)
+	p.c.Restart(0)
+	s.turn()
+	s.heals()
+}
+
 // TestHistoryBehindGRPCProxies holds every answer of a dnsd behind two proxies
 // against what was true.
 func TestHistoryBehindGRPCProxies(t *testing.T) {
