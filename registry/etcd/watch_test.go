@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,8 +130,8 @@ func TestAPanicEndsTheWatch(t *testing.T) {
 // tells whether anything is missing.
 func TestAsksSoonWhileBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
-		w := &scripted{heard: make(chan *pb.WatchResponse), asked: func() { asked++ }}
+		var asked atomic.Int32
+		w := &scripted{heard: make(chan *pb.WatchResponse), asked: func() { asked.Add(1) }}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		w.ctx = ctx
@@ -140,11 +141,11 @@ func TestAsksSoonWhileBehind(t *testing.T) {
 		go func() { _ = s.ask(ctx, w, p) }()
 		expect := func(what string, want int) {
 			t.Helper()
-			asked = 0
+			asked.Store(0)
 			time.Sleep(20 * time.Second)
 			synctest.Wait()
-			if asked < want-1 || asked > want+1 {
-				t.Errorf("%s: asked %d times within 20 s, want %d", what, asked, want)
+			if n := int(asked.Load()); n < want-1 || n > want+1 {
+				t.Errorf("%s: asked %d times within 20 s, want %d", what, n, want)
 			}
 		}
 		expect("nothing is missing", 2)
