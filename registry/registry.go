@@ -53,6 +53,17 @@ func (r *Registry) show() { r.shown.Store(&Snapshot{r.db.Txn(false)}) }
 // Count returns how many objects of a kind the registry holds.
 func (r *Registry) Count(k Kind) int { return int(r.counts[k].Load()) }
 
+// Empty reports whether the registry holds no object at all, of any network. It
+// follows a change a moment after snapshots do.
+func (r *Registry) Empty() bool {
+	for i := range r.counts {
+		if r.counts[i].Load() != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Size returns how much of a class answers hold.
 func (r *Registry) Size(c Class) int { return int(r.sizes[c].Load()) }
 

@@ -41,6 +41,9 @@ func (l *lookup) info() *resolver.Answer {
 	if alive := l.reg.LastAlive(); !alive.IsZero() {
 		fields = append(fields, fmt.Sprintf("age=%ds", int64(time.Since(alive).Seconds())))
 	}
+	if l.empty() {
+		fields = append(fields, "registry=empty")
+	}
 	have := l.view.Counts(l.network)
 	return l.fields(append(fields,
 		fmt.Sprintf("apps=%d", have.Apps),

@@ -42,6 +42,8 @@ var (
 		Text: "the registry is catching up with its source: this is an earlier state"}
 	noNetwork = resolver.EDE{Code: dns.ExtendedErrorCodeProhibited,
 		Text: "your address is in no private network: ask from one that is (dig -b), or start dnsd with --network"}
+	emptyRegistry = resolver.EDE{Code: dns.ExtendedErrorCodeOther,
+		Text: "the registry is empty: no app, machine or peer is known, of any network"}
 	notReady = resolver.EDE{Code: dns.ExtendedErrorCodeNotReady,
 		Text: "dnsd has not read its registry yet: ask again in a moment"}
 )
@@ -58,10 +60,19 @@ func (l *lookup) nodata(why string) *resolver.Answer {
 	return l.finish(&resolver.Answer{Rcode: dns.RcodeSuccess}, other(why)...)
 }
 
-// nxdomain says that neither the name nor anything below it exists.
+// nxdomain says that neither the name nor anything below it exists. Where nothing
+// exists at all, which is a mistake more often than not, it says that, too; no such
+// answer is kept.
 func (l *lookup) nxdomain(why string) *resolver.Answer {
-	return l.finish(&resolver.Answer{Rcode: dns.RcodeNameError}, other(why)...)
+	ede := other(why)
+	if l.empty() {
+		ede = append([]resolver.EDE{emptyRegistry}, ede...)
+	}
+	return l.finish(&resolver.Answer{Rcode: dns.RcodeNameError}, ede...)
 }
+
+// empty reports whether the registry was read and holds nothing.
+func (l *lookup) empty() bool { return l.status != nil && l.status.Synced() && l.reg.Empty() }
 
 // other returns why as an extended error of no particular kind, nothing for the
 // empty string.

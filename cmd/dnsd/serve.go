@@ -214,6 +214,7 @@ func (d *daemon) run(ctx context.Context) error {
 		})
 	}
 	part(back, d.follower.Run)
+	part(back, d.warnEmpty)
 	part(back, d.signals)
 	if d.forwarder != nil {
 		part(back, d.forwarder.Run)
@@ -368,6 +369,9 @@ func (d *daemon) ready() (reason string, ok bool) {
 	}
 	if alive := d.reg.LastAlive(); !alive.IsZero() {
 		reason += fmt.Sprintf(", last heard %s ago", time.Since(alive).Round(time.Second))
+	}
+	if status.Synced() && d.reg.Empty() {
+		reason += ": " + emptyText
 	}
 	for _, why := range []string{status.Behind, status.Hold, status.Doubt, trouble(status.Problem, d.source), status.Unsaved} {
 		if why != "" {

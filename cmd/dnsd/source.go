@@ -53,6 +53,13 @@ type (
 	// reloader reads everything again on SIGHUP.
 	reloader interface{ Reload() }
 
+	// neighbourly says what lies beside the place that is read, for one who may have
+	// named the wrong place: "/dnsd/v2/, /other/". It is called beside Follow, and
+	// returns the empty string for nothing, or where it cannot tell before ctx ends.
+	neighbourly interface {
+		Beside(ctx context.Context) string
+	}
+
 	// troubled says why what is read cannot be used, nil for nothing, where that
 	// ends no stream.
 	troubled interface{ Trouble() error }

@@ -85,13 +85,16 @@ func (s *Source) changes(r *pb.WatchResponse, at position) (u update, err error)
 	case r.Created:
 		return u, nil // its revision is the member's own, which may be older
 	}
+	progress := len(r.Events) == 0 // all changes up to the revision have been sent
+	if progress && s.quirks.overtakes {
+		u.reached = r.Header.GetRevision() // which can also be older than changes that came before
+		return u, nil
+	}
 	if err := backwards(r.Header.GetRevision(), at.rev); err != nil {
 		return u, err
 	}
-	if len(r.Events) == 0 { // progress: all changes up to here have been sent
-		if u.reached = r.Header.GetRevision(); !s.quirks.overtakes {
-			u.at.rev = u.reached
-		}
+	if progress {
+		u.at.rev, u.reached = r.Header.GetRevision(), r.Header.GetRevision()
 		return u, nil
 	}
 	for _, e := range r.Events {

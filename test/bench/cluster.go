@@ -2,17 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	"dnsd/registry/etcd/etcdtest"
+	"dnsd/test/internal/rig"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -23,74 +20,25 @@ const prefix = "/dnsd/v1/"
 // cluster is an etcd of one real member, in a process of its own, whose CPU time
 // is not measured.
 type cluster struct {
-	rig    *rig
+	rig    *rig.Rig
 	url    string // as --registry takes it
 	client *clientv3.Client
 }
 
 // startCluster starts an etcd. The caller closes it.
 func (b *bench) startCluster(ctx context.Context) (c *cluster, err error) {
-	r := &rig{ctx: ctx, dir: b.dir}
+	r := rig.New(ctx, b.dir)
 	defer func() {
 		if err != nil {
-			r.close()
+			r.Close()
 		}
 	}()
-	defer r.rescue(&err)
+	defer r.Rescue(&err)
 	etcd := etcdtest.Start(r, etcdtest.Options{})
 	return &cluster{rig: r, url: etcd.URL(prefix), client: etcd.Client()}, nil
 }
 
-func (c *cluster) close() { c.rig.close() }
-
-// rig is as much of testing.TB as the etcd of the tests wants. A failure leaves
-// by a panic that rescue turns into an error.
-type rig struct {
-	testing.TB // nil: what is not listed below is not called
-
-	ctx      context.Context
-	dir      string
-	dirs     int
-	cleanups []func()
-}
-
-type rigFailure struct{ err error }
-
-func (r *rig) Helper()                  {}
-func (r *rig) Failed() bool             { return false }
-func (r *rig) Context() context.Context { return r.ctx }
-func (r *rig) Cleanup(fn func())        { r.cleanups = append(r.cleanups, fn) }
-func (r *rig) Fatal(args ...any)        { panic(rigFailure{errors.New(fmt.Sprint(args...))}) }
-func (r *rig) Fatalf(f string, a ...any) {
-	panic(rigFailure{fmt.Errorf(f, a...)})
-}
-
-func (r *rig) TempDir() string {
-	r.dirs++
-	dir := filepath.Join(r.dir, fmt.Sprintf("etcd-%d", r.dirs))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		r.Fatal(err)
-	}
-	return dir
-}
-
-func (r *rig) rescue(err *error) {
-	switch p := recover().(type) {
-	case nil:
-	case rigFailure:
-		*err = p.err
-	default:
-		panic(p)
-	}
-}
-
-func (r *rig) close() {
-	for len(r.cleanups) > 0 {
-		last := len(r.cleanups) - 1
-		r.cleanups[last]()
-		r.cleanups = r.cleanups[:last]
-	}
-}
+func (c *cluster) close() { c.rig.Close() }
 
 // fill writes a whole fleet.
 func (c *cluster) fill(ctx context.Context, f *fleet) error {

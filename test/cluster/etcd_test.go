@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -212,11 +211,9 @@ func TestRefused(t *testing.T) {
 	_, err := e.cli.AuthEnable(e.c.Context())
 	e.must(err)
 	e.cli = e.c.ClientAs("root", "s3cret-root")
-	password := filepath.Join(t.TempDir(), "password")
-	e.must(os.WriteFile(password, []byte("s3cret-dnsd\n"), 0o600))
 
 	p, url := e.through()
-	s := play(t, e, url, "--etcd-user", "dnsd", "--etcd-password-file", password)
+	s := play(t, e, url, "--etcd-user", "dnsd", "--etcd-password-file", password(t, "s3cret-dnsd"))
 	e.c.Revoke(e.cli, e.prefix)
 	p.Part()
 	p.Join()

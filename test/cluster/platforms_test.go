@@ -55,6 +55,9 @@ func (p *filePlatform) commit(put, gone []object) {
 	p.replace(p.world.File(p.text))
 }
 
+func (p *filePlatform) put(objects ...object) { p.commit(objects, nil) }
+func (p *filePlatform) del(objects ...object) { p.commit(nil, objects) }
+
 // replace writes the file beside its place and puts it there.
 func (p *filePlatform) replace(text string) {
 	p.t.Helper()

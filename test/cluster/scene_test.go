@@ -3,6 +3,8 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -98,6 +100,16 @@ func (e *etcdStore) compact() {
 func (e *etcdStore) through() (*etcdtest.Proxy, string) {
 	p := e.c.Through(e.t)
 	return p, "etcd://" + p.Addr() + e.prefix
+}
+
+// password returns a file that holds a password.
+func password(t testing.TB, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // machineNumber is a machine of my-app in netA.
@@ -224,9 +236,13 @@ func (s *scene) heals() {
 		s.t.Errorf("healed, and held is %d, the age %v s", held, age)
 	}
 	// What went wrong is told as long as it lasts: one tick of the clock later at most.
+	ends := " ago"
+	if len(s.world) == 0 {
+		ends = " ago: the registry is empty: its source holds no object, so no app, machine or peer has a name"
+	}
 	s.await(s.t, "a readiness without trouble", func() bool {
 		_, text := s.ready()
-		return strings.HasPrefix(text, "live: ") && strings.HasSuffix(strings.TrimSpace(text), " ago")
+		return strings.HasPrefix(text, "live: ") && strings.HasSuffix(strings.TrimSpace(text), ends)
 	})
 }
 

@@ -3,6 +3,7 @@
 package etcdtest
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -34,7 +35,17 @@ type Options struct {
 	Members int  // 0 means 1
 	TLS     bool // clients need a certificate of Cluster.CA
 
-	BcryptCost int // of passwords; 0 means 4, the least, which takes 1 ms; etcd's own default is 10
+	// Program is the etcd that the members run: empty for the newest, or the path
+	// of an older one, as Old returns it, which knows no TLS here.
+	Program string
+
+	// Notify is how often a watch that asks for it is told of progress: etcd's
+	// --watch-progress-notify-interval. 0: etcd's default, 10 min.
+	Notify time.Duration
+
+	// BcryptCost is what a password costs to check. 0 means 4, the least, because
+	// passwords of tests need no protection; etcd's default is 10.
+	BcryptCost int
 
 	// Hosts are the members' addresses and Start starts their processes, where
 	// they are to be on hosts of their own; nil: all are on this one.
@@ -49,28 +60,21 @@ type Cluster struct {
 
 	t       testing.TB
 	dir     string
+	host    string // of the members, unless Options.Hosts says it
 	members []*member
-}
-
-// member is one process of a cluster.
-type member struct {
-	conf  memberConfig
-	begin func(*exec.Cmd) error
-	cmd   *exec.Cmd // nil: not running
-	stdin *os.File  // the member ends when this closes, so that none outlives the test
-	ready *os.File  // where the member says that it serves
+	proxies int // how many were started
 }
 
 // Start starts a cluster and waits until it serves.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, dir: t.TempDir()}
-	if o.TLS {
-		c.CA = NewCA(t)
-	}
 	// An address of its own instead of free ports: nothing takes its ports
 	// while a member is down. All of 127.0.0.0/8 is this host.
 	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	c := &Cluster{t: t, dir: t.TempDir(), host: host}
+	if o.TLS {
+		c.CA = NewCA(t)
+	}
 	var peers []string
 	for i := range max(1, o.Members) {
 		conf := memberConfig{
@@ -79,12 +83,12 @@ func Start(t testing.TB, o Options) *Cluster {
 			Client: fmt.Sprintf("%s:%d", host, 2379+10*i),
 			Peer:   fmt.Sprintf("%s:%d", host, 2380+10*i),
 			State:  stateNew,
-
-			BcryptCost: o.BcryptCost,
+			Notify: o.Notify, BcryptCost: cmp.Or(o.BcryptCost, 4),
 		}
-		begin := (*exec.Cmd).Start
+		begin, host := (*exec.Cmd).Start, host
 		if o.Hosts != nil {
-			conf.Client, conf.Peer = o.Hosts[i]+":2379", o.Hosts[i]+":2380"
+			host = o.Hosts[i]
+			conf.Client, conf.Peer = host+":2379", host+":2380"
 			begin = func(cmd *exec.Cmd) error { return o.Start(i, cmd) }
 		}
 		if o.TLS {
@@ -92,7 +96,7 @@ func Start(t testing.TB, o Options) *Cluster {
 			conf.CertFile, conf.KeyFile = c.CA.Issue(Leaf{Host: host})
 		}
 		peers = append(peers, conf.Name+"=http://"+conf.Peer)
-		c.members = append(c.members, &member{conf: conf, begin: begin})
+		c.members = append(c.members, &member{conf: conf, program: o.Program, process: process{begin: begin}})
 	}
 	for _, m := range c.members {
 		m.conf.Cluster = strings.Join(peers, ",")
@@ -109,6 +113,15 @@ func (c *Cluster) All() []int {
 		all[i] = i
 	}
 	return all
+}
+
+// PIDs returns the members' process ids, 0 for one that does not run.
+func (c *Cluster) PIDs() []int {
+	var out []int
+	for _, m := range c.members {
+		out = append(out, m.pid())
+	}
+	return out
 }
 
 // Endpoints returns the members' client addresses, host:port, in order.
@@ -158,7 +171,7 @@ func (c *Cluster) Cont(members ...int) { c.signal(syscall.SIGCONT, members) }
 func (c *Cluster) signal(sig syscall.Signal, members []int) {
 	c.t.Helper()
 	for _, i := range members {
-		if err := c.members[i].cmd.Process.Signal(sig); err != nil {
+		if err := c.members[i].signal(sig); err != nil {
 			c.t.Fatalf("%v to etcd member %d: %v", sig, i, err)
 		}
 	}
@@ -346,21 +359,7 @@ func (c *Cluster) close() {
 	}
 }
 
-// kill ends the process and waits for it.
-func (m *member) kill() {
-	if m.cmd == nil {
-		return
-	}
-	_ = m.cmd.Process.Kill()
-	_ = m.cmd.Wait()
-	_ = m.stdin.Close()
-	_ = m.ready.Close()
-	m.cmd = nil
-}
-
 // lastWords returns the end of the member's log.
 func (m *member) lastWords() string {
-	b, _ := os.ReadFile(m.conf.Dir + ".log")
-	lines := slices.Collect(strings.Lines(string(b)))
-	return strings.Join(lines[max(0, len(lines)-20):], "")
+	return lastLines(m.conf.Dir + ".log")
 }

@@ -1,8 +1,10 @@
-// Member is one etcd server, for tests. It is a module of its own, so that what
-// etcd's server is made of is no part of dnsd's module.
+// Member is one etcd server, for tests, or with the argument grpc-proxy etcd's
+// proxy. It is a module of its own, so that what etcd's server is made of is no
+// part of dnsd's module. Both end when their standard input does.
 //
-// The environment's DNSD_ETCDTEST_MEMBER holds its configuration as JSON. It
-// prints "ready" when it serves, and ends when its standard input does.
+// The environment's DNSD_ETCDTEST_MEMBER holds a server's configuration as JSON.
+// It prints "ready" when it serves. A proxy is what etcd's own program makes of
+// the arguments.
 package main
 
 import (
@@ -12,12 +14,22 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdmain"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "grpc-proxy" {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(0)
+		}()
+		etcdmain.Main(os.Args)
+		return
+	}
 	if err := serve(os.Getenv("DNSD_ETCDTEST_MEMBER")); err != nil {
 		fmt.Fprintln(os.Stderr, "etcd member:", err)
 		os.Exit(1)
@@ -29,6 +41,7 @@ func serve(text string) error {
 		Name, Dir, Client, Peer, Cluster string
 		State                            string
 		CAFile, CertFile, KeyFile        string
+		Notify                           time.Duration
 		BcryptCost                       int
 	}
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
@@ -46,9 +59,9 @@ func serve(text string) error {
 	conf.ListenPeerUrls, conf.AdvertisePeerUrls = peer, peer
 	conf.InitialCluster, conf.ClusterState = m.Cluster, m.State
 	conf.UnsafeNoFsync = true // a killed process loses nothing that was written
-	conf.BcryptCost = 4       // the least: passwords of most tests need no protection
-	if m.BcryptCost > 0 {
-		conf.BcryptCost = uint(m.BcryptCost)
+	conf.BcryptCost = uint(m.BcryptCost)
+	if m.Notify > 0 {
+		conf.WatchProgressNotifyInterval = m.Notify
 	}
 	conf.QuotaBackendBytes = 8 << 30
 	conf.MaxTxnOps = 1024 // a small world is one transaction
