@@ -44,14 +44,6 @@ func (t tally) of(key string) *part {
 	return &t[i]
 }
 
-// size returns the number of all keys.
-func (t tally) size() (n int64) {
-	for i := range t {
-		n += t[i].keys
-	}
-	return n
-}
-
 // born is a key that was created (1) or deleted (-1).
 type born struct {
 	key string
