@@ -290,6 +290,17 @@ func Until(patience time.Duration, ok func() bool) bool {
 	}
 }
 
+// Reachable lets every user reach a directory of the test's own.
+func Reachable(t testing.TB, dir string) {
+	t.Helper()
+	shared := filepath.Clean(os.TempDir())
+	for ; dir != shared && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // AsRoot runs the test binary again as root of a user namespace when it isn't
 // root, and reports the exit code; false when it is root or that is not allowed.
 func AsRoot() (code int, ran bool) {
