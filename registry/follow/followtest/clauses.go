@@ -119,9 +119,13 @@ func unusable(w *world) {
 	}
 	w.Put(bad...)
 	w.put(four(2, 0)...)
+	told := func() { // that comes with a listing or beside it, before the rest or after it
+		w.t.Helper()
+		Eventually(w.t, "the rejections", func() bool { return w.rec.Get(func(s *Seen) int { return len(s.Rejects) }) >= len(bad) })
+		rejected()
+	}
 	w.settles() // what was known stays
-	Eventually(w.t, "the rejections", func() bool { return w.rec.Get(func(s *Seen) int { return len(s.Rejects) }) >= len(bad) })
-	rejected()
+	told()
 	if !run.Running() {
 		w.t.Errorf("what is unusable ended it: %s", run.Failed())
 	}
@@ -129,7 +133,7 @@ func unusable(w *world) {
 	w.put(four(3, 0)...)
 	Insist(w.t, w.Source, w.rec, 50*time.Millisecond) // that they are mended may take a listing
 	w.settles()
-	rejected()
+	told()
 	w.put(four(1, 1)...)
 	w.settles()
 }
