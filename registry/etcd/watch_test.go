@@ -73,7 +73,7 @@ func TestAsksForProgress(t *testing.T) {
 		}
 		return moments
 	}
-	progress, created := &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: 7}}, &pb.WatchResponse{Created: true}
+	progress, created := &pb.WatchResponse{WatchId: -1, Header: &pb.ResponseHeader{Revision: 7}}, &pb.WatchResponse{Created: true} // -1: an answer, and no note
 	for name, c := range map[string]struct {
 		script func(*scripted)
 		asked  []time.Duration
