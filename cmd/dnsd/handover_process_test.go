@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,7 +64,11 @@ func TestHandOverOfProcesses(t *testing.T) {
 	install(self, "", "")
 	cmd := exec.Command(program, "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--upstream=none", "--network=fdaa:0:18::/48",
 		"--registry=file:"+dir+"/registry.json", "--regions="+regions)
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+systemd.LocalAddr().String(), "WATCHDOG_USEC=often")
+	// The tests' own settings are none of dnsd's, which warns of them.
+	environ := slices.DeleteFunc(os.Environ(), func(pair string) bool {
+		return strings.HasPrefix(pair, "DNSD_TEST_")
+	})
+	cmd.Env = append(environ, "NOTIFY_SOCKET="+systemd.LocalAddr().String(), "WATCHDOG_USEC=often")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	_, log := spawn(t, cmd)
 	t.Cleanup(func() {
