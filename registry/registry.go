@@ -24,6 +24,34 @@ type Registry struct {
 	sizes  [Classes]atomic.Int64 // how much answers hold, by class
 	status atomic.Pointer[Status]
 	alive  atomic.Pointer[time.Time] // when the source last proved to be alive; nil: never
+	fence  Fence                     // set once, before the first change; nil: none
+}
+
+// A Fence is told before somebody can see a change, and again when everybody does. One
+// goroutine at a time calls it, which it must not delay.
+type Fence interface {
+	// Close says that an app, its name in lower case, of a network is about to change.
+	Close(network netip.Prefix, app string)
+	// CloseAll says that answers about anything are about to change.
+	CloseAll()
+	// Open says that everybody sees the changes since the last Open.
+	Open()
+}
+
+// SetFence has f told of changes. It must be called before the first one.
+func (r *Registry) SetFence(f Fence) { r.fence = f }
+
+// closeAll and open tell the fence, if there is one.
+func (r *Registry) closeAll() {
+	if r.fence != nil {
+		r.fence.CloseAll()
+	}
+}
+
+func (r *Registry) open() {
+	if r.fence != nil {
+		r.fence.Open()
+	}
 }
 
 // Epoch returns a number that goes up with each change, after the channels of what
@@ -139,6 +167,8 @@ func (r *Registry) SetStatus(s Status) {
 		return
 	}
 	s.changed = make(chan struct{})
+	r.closeAll()
+	defer r.open()
 	close(old.changed)
 	r.epoch.Add(1)
 	r.status.Store(&s)
@@ -150,6 +180,8 @@ func (r *Registry) Wake() {
 	r.writer.Lock()
 	defer r.writer.Unlock()
 	s := *r.status.Load()
+	r.closeAll()
+	defer r.open()
 	close(s.changed)
 	s.changed = make(chan struct{})
 	r.epoch.Add(1)
@@ -410,6 +442,20 @@ func (e *edit) publish() {
 	defer func() {
 		e.r.epoch.Add(1)
 		e.r.show()
+		e.r.open()
 	}()
+	e.fence()
 	e.txn.Commit()
+}
+
+// fence tells the fence which apps the transaction changes.
+func (e *edit) fence() {
+	if e.r.fence == nil {
+		return
+	}
+	for key, f := range e.fleets {
+		if f.dirty {
+			e.r.fence.Close(key.network.Prefix(), key.app)
+		}
+	}
 }

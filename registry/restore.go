@@ -158,6 +158,8 @@ func (r *Registry) Restore(fleets []*Fleet, others []Object) {
 		}
 	}
 	e.placeAll(fleets)
+	r.closeAll()
+	defer r.open() // again, where there was nothing to commit
 	for _, o := range others {
 		e.apply(&Item{Object: o})
 	}

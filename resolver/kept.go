@@ -89,6 +89,8 @@ type kept struct {
 	// answer and its zone are kept where the records are not packed; nil otherwise.
 	answer *Answer
 	zone   *zone
+
+	offered *offered // to the kernel; nil: it is not to be
 }
 
 func newKeeper(limit int, epoch func() uint64) *keeper {

@@ -139,7 +139,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	descRequests    = desc("requests_total", "Requests answered, by question type and protocol.", "type", "proto")
 	descResponses   = desc("responses_total", "Responses sent, by response code and protocol.", "rcode", "proto")
-	descDuration    = desc("request_duration_seconds", "Time from having read a request to having its response, by protocol and by who answered: dnsd's own zones and rules (local) or the forwarder (forwarded).", "proto", "origin")
+	descDuration    = desc("request_duration_seconds", "Time from having read a request to having its response, by protocol and by who answered: dnsd's own zones and rules (local) or the forwarder (forwarded). What the kernel answers (--fast-path) is not in it.", "proto", "origin")
 	descTruncated   = desc("responses_truncated_total", "Responses with TC=1, by protocol.", "proto")
 	descIgnored     = desc("requests_ignored_total", "Packets that get no response: shorter than a header, or responses themselves.", "proto")
 	descUnanswered  = desc("requests_dropped_total", "Requests over UDP that got no response: one of a network that asks more than can be answered (flood), one that was received too long ago (old), one whose answer takes long while too many such ones of its network wait (slow).", "reason")
@@ -174,6 +174,7 @@ func (r *Resolver) collectQuestions(ch chan<- prometheus.Metric, all []*stats) {
 	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
+	byKernel, allByKernel := r.kernelAnswered()
 	for proto, name := range [...]string{UDP: "udp", TCP: "tcp"} {
 		sum := func(of func(*stats) *atomic.Uint64) (n uint64) {
 			for _, s := range all {
@@ -184,10 +185,18 @@ func (r *Resolver) collectQuestions(ch chan<- prometheus.Metric, all []*stats) {
 			return n
 		}
 		for i, t := range typeNames {
-			counter(descRequests, sum(func(s *stats) *atomic.Uint64 { return &s.types[i] }), t, name)
+			n := sum(func(s *stats) *atomic.Uint64 { return &s.types[i] })
+			if proto == int(UDP) {
+				n += byKernel[i]
+			}
+			counter(descRequests, n, t, name)
 		}
 		for i, rc := range rcodeNames {
-			counter(descResponses, sum(func(s *stats) *atomic.Uint64 { return &s.rcodes[i] }), rc, name)
+			n := sum(func(s *stats) *atomic.Uint64 { return &s.rcodes[i] })
+			if proto == int(UDP) && i == dns.RcodeSuccess {
+				n += allByKernel
+			}
+			counter(descResponses, n, rc, name)
 		}
 		for i, by := range [...]string{"local", "forwarded"} {
 			buckets, total := make(map[float64]uint64, len(durationBounds)), uint64(0)

@@ -49,7 +49,7 @@ func (d *deferred) compute(pause func(), dst []byte) (resp []byte, keep *kept) {
 	}()
 	var labels [maxLabels]string
 	a := d.zone.Answer(d.ask(new(Question), &labels, d.zone, d.view, d.client, pause))
-	keep = packKept(d.req.Type, d.zone, a, len(d.req.Name()))
+	keep = d.r.keepable(d.req.Type, d.zone, a, len(d.req.Name()))
 	return d.answer(dst, d.zone, a, dns.ClassINET), keep
 }
 

@@ -90,6 +90,11 @@ type Config struct {
 	// some type): they are REFUSED.
 	Forward Forwarder
 
+	// Kernel answers what it can before a socket is reached. Nil (and not a nil pointer
+	// of some type): nothing. Every client whose address lies in the network of its view
+	// must share that network with all other addresses of it.
+	Kernel Kernel
+
 	// Panics counts panics that were survived elsewhere and belong to
 	// dnsd_panics_total as well. Safe for concurrent use. Nil: none.
 	Panics func() uint64

@@ -73,6 +73,9 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 		known = w.keeper.client(client, w.r.cfg.Viewer)
 		key, view = w.keeper.keyOf(known.number, &w.req), known.view
 		if k := w.keeper.get(key); k != nil {
+			if k.offered != nil {
+				w.offer(k, view, client)
+			}
 			return w.replay(dst, k), nil
 		}
 	} else if w.r.cfg.Viewer != nil {
@@ -91,7 +94,7 @@ func (w *worker) respond(req []byte, from netip.AddrPort, dst []byte) (resp []by
 		return nil, newSlow(&w.exchange, view, z, client)
 	}
 	if w.keeper != nil {
-		w.keeper.put(key, packKept(w.req.Type, z, a, len(w.req.Name())))
+		w.keeper.put(key, w.r.keepable(w.req.Type, z, a, len(w.req.Name())))
 	}
 	return w.answer(dst, z, a, dns.ClassINET), nil
 }

@@ -79,6 +79,11 @@ type Answer struct {
 	// view. Nil together with NoStore false: the answer never changes.
 	Watch []<-chan struct{}
 
+	// App, where it is not empty, is the app, in lower case, on which alone of all that a
+	// registry holds the answer depends, beside the registry's status, for all clients of
+	// the view's network alike, wherever they are. Such an answer may be given by the kernel.
+	App string
+
 	// NoStore says that the answer is for this one client or this moment.
 	NoStore bool
 }

@@ -42,7 +42,11 @@ func (l *lookup) internal() *resolver.Answer {
 	if fleet == nil {
 		return l.nxdomain(noApp(n.app))
 	}
-	return l.app(fleet, &n)
+	a := l.app(fleet, &n)
+	if n.kind != kindNearest { // which depends on where the client is
+		a.App = registry.Lower(fleet.Name())
+	}
+	return a
 }
 
 // app answers for a name at or below an existing app.

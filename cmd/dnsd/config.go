@@ -44,7 +44,8 @@ type config struct {
 	Metrics   netip.AddrPort // zero: none
 	LogLevel  slog.Level
 	LogFormat string
-	Sockets   int // for each listen address; 0: as the resolver sees fit
+	Sockets   int      // for each listen address; 0: as the resolver sees fit
+	FastPath  []string // patterns of the devices at which the kernel answers
 
 	Help, Version bool
 
@@ -97,6 +98,7 @@ func (c *config) settings() []*setting {
 		{name: "log-level", def: "info", use: set(&c.LogLevel, logLevel)},
 		{name: "log-format", def: "text", use: set(&c.LogFormat, oneOf("text", "json"))},
 		{name: "sockets", use: set(&c.Sockets, number(1, 256))},
+		{name: "fast-path", repeat: true, use: add(&c.FastPath, devices)},
 		{name: "help", short: "h", toggle: true, order: true, use: set(&c.Help, toggle)},
 		{name: "version", short: "V", toggle: true, order: true, use: set(&c.Version, toggle)},
 	}

@@ -161,6 +161,7 @@ func TestRanges(t *testing.T) {
 		{"ttl", []string{"0s", "24h"}, []string{"-1s", "86401s"}},
 		{"max-udp-size", []string{"512", "4096"}, []string{"511", "4097"}},
 		{"sockets", []string{"1", "256"}, []string{"0", "257"}},
+		{"fast-path", []string{"eth0", "tap*", "to-?", "wg[0-9]", "lo1"}, []string{"lo", "a/b", "tap[", "tap[a-"}},
 	} {
 		for _, value := range append(tt.taken, tt.nottaken...) {
 			_, _, err := parseConfig([]string{"--" + tt.flag + "=" + value}, environment())

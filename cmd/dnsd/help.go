@@ -31,6 +31,7 @@ Answers     --ttl 5s, --max-udp-size 1232, --no-identity
             --advertise fdaa::3, --api-address ADDR
 Operation   --metrics-listen ADDR  /metrics /healthz /readyz; 127.0.0.1:9153
             --log-level info, --log-format text, --sockets N
+            --fast-path DEVICE...  have the kernel answer at these: tap*; none
             --version, --help
 
 Each flag may stand in the environment, repeated ones with commas: DNSD_LISTEN.

@@ -26,7 +26,7 @@ const (
 var arrows = map[string][]string{
 	"cmd/dnsd": {
 		"cmd/dnsd/orders", "registry", "registry/contain", "registry/corrosion", "registry/etcd", "registry/file",
-		"registry/follow", "registry/machinejson", "registry/regular", "registry/state", "resolver", "resolver/forward", "zones",
+		"registry/follow", "registry/machinejson", "registry/regular", "registry/state", "resolver", "resolver/fastpath", "resolver/forward", "zones",
 	},
 	"cmd/dnsd/orders":                  {},
 	"zones":                            {"registry", "resolver"},
@@ -44,7 +44,8 @@ var arrows = map[string][]string{
 	"registry/corrosion":               {"registry", "registry/contain", "registry/follow", "registry/regular"},
 	"registry/corrosion/corrosiontest": {},
 	"registry/registrytest":            {"registry"},
-	"resolver":                         {"resolver/forward", "resolver/internal/turns", "resolver/internal/udpbatch", "resolver/internal/wire"},
+	"resolver":                         {"resolver/fastpath", "resolver/forward", "resolver/internal/turns", "resolver/internal/udpbatch", "resolver/internal/wire"},
+	"resolver/fastpath":                {},
 	"resolver/forward":                 {"resolver/internal/turns", "resolver/internal/wire"},
 	"resolver/internal/turns":          {},
 	"resolver/internal/udpbatch":       {},

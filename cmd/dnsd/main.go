@@ -60,6 +60,12 @@
 //	1  a failure at run time; or the check found something; or the server is not ready
 //	2  a mistake in the flags, the environment or the command
 //
+// # Answers in the kernel
+//
+// With --fast-path the kernel answers kept questions at the devices that the patterns name,
+// which takes Linux 6.6, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. Where one of them is missing
+// the log says so, and the sockets answer. What is answered there passes no firewall.
+//
 // # Observing
 //
 // At --metrics-listen are /metrics for Prometheus; /healthz, which answers 200

@@ -20,9 +20,10 @@ func readProject(t *testing.T, path string) string {
 // The settings that the image, the unit and the sidecar come with are accepted.
 func TestDeployedSettings(t *testing.T) {
 	files := map[string]*regexp.Regexp{
-		"Dockerfile":          regexp.MustCompile(`(DNSD_\w+)=(\S+)`),
-		"deploy/dnsd.service": regexp.MustCompile(`(?m)^Environment=(DNSD_\w+)=(\S+)`),
-		"deploy/sidecar.yaml": regexp.MustCompile(`- name: (DNSD_\w+)\s+value: "(.*)"`),
+		"Dockerfile":            regexp.MustCompile(`(DNSD_\w+)=(\S+)`),
+		"deploy/dnsd.service":   regexp.MustCompile(`(?m)^Environment=(DNSD_\w+)=(\S+)`),
+		"deploy/fast-path.conf": regexp.MustCompile(`(?m)^Environment=(DNSD_\w+)=(\S+)`),
+		"deploy/sidecar.yaml":   regexp.MustCompile(`- name: (DNSD_\w+)\s+value: "(.*)"`),
 	}
 	names := map[string]bool{}
 	for _, s := range new(config).settings() {

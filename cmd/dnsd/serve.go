@@ -19,6 +19,7 @@ import (
 	"dnsd/registry"
 	"dnsd/registry/follow"
 	"dnsd/resolver"
+	"dnsd/resolver/fastpath"
 	"dnsd/resolver/forward"
 	"dnsd/zones"
 
@@ -36,6 +37,7 @@ type daemon struct {
 	hosts     *nameservers       // whose upstreams the forwarder has; nil: flags name them
 	share     descriptors
 	resolver  *resolver.Resolver
+	kernel    *fastpath.Path // nil: it answers nothing
 	metrics   *prometheus.Registry
 	admin     *admin // set by listen; nil: --metrics-listen none
 
@@ -119,8 +121,13 @@ func newDaemon(c *config, getenv func(string) string, log *slog.Logger) (_ *daem
 	if c.Metrics.IsValid() {
 		d.inherited.takeAdmin(c.Metrics)
 	}
+	d.kernel = openKernel(c, log)
 	if d.resolver, err = newResolver(c, d, log); err != nil {
 		return nil, err
+	}
+	if d.kernel != nil {
+		d.reg.SetFence(d.kernel)
+		d.metrics.MustRegister(carefully(d.kernel, log))
 	}
 	d.metrics.MustRegister(carefully(follow.NewCollector(d.follower), log), carefully(d.resolver, log))
 	if own, ok := d.source.(prometheus.Collector); ok {
@@ -185,8 +192,13 @@ func newResolver(c *config, d *daemon, log *slog.Logger) (*resolver.Resolver, er
 	if d.forwarder != nil {
 		outside, panics = d.forwarder, d.forwarder.Panics
 	}
+	var kernel resolver.Kernel
+	if d.kernel != nil {
+		kernel = d.kernel
+	}
 	return resolver.New(resolver.Config{
-		Epoch: d.reg.Epoch, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
+		Kernel: kernel,
+		Epoch:  d.reg.Epoch, Listen: c.Listen, Allow: c.Allow, MaxUDPSize: c.MaxUDPSize, Sockets: c.Sockets,
 		Zones: internal.Zones(), Viewer: internal.Viewer(), Forward: outside, Panics: panics, MaxTCPConns: d.share.tcp, MaxLanes: d.share.lanes,
 		Given:    d.inherited.sockets,
 		Identity: resolver.Identity{Version: "dnsd " + version(), Hostname: hostname, Off: c.NoIdentity},
@@ -238,7 +250,7 @@ func (d *daemon) run(ctx context.Context) error {
 				fail(errHandedOver)
 			})
 		})
-		err = d.resolver.Run(front)
+		err = d.answerInKernel(front, d.resolver.Run)
 	}
 	stop()
 	if !errors.Is(context.Cause(front), errHandedOver) {

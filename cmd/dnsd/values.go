@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,6 +124,17 @@ func ipv6(s string) (netip.Addr, error) {
 		return a, errors.New("it becomes an AAAA record: write an IPv6 address such as fdaa::3")
 	}
 	return a, nil
+}
+
+// devices reads a pattern of network devices' names.
+func devices(s string) (string, error) {
+	if _, err := path.Match(s, ""); err != nil || strings.Contains(s, "/") {
+		return "", errors.New("not a pattern of network devices: write a name, or one such as tap*")
+	}
+	if s == "lo" {
+		return "", errors.New("the loopback device is no way in: write the devices that machines are behind, such as tap*")
+	}
+	return s, nil
 }
 
 // network reads a private network.

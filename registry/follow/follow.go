@@ -148,6 +148,10 @@ func (f *Follower) Turned() bool {
 	return f.turned != last
 }
 
+// Round returns a number that is another one whenever the apply loop has turned. Safe
+// for concurrent use.
+func (f *Follower) Round() int64 { return f.stats.round.Load() }
+
 // Run follows the source until ctx ends, and then returns nil. If there is a
 // state directory, the last known state is loaded before anything else, unless
 // Load has been called, and saved at the end.

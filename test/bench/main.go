@@ -156,6 +156,7 @@ func allRows() []row {
 		{"churn", []string{"dnsperf"}, churnRow},
 		{"big-app", []string{"dnsperf"}, bigAppRow},
 		{"forward", []string{"dnsperf", "nsd", "unbound", "dnsmasq"}, forwardRow},
+		{"fastpath", []string{"nsd"}, fastpathRow},
 		{"fair", nil, fairRow},
 		{"flood", []string{"nsd", "knotd"}, floodRow},
 		{"idle", []string{"nsd"}, idleRow},

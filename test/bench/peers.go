@@ -103,7 +103,16 @@ func (b *bench) startDNSD(d daemon) (s *server, admin string, err error) {
 // nsdServer starts NSD with a zone. Debian builds it with rate limiting, which
 // is off here; minimal responses leave out what dnsd leaves out.
 func (b *bench) nsdServer(ctx context.Context, name string, port int, zone, file, first string) (*server, error) {
-	conf := fmt.Sprintf(`server:
+	return b.peer(ctx, name, port, b.nsdConf(name, port, zone, file), first, "nsd", "-d", "-c")
+}
+
+// nsdConf is NSD's configuration, to answer on loopback and at more addresses.
+func (b *bench) nsdConf(name string, port int, zone, file string, more ...string) string {
+	addresses := ""
+	for _, a := range more {
+		addresses += fmt.Sprintf("\n  ip-address: %s@%d", a, port)
+	}
+	return fmt.Sprintf(`server:%[8]s
   ip-address: 127.0.0.1@%[1]d
   ip-address: ::1@%[1]d
   server-count: %[2]d
@@ -124,8 +133,7 @@ remote-control:
 zone:
   name: %[6]q
   zonefile: %[7]q
-`, port, b.workers, filepath.Join(b.dir, name+".list"), filepath.Join(b.dir, name+".xfrd"), b.dir, zone, file)
-	return b.peer(ctx, name, port, conf, first, "nsd", "-d", "-c")
+`, port, b.workers, filepath.Join(b.dir, name+".list"), filepath.Join(b.dir, name+".xfrd"), b.dir, zone, file, addresses)
 }
 
 // knotServer starts Knot DNS with the zone internal. It has no rate limiting

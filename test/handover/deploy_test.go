@@ -21,7 +21,7 @@ func TestUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	for from, to := range map[string]string{
-		"dnsd.service": "dnsd.service", "dnsd.socket": "dnsd.socket", "credentials.conf": "dnsd.service.d/credentials.conf",
+		"dnsd.service": "dnsd.service", "dnsd.socket": "dnsd.socket", "credentials.conf": "dnsd.service.d/credentials.conf", "fast-path.conf": "dnsd.service.d/fast-path.conf",
 	} {
 		text, err := os.ReadFile("../../deploy/" + from)
 		if err != nil {

@@ -25,9 +25,14 @@ const gateway = "fe80::1"
 // and whose /48 is on link: the host asks for each of its addresses by neighbour discovery.
 func (l *Lab) Tenant(t testing.TB, name string, addr netip.Addr) *Tenant {
 	t.Helper()
+	return l.TenantIn(t, name, addr, netip.PrefixFrom(addr, 48).Masked())
+}
+
+// TenantIn is Tenant with another prefix on link than the whole /48.
+func (l *Lab) TenantIn(t testing.TB, name string, addr netip.Addr, network netip.Prefix) *Tenant {
+	t.Helper()
 	n := &Tenant{Lab: Open(t), Addr: addr, Dev: "to-" + name, host: l}
 	l.IP(t, fmt.Sprintf("link add %s type veth peer name eth0 netns /proc/%d/task/%d/ns/net", n.Dev, os.Getpid(), n.tid))
-	network := netip.PrefixFrom(addr, 48).Masked()
 	l.IP(t, "link set "+n.Dev+" up",
 		"addr add "+gateway+"/64 dev "+n.Dev+" nodad",
 		fmt.Sprintf("route add %s dev %s", network, n.Dev))
