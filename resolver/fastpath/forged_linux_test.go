@@ -45,17 +45,23 @@ func TestSameHash(t *testing.T) {
 			}
 			conn, buf := s.dial(t), make([]byte, 1500)
 			req, _ := new(dns.Msg).SetQuestion("app0.internal.", dns.TypeAAAA).Pack()
-			if _, err := conn.Write(req); err != nil {
-				t.Fatal(err)
+			hit := false
+			for asked := 0; !hit && asked < 50 && s.kernel.Results()[fastpath.Miss] == 0; asked++ {
+				if _, err := conn.Write(req); err != nil {
+					t.Fatal(err)
+				}
+				conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+				if _, err := conn.Read(buf); err != nil {
+					t.Fatal(err)
+				}
+				hit = buf[3]&15 == dns.RcodeSuccess // there is no such app, as the socket knows
+				if !hit && c.hit {
+					time.Sleep(20 * time.Millisecond) // the lease may not have begun
+				}
 			}
-			conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-			n, err := conn.Read(buf)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// There is no such app, as the socket knows.
-			if hit := buf[3]&15 == dns.RcodeSuccess; hit != c.hit || (s.kernel.Results()[fastpath.Hit] == 1) != c.hit {
-				t.Errorf("answered from the block: %t, want %t: %x", hit, c.hit, buf[:n])
+			n := s.kernel.Results()
+			if hit != c.hit || (n[fastpath.Hit] == 1) != c.hit || !c.hit && n[fastpath.Stale] > 0 {
+				t.Errorf("answered from the block: %t, want %t; counted are %v", hit, c.hit, n)
 			}
 		})
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -273,20 +272,6 @@ func TestWithout(t *testing.T) {
 		}
 		if log := s.dnsd.Stderr.String(); !strings.Contains(log, "net.ipv6.conf.all.forwarding is off") {
 			t.Errorf("the log does not say why:\n%s", log)
-		}
-	})
-	// Devices that no program can be attached to cost a line, and the rest is as it should be.
-	t.Run("link_layer", func(t *testing.T) {
-		s := newHost(t)
-		var out string
-		var err error
-		if out, err = s.Output(exec.Command("ip", "link", "add", "to-gre", "type", "sit", "local", "127.0.0.1")); err != nil {
-			lab.Skip(t, "no tunnel: "+out)
-		}
-		s.serve(privileges, "--fast-path", "to-*")
-		s.devices(3)
-		if log := s.dnsd.Stderr.String(); strings.Count(log, "attaching to to-gre") != 1 {
-			t.Errorf("the log says\n%s", log)
 		}
 	})
 }
