@@ -308,7 +308,7 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 		check(c, true)
 	}
 	took := time.Duration(math.MaxInt64)
-	for i := 0; i < 50 && took > times*mostTime; i++ {
+	for i := 0; i < 2000 && took > times*mostTime; i++ { // a machine that is busy with something else may stay so for some milliseconds
 		began := time.Now()
 		z.Viewer().View(netip.MustParseAddr("fdaa:0:18:7::1"))
 		took = min(took, time.Since(began))
