@@ -207,7 +207,7 @@ func TestNothingIsReadInVain(t *testing.T) {
 func cost(t *testing.T, z *Zones, c asked, mostBytes uint64, mostTime time.Duration) (bytes uint64, took time.Duration) {
 	zone, q := route(t, z, c.view, c.client, c.name, c.typ)
 	bytes, took = math.MaxUint64, math.MaxInt64
-	for i := 0; i < 50 && (bytes > mostBytes || took > mostTime); i++ {
+	for i := 0; i < 1000 && (bytes > mostBytes || took > mostTime); i++ { // the machine may be busy with something else for a while
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		began := time.Now()
@@ -308,7 +308,7 @@ func TestNoNameIsDearToASocket(t *testing.T) {
 		check(c, true)
 	}
 	took := time.Duration(math.MaxInt64)
-	for i := 0; i < 2000 && took > times*mostTime; i++ { // a machine that is busy with something else may stay so for some milliseconds
+	for i := 0; i < 2000 && took > times*mostTime; i++ {
 		began := time.Now()
 		z.Viewer().View(netip.MustParseAddr("fdaa:0:18:7::1"))
 		took = min(took, time.Since(began))
