@@ -3,13 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"dnsd/resolver"
 	"errors"
 	"net"
 	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"dnsd/resolver"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
