@@ -62,9 +62,7 @@ var privileges = []uintptr{unix.CAP_NET_BIND_SERVICE, unix.CAP_BPF, unix.CAP_NET
 // serve starts dnsd as nobody with some privileges.
 func (s *scene) serve(caps []uintptr, args ...string) {
 	s.t.Helper()
-	for dir := filepath.Dir(s.path); dir != "/"; dir = filepath.Dir(dir) {
-		_ = os.Chmod(dir, 0o755) // dnsd is nobody
-	}
+	lab.Reachable(s.t, filepath.Dir(s.path)) // dnsd is nobody
 	cmd := lab.Command(lab.Binary(s.t), nil, append([]string{"--metrics-listen", lab.Admin, "--registry", "file:" + s.path, "--upstream", "none",
 		"--listen", server.String(), "--region", "fra"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: caps}
