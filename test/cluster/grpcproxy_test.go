@@ -96,17 +96,22 @@ func TestGRPCProxyFrozen(t *testing.T) {
 	}
 }
 
+// playAsUser begins a scene in which dnsd logs in through the proxies.
+func (p *proxied) playAsUser(t testing.TB) *scene {
+	t.Helper()
+	p.c.AddUsers(p.cli, p.prefix)
+	_, err := p.cli.AuthEnable(p.c.Context())
+	p.must(err)
+	p.cli = p.c.ClientAs("root", "s3cret-root")
+	return play(t, p, p.url(), "--etcd-user", "dnsd", "--etcd-password-file", password(t, "s3cret-dnsd"))
+}
+
 // TestUsersBehindGRPCProxy is about users who log in through a proxy, and tokens that
 // a restarted etcd does not know any more.
 func TestUsersBehindGRPCProxy(t *testing.T) {
 	t.Parallel()
 	p := newProxied(t, 2, etcdtest.Options{})
-	p.c.AddUsers(p.cli, p.prefix)
-	_, err := p.cli.AuthEnable(p.c.Context())
-	p.must(err)
-	p.cli = p.c.ClientAs("root", "s3cret-root")
-
-	s := play(t, p, p.url(), "--etcd-user", "dnsd", "--etcd-password-file", password(t, "s3cret-dnsd"))
+	s := p.playAsUser(t)
 	p.c.Kill(0)
 	p.c.Restart(0)
 	s.turn()
@@ -118,12 +123,8 @@ func TestUsersBehindGRPCProxy(t *testing.T) {
 func TestTokensBehindGRPCProxy(t *testing.T) {
 	t.Parallel()
 	p := newProxied(t, 1, etcdtest.Options{})
-	p.c.AddUsers(p.cli, p.prefix)
-	_, err := p.cli.AuthEnable(p.c.Context())
-	p.must(err)
-	p.cli = p.c.ClientAs("root", "s3cret-root")
-	s := play(t, p, p.url(), "--etcd-user", "dnsd", "--etcd-password-file", password(t, "s3cret-dnsd"))
-	_, err = p.cli.UserChangePassword(p.c.Context(), "dnsd", "s3cret-dnsd")
+	s := p.playAsUser(t)
+	_, err := p.cli.UserChangePassword(p.c.Context(), "dnsd", "s3cret-dnsd")
 	p.must(err)
 	p.c.Kill(0)
 	p.c.Restart(0)
